@@ -1,0 +1,181 @@
+#include "selection.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <vector>
+
+#include "../parallel.h"
+
+namespace {
+
+constexpr int64_t kSlice = 1 << 18;        // scores of one slice of a large set: its ties are counted apart
+constexpr int64_t kRoom = kSlice / 8;      // candidates that a slice may hand on
+constexpr int64_t kSampleBlocks = 8192;    // places where a large set is looked at first, sixteen scores each
+constexpr double kDeviations = 6;          // half the width of the bracket, in standard deviations of the sample's rank
+
+int64_t slices_of(int64_t n) { return (n + kSlice - 1) / kSlice; }
+int64_t size_of(int64_t slice, int64_t n) { return std::min(kSlice, n - slice * kSlice); }
+
+struct Bracket {
+  int32_t low, high;
+};
+
+// One large set of scores, and what is known of where its `rank` lowest end.
+class Search {
+ public:
+  Search(const Kernels& kernels, Weights scores, int64_t n, bool absolute, int64_t rank)
+      : kernels_(kernels), scores_(scores), n_(n), absolute_(absolute), rank_(rank), slices_(slices_of(n)),
+        inside_(slices_), below_(slices_), candidates_(new uint32_t[slices_ * kRoom]) {}
+
+  // The part of the answer that falls to each slice.
+  std::vector<Below> run() {
+    if (rank_ <= 0 || rank_ >= n_) return trivial();
+    Bracket known{INT32_MIN, INT32_MAX};
+    const auto [around, at] = sampled();
+    for (int pass = 0;; ++pass) {
+      // First the sample's bracket; where too many scores are equal for it, their value alone; then bisection.
+      const int32_t middle = static_cast<int32_t>((int64_t{known.low} + known.high) >> 1);
+      const Bracket probe = pass == 0 ? around : pass == 1 ? at : Bracket{middle, middle};
+      count(probe);
+      if (rank_ < under_) {
+        known.high = probe.low - 1;
+      } else if (rank_ > under_ + within_) {
+        known.low = probe.high + 1;
+      } else if (probe.low == probe.high) {
+        return shared({probe.low, rank_ - under_}, inside_);
+      } else if (*std::max_element(inside_.begin(), inside_.end()) <= kRoom - 16) {
+        return chosen();
+      } else {
+        known = probe;
+      }
+    }
+  }
+
+  bool finite() const { return finite_; }
+
+ private:
+  std::vector<Below> trivial() {
+    finite_ = parallel_elements(n_, [&](int64_t first, int64_t some, int) { return kernels_.is_finite(scores_.at(first), some); });
+    return std::vector<Below>(slices_, rank_ <= 0 ? Below{INT32_MIN, 0} : Below{INT32_MAX, n_});
+  }
+
+  // The keys of ranks around `rank` in a sample, and the one at it. Blocks are taken evenly, each at a hashed place.
+  std::pair<Bracket, Bracket> sampled() const {
+    std::vector<uint32_t> keys(kSampleBlocks * 16);
+    const int64_t stretch = n_ / kSampleBlocks;
+    for (int64_t b = 0; b < kSampleBlocks; ++b) {
+      const uint64_t hash = (static_cast<uint64_t>(b) + 1) * 0x9E3779B97F4A7C15u;
+      const int64_t first = b * stretch + static_cast<int64_t>((hash >> 32) % static_cast<uint64_t>(stretch - 15));
+      kernels_.selection_keys(scores_.at(first), 16, absolute_, keys.data() + b * 16);
+    }
+    const auto size = static_cast<double>(keys.size()), part = static_cast<double>(rank_) / static_cast<double>(n_);
+    const double width = kDeviations * std::sqrt(size * part * (1 - part)) + 16;
+    const auto key = [&](double rank) {
+      return kernels_.select_rank(keys.data(), static_cast<int64_t>(keys.size()), static_cast<int64_t>(rank)).cut;
+    };
+    const double middle = part * size;
+    const int32_t low = middle > width ? key(middle - width) : INT32_MIN;
+    const int32_t high = middle + width < size ? key(middle + width) : INT32_MAX;
+    const int32_t at = key(middle);
+    return {{low, high}, {at, at}};
+  }
+
+  // How many scores are below the probe and within it; those within are kept, as far as there is room.
+  void count(Bracket probe) {
+    finite_ = parallel_rows(slices_, kSlice, [&](int64_t first, int64_t some, int) {
+      bool all = true;
+      for (int64_t s = first; s < first + some; ++s)
+        all &= kernels_.collect_keys(scores_.at(s * kSlice), size_of(s, n_), absolute_, probe.low, probe.high,
+                                     candidates_.get() + s * kRoom, kRoom, &inside_[s], &below_[s]);
+      return all;
+    });
+    under_ = within_ = 0;
+    for (int64_t s = 0; s < slices_; ++s) {
+      under_ += below_[s];
+      within_ += inside_[s];
+    }
+  }
+
+  // The answer lies among the candidates.
+  std::vector<Below> chosen() const {
+    std::vector<uint32_t> all;
+    all.reserve(static_cast<size_t>(within_));
+    for (int64_t s = 0; s < slices_; ++s)
+      all.insert(all.end(), candidates_.get() + s * kRoom, candidates_.get() + s * kRoom + inside_[s]);
+    const Below answer = kernels_.select_rank(all.data(), within_, rank_ - under_);
+    std::vector<int64_t> equal(slices_);
+    if (answer.ties > 0)
+      for (int64_t s = 0; s < slices_; ++s) {
+        const uint32_t* keys = candidates_.get() + s * kRoom;
+        equal[s] = kernels_.count_below(keys, inside_[s], answer.cut + 1) - kernels_.count_below(keys, inside_[s], answer.cut);
+      }
+    return shared(answer, equal);
+  }
+
+  // Ties go to the first slices that have them.
+  std::vector<Below> shared(Below answer, const std::vector<int64_t>& equal) const {
+    std::vector<Below> parts(slices_, answer);
+    for (int64_t s = 0; s < slices_; ++s) {
+      parts[s].ties = std::min(answer.ties, equal[s]);
+      answer.ties -= parts[s].ties;
+    }
+    return parts;
+  }
+
+  const Kernels& kernels_;
+  const Weights scores_;
+  const int64_t n_;
+  const bool absolute_;
+  const int64_t rank_, slices_;
+  std::vector<int64_t> inside_, below_;
+  const std::unique_ptr<uint32_t[]> candidates_;
+  int64_t under_ = 0, within_ = 0;
+  bool finite_ = true;
+};
+
+// Calls apply(first, count, below) for stretches that make up all sets, each with its part of the answer.
+template <class Apply>
+bool each_answer(const Kernels& kernels, Weights scores, int64_t sets, int64_t n, int64_t rank, bool absolute, const Apply& apply) {
+  if (n >= 2 * kSampleBlocks * 16) {
+    bool finite = true;
+    for (int64_t set = 0; set < sets; ++set) {
+      Search search(kernels, scores.at(set * n), n, absolute, rank);
+      const std::vector<Below> parts = search.run();
+      finite &= search.finite();
+      finite &= parallel_rows(slices_of(n), kSlice, [&](int64_t first, int64_t some, int) {
+        bool all = true;
+        for (int64_t s = first; s < first + some; ++s) all &= apply(set * n + s * kSlice, size_of(s, n), parts[s]);
+        return all;
+      });
+    }
+    return finite;
+  }
+  const int slices = slice_count(sets, n);
+  const std::unique_ptr<uint32_t[]> scratch(new uint32_t[slices * n]);
+  return parallel_slices(sets, slices, [&](int64_t first, int64_t some, int slice) {
+    uint32_t* keys = scratch.get() + slice * n;
+    bool all = true;
+    for (int64_t set = first; set < first + some; ++set) {
+      all &= kernels.selection_keys(scores.at(set * n), n, absolute, keys);
+      all &= apply(set * n, n, kernels.select_rank(keys, n, rank));
+    }
+    return all;
+  });
+}
+
+}  // namespace
+
+bool lowest_mask(const Kernels& kernels, Weights scores, int64_t sets, int64_t n, int64_t count, bool absolute, uint8_t* mask) {
+  return each_answer(kernels, scores, sets, n, count, absolute, [&](int64_t first, int64_t some, Below below) {
+    kernels.mask_below(scores.at(first), some, absolute, below, mask + first);
+    return true;
+  });
+}
+
+bool prune_lowest(const Kernels& kernels, Weights w, Weights scores, int64_t sets, int64_t n, int64_t count, bool absolute,
+                  MutableWeights out, bool streamed) {
+  return each_answer(kernels, scores, sets, n, count, absolute, [&](int64_t first, int64_t some, Below below) {
+    return kernels.prune_below(w.at(first), scores.at(first), some, absolute, below, out.at(first), streamed);
+  });
+}

@@ -1,0 +1,65 @@
+// numpy arrays seen without Python. Sizes come from the arrays; what would read outside memory is refused here.
+#pragma once
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+
+#include "../dispatch.h"
+#include "../parallel.h"
+
+namespace py = pybind11;
+using namespace py::literals;
+
+constexpr int64_t kStreamBytes = 16 << 20;  // results larger than this leave the caches anyway
+
+Dtype dtype_of(const py::array& a);          // TypeError for what is not one of the three
+int64_t size_of(const py::array& a);         // elements; ValueError unless C-contiguous
+void same_size(const char* name, int64_t found, int64_t needed);
+
+inline Weights weights(const py::array& a) {
+  size_of(a);
+  return {a.data(), dtype_of(a)};
+}
+
+inline MutableWeights mutable_weights(py::array& a) {
+  size_of(a);
+  return {a.mutable_data(), dtype_of(a)};
+}
+
+// A contiguous array of plain numbers; T is const for those that are only read.
+template <class T>
+T* numbers(const char* name, const py::array& a, int64_t needed) {
+  if (!py::isinstance<py::array_t<std::remove_const_t<T>>>(a)) throw py::type_error(std::string(name) + " has the wrong dtype");
+  same_size(name, size_of(a), needed);
+  if constexpr (std::is_const_v<T>) {
+    return static_cast<T*>(a.data());
+  } else {
+    return static_cast<T*>(const_cast<py::array&>(a).mutable_data());
+  }
+}
+
+struct Shape {
+  int64_t rows, cols;
+};
+inline Shape shape_of(const py::array& a) {
+  if (a.ndim() != 2) throw py::value_error("an array must have two axes here");
+  return {a.shape(0), a.shape(1)};
+}
+
+// Past the caches where the result is large and is not written over its input.
+inline bool streamed(const void* out, int64_t bytes, const void* in) { return bytes > kStreamBytes && out != in; }
+
+// Runs a kernel on slices without the GIL.
+template <class Body>
+bool run_elements(int64_t n, const Body& body) {
+  const py::gil_scoped_release nogil;
+  return parallel_elements(n, body);
+}
+template <class Body>
+bool run_rows(int64_t rows, int64_t size, const Body& body) {
+  const py::gil_scoped_release nogil;
+  return parallel_rows(rows, size, body);
+}

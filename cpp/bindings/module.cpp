@@ -1,0 +1,47 @@
+// The contents page of the compiled module. Argument checks with friendly messages live in python/quantrim.
+#include <pthread.h>
+
+#include "arrays.h"
+
+void bind_importance(py::module_& m);
+void bind_pruning(py::module_& m);
+void bind_packing(py::module_& m);
+void bind_quantization(py::module_& m);
+
+static int bfloat16_number = -1;  // numpy's number for the dtype that ml_dtypes registers
+
+Dtype dtype_of(const py::array& a) {
+  const int number = a.dtype().num();
+  if (number == py::dtype::of<float>().num()) return Dtype::kFloat32;
+  if (number == py::dtype(23).num()) return Dtype::kFloat16;
+  if (number == bfloat16_number) return Dtype::kBfloat16;
+  throw py::type_error("weights must be float32, float16 or bfloat16");
+}
+
+int64_t size_of(const py::array& a) {
+  if (!(a.flags() & py::array::c_style)) throw py::value_error("arrays must be C-contiguous");
+  return a.size();
+}
+
+void same_size(const char* name, int64_t found, int64_t needed) {
+  if (found != needed)
+    throw py::value_error(std::string(name) + " must have " + std::to_string(needed) + " elements, not " + std::to_string(found));
+}
+
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
+  m.doc() = "The kernels, compiled once per instruction set. Same names and parameters as quantrim.reference.";
+  bfloat16_number = py::dtype::from_args(py::module_::import("ml_dtypes").attr("bfloat16")).num();
+  pthread_atfork(nullptr, nullptr, [] { forked_child = true; });
+  m.def("built_isas", &built_isas);
+  m.def("isas", &supported_isas);
+  m.def("current_isa", [] { return std::string(active().isa); });
+  m.def("use_isa", [](const std::string& name) {
+    if (!use_isa(name)) throw py::value_error("instruction set not available: " + name);
+  });
+  m.def("current_threads", [] { return thread_count.load(); });
+  m.def("use_threads", [](int count) { thread_count = std::max(count, 1); });
+  bind_importance(m);
+  bind_pruning(m);
+  bind_packing(m);
+  bind_quantization(m);
+}

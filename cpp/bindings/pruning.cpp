@@ -1,0 +1,119 @@
+#include "../algorithms/selection.h"
+#include "arrays.h"
+
+static Cut cut_of(const std::string& mode) {
+  if (mode == "magnitude") return Cut::kMagnitude;
+  if (mode == "signed") return Cut::kSigned;
+  if (mode == "soft") return Cut::kSoft;
+  throw py::value_error("mode unknown: " + mode);
+}
+
+// Where results of w's dtype and size go.
+static MutableWeights like(const py::array& w, py::array& out) {
+  same_size("out", size_of(out), size_of(w));
+  const MutableWeights o = mutable_weights(out);
+  if (o.dtype != dtype_of(w)) throw py::type_error("out must have the dtype of w");
+  return o;
+}
+
+static bool streamed(MutableWeights out, int64_t n, Weights w) { return streamed(out.data, n * out.itemsize(), w.data); }
+
+static bool threshold(const py::array& w, float t, const std::string& mode, py::array& out) {
+  const int64_t n = size_of(w);
+  const Weights x = weights(w);
+  const MutableWeights o = like(w, out);
+  const Cut cut = cut_of(mode);
+  const bool stream = streamed(o, n, x);
+  return run_elements(n, [&](int64_t i, int64_t count, int) {
+    return active().threshold(x.at(i), count, t, cut, o.at(i), stream);
+  });
+}
+
+static bool apply_mask(const py::array& w, const py::array& mask, py::array& out) {
+  const int64_t n = size_of(w);
+  const Weights x = weights(w);
+  const auto* keep = reinterpret_cast<const uint8_t*>(numbers<const bool>("mask", mask, n));
+  const MutableWeights o = like(w, out);
+  const bool stream = streamed(o, n, x);
+  return run_elements(n, [&](int64_t i, int64_t count, int) {
+    return active().apply_mask(x.at(i), keep + i, count, o.at(i), stream);
+  });
+}
+
+static int64_t count_nonzero(const py::array& w) {
+  const Weights x = weights(w);
+  std::atomic<int64_t> total{0};
+  run_elements(size_of(w), [&](int64_t i, int64_t count, int) {
+    total += active().count_nonzero(x.at(i), count);
+    return true;
+  });
+  return total;
+}
+
+static bool is_finite(const py::array& w) {
+  const Weights x = weights(w);
+  return run_elements(size_of(w), [&](int64_t i, int64_t count, int) { return active().is_finite(x.at(i), count); });
+}
+
+static void check_count(int64_t count, int64_t n) {
+  if (count < 0 || count > n) throw py::value_error("count must be within the set");
+}
+
+static bool lowest_mask(const py::array& scores, int64_t count, bool absolute, py::array& mask) {
+  const auto [sets, n] = shape_of(scores);
+  check_count(count, n);
+  const Weights s = weights(scores);
+  auto* keep = reinterpret_cast<uint8_t*>(numbers<bool>("mask", mask, sets * n));
+  const py::gil_scoped_release nogil;
+  return lowest_mask(active(), s, sets, n, count, absolute, keep);
+}
+
+static bool prune_lowest(const py::array& w, const py::array& scores, int64_t count, bool absolute, py::array& out) {
+  const auto [sets, n] = shape_of(scores);
+  check_count(count, n);
+  same_size("w", size_of(w), sets * n);
+  const Weights x = weights(w), s = weights(scores);
+  const MutableWeights o = like(w, out);
+  const bool stream = streamed(o, sets * n, x);
+  const py::gil_scoped_release nogil;
+  return prune_lowest(active(), x, s, sets, n, count, absolute, o, stream);
+}
+
+static void check_pattern(int64_t count, int n, int m) {
+  if (n < 1 || n >= m || m > 32 || count % m) throw py::value_error("n and m must be 1 <= n < m <= 32, m a part of the size");
+}
+
+static bool n_of_m_mask(const py::array& scores, int n, int m, bool absolute, py::array& mask) {
+  const int64_t count = size_of(scores);
+  check_pattern(count, n, m);
+  const Weights s = weights(scores);
+  auto* keep = reinterpret_cast<uint8_t*>(numbers<bool>("mask", mask, count));
+  return run_rows(count / m, m, [&](int64_t g, int64_t groups, int) {
+    return active().n_of_m_mask(s.at(g * m), groups * m, n, m, absolute, keep + g * m);
+  });
+}
+
+static bool prune_n_of_m(const py::array& w, const py::array& scores, int n, int m, bool absolute, py::array& out) {
+  const int64_t count = size_of(scores);
+  check_pattern(count, n, m);
+  same_size("w", size_of(w), count);
+  const Weights x = weights(w), s = weights(scores);
+  const MutableWeights o = like(w, out);
+  const bool stream = streamed(o, count, x);
+  return run_rows(count / m, m, [&](int64_t g, int64_t groups, int) {
+    return active().prune_n_of_m(x.at(g * m), s.at(g * m), groups * m, n, m, absolute, o.at(g * m), stream);
+  });
+}
+
+void bind_pruning(py::module_& m) {
+  m.def("threshold", &threshold, "w"_a, "t"_a, "mode"_a, "out"_a);
+  m.def("apply_mask", &apply_mask, "w"_a, "mask"_a, "out"_a);
+  m.def("count_nonzero", &count_nonzero, "w"_a);
+  m.def("is_finite", &is_finite, "w"_a);
+  m.def("lowest_mask", py::overload_cast<const py::array&, int64_t, bool, py::array&>(&lowest_mask), "scores"_a, "count"_a,
+        "absolute"_a, "mask"_a);
+  m.def("prune_lowest", py::overload_cast<const py::array&, const py::array&, int64_t, bool, py::array&>(&prune_lowest),
+        "w"_a, "scores"_a, "count"_a, "absolute"_a, "out"_a);
+  m.def("n_of_m_mask", &n_of_m_mask, "scores"_a, "n"_a, "m"_a, "absolute"_a, "mask"_a);
+  m.def("prune_n_of_m", &prune_n_of_m, "w"_a, "scores"_a, "n"_a, "m"_a, "absolute"_a, "out"_a);
+}

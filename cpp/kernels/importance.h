@@ -1,0 +1,109 @@
+// Calls body with the weights as pointers of their own type.
+template <class Body> inline auto typed(Weights w, const Body& body) {
+  switch (w.dtype) {
+    case Dtype::kFloat16: return body(static_cast<const Half*>(w.data));
+    case Dtype::kBfloat16: return body(static_cast<const Brain*>(w.data));
+    default: return body(static_cast<const float*>(w.data));
+  }
+}
+
+KERNEL bool magnitude(Weights w, int64_t n, float* out, bool streamed) {
+  return typed(w, [&](auto* x) {
+    Finite finite;
+    each_tile(n, out, streamed, [&](int64_t first, int64_t count, float* tile) {
+      sixteens(count, [&](int64_t i, auto part) {
+        const F32x16 v = load(x + first + i, part);
+        finite.see(v);
+        store(tile + i, abs(v), part);
+      });
+    });
+    return finite.all();
+  });
+}
+
+KERNEL bool product_magnitude(Weights w, Weights grad, int64_t n, float* out, bool streamed) {
+  return typed(w, [&](auto* x) {
+    return typed(grad, [&](auto* g) {
+      Finite finite;
+      each_tile(n, out, streamed, [&](int64_t first, int64_t count, float* tile) {
+        sixteens(count, [&](int64_t i, auto part) {
+          const F32x16 a = load(x + first + i, part), b = load(g + first + i, part);
+          finite.see(a);
+          finite.see(b);
+          store(tile + i, abs(a * b), part);
+        });
+      });
+      return finite.all();
+    });
+  });
+}
+
+KERNEL bool wanda(Weights w, const float* norm, int64_t rows, int64_t cols, float* out, bool streamed) {
+  return typed(w, [&](auto* x) {
+    Finite finite;
+    for (int64_t r = 0; r < rows; ++r, x += cols, out += cols)
+      each_tile(cols, out, streamed, [&](int64_t first, int64_t count, float* tile) {
+        sixteens(count, [&](int64_t i, auto part) {
+          const F32x16 v = load(x + first + i, part);
+          finite.see(v);
+          store(tile + i, abs(v) * load(norm + first + i, part), part);
+        });
+      });
+    return finite.all();
+  });
+}
+
+inline F32x16 powered(F32x16 x, int power) { return power == 1 ? abs(x) : x * x; }
+
+KERNEL bool norm_rows(Weights w, int64_t rows, int64_t cols, int power, float* out) {
+  return typed(w, [&](auto* x) {
+    Finite finite;
+    for (int64_t r = 0; r < rows; ++r, x += cols) {
+      F32x16 total = splat(0.0f);
+      sixteens(cols, [&](int64_t i, auto part) {
+        const F32x16 v = load(x + i, part);
+        finite.see(v);
+        total = total + powered(v, power);
+      });
+      out[r] = sum(total);
+    }
+    return finite.all();
+  });
+}
+
+// Lane j of a column takes rows j, j + 16, ...: sixteen rows of totals, for as many columns as stay in L2.
+KERNEL bool norm_columns(Weights w, int64_t rows, int64_t cols, int64_t stride, int power, float* out) {
+  constexpr int64_t kColumns = 1024;
+  alignas(64) float total[16][kColumns];
+  return typed(w, [&](auto* x) {
+    Finite finite;
+    for (int64_t first = 0; first < cols; first += kColumns) {
+      const int64_t count = smaller(kColumns, cols - first);
+      __builtin_memset(total, 0, sizeof total);
+      for (int64_t r = 0; r < rows; ++r)
+        sixteens(count, [&](int64_t i, auto part) {
+          const F32x16 v = load(x + r * stride + first + i, part);
+          finite.see(v);
+          store(&total[r % 16][i], load(&total[r % 16][i]) + powered(v, power));
+        });
+      for (int half = 8; half; half /= 2)
+        for (int j = 0; j < half; ++j)
+          for (int64_t i = 0; i < count; i += 16) store(&total[j][i], load(&total[j][i]) + load(&total[j + half][i]));
+      __builtin_memcpy(out + first, total[0], static_cast<size_t>(count) * sizeof(float));
+    }
+    return finite.all();
+  });
+}
+
+// SplitMix64 at a counter: number i of a stream is a function of (seed, i) alone.
+inline float uniform_at(uint64_t seed, uint64_t i) {
+  uint64_t z = seed + (i + 1) * 0x9E3779B97F4A7C15u;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+  z ^= z >> 31;
+  return static_cast<float>(static_cast<int32_t>(z >> 40)) * 0x1p-24f;
+}
+
+KERNEL void uniform(uint64_t seed, uint64_t first, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = uniform_at(seed, first + static_cast<uint64_t>(i));
+}

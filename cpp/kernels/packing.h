@@ -1,0 +1,75 @@
+// Eight codes in the bytes of a word become 8 * bits bits: neighbours join in pairs, fours and eights.
+//   h000 g000 ... b000 a000  ->  hg00 fe00 dc00 ba00  ->  hgfe0000 dcba0000  ->  hgfedcba
+inline uint64_t join_eight(uint64_t x, int bits) {
+  x = (x & 0x00ff00ff00ff00ffu) | (x & 0xff00ff00ff00ff00u) >> (8 - bits);
+  x = (x & 0x0000ffff0000ffffu) | (x & 0xffff0000ffff0000u) >> (16 - 2 * bits);
+  return (x & 0x00000000ffffffffu) | (x & 0xffffffff00000000u) >> (32 - 4 * bits);
+}
+
+inline uint64_t split_eight(uint64_t x, int bits) {
+  const uint64_t four = (uint64_t{1} << 4 * bits) - 1, two = (uint64_t{1} << 2 * bits) - 1, one = (uint64_t{1} << bits) - 1;
+  x = (x & four) | (x & four << 4 * bits) << (32 - 4 * bits);
+  x = (x & (two | two << 32)) | (x & (two | two << 32) << 2 * bits) << (16 - 2 * bits);
+  const uint64_t ones = one | one << 16 | one << 32 | one << 48;
+  return (x & ones) | (x & ones << bits) << (8 - bits);
+}
+
+inline uint64_t load_word(const uint8_t* p, int64_t n) {
+  uint64_t x = 0;
+  __builtin_memcpy(&x, p, static_cast<size_t>(n));
+  return x;
+}
+
+// n codes, each below 2^bits, into ceil(n * bits / 8) bytes.
+inline void pack_row(const uint8_t* codes, int64_t n, int bits, uint8_t* packed) {
+  int64_t i = 0;
+  if (bits == 8) return static_cast<void>(__builtin_memcpy(packed, codes, static_cast<size_t>(n)));
+  if (bits == 4)
+    for (; i + 32 <= n; i += 32) join_nibbles(packed + i / 2, codes + i);
+  packed += i / 8 * bits;
+  for (; i + 8 <= n; i += 8, packed += bits) {
+    const uint64_t joined = join_eight(load_word(codes + i, 8), bits);
+    __builtin_memcpy(packed, &joined, static_cast<size_t>(bits));
+  }
+  if (i < n) {
+    const uint64_t joined = join_eight(load_word(codes + i, n - i), bits);
+    __builtin_memcpy(packed, &joined, static_cast<size_t>(((n - i) * bits + 7) / 8));
+  }
+}
+
+inline void unpack_row(const uint8_t* packed, int64_t n, int bits, uint8_t* codes) {
+  int64_t i = 0;
+  if (bits == 8) return static_cast<void>(__builtin_memcpy(codes, packed, static_cast<size_t>(n)));
+  if (bits == 4)
+    for (; i + 32 <= n; i += 32) split_nibbles(codes + i, packed + i / 2);
+  packed += i / 8 * bits;
+  for (; i + 8 <= n; i += 8, packed += bits) {
+    const uint64_t split = split_eight(load_word(packed, bits), bits);
+    __builtin_memcpy(codes + i, &split, 8);
+  }
+  if (i < n) {
+    const uint64_t split = split_eight(load_word(packed, ((n - i) * bits + 7) / 8), bits);
+    __builtin_memcpy(codes + i, &split, static_cast<size_t>(n - i));
+  }
+}
+
+KERNEL bool pack(const uint8_t* codes, int64_t rows, int64_t n, int bits, uint8_t* packed) {
+  uint64_t seen = 0;
+  uint8_t clean[kTileBytes];  // a code too large must not spill into its neighbours
+  const uint64_t low = 0x0101010101010101u * ((1u << bits) - 1);
+  for (int64_t r = 0; r < rows; ++r, codes += n, packed += (n * bits + 7) / 8)
+    for (int64_t first = 0; first < n; first += kTileBytes) {
+      const int64_t count = smaller(kTileBytes, n - first);
+      for (int64_t i = 0; i < count; i += 8) {
+        const uint64_t x = load_word(codes + first + i, smaller(8, count - i)), kept = x & low;
+        seen |= x;
+        __builtin_memcpy(clean + i, &kept, 8);
+      }
+      pack_row(clean, count, bits, packed + first / 8 * bits);
+    }
+  return (seen & ~low) == 0;
+}
+
+KERNEL void unpack(const uint8_t* packed, int64_t rows, int64_t n, int bits, uint8_t* codes) {
+  for (int64_t r = 0; r < rows; ++r, packed += (n * bits + 7) / 8, codes += n) unpack_row(packed, n, bits, codes);
+}

@@ -1,0 +1,154 @@
+template <class T> inline T* as_type_of(const T*, MutableWeights out) { return static_cast<T*>(out.data); }
+
+// out[i] = change(w[i]) for all i; whether every weight was finite.
+template <class Change>
+inline bool map_weights(Weights w, int64_t n, MutableWeights out, bool streamed, const Change& change) {
+  return typed(w, [&](auto* x) {
+    Finite finite;
+    each_tile(n, as_type_of(x, out), streamed, [&](int64_t first, int64_t count, auto* tile) {
+      sixteens(count, [&](int64_t i, auto part) {
+        const F32x16 v = load(x + first + i, part);
+        finite.see(v);
+        store(tile + i, change(v, first + i, part), part);
+      });
+    });
+    return finite.all();
+  });
+}
+
+KERNEL bool threshold(Weights w, int64_t n, float t, Cut mode, MutableWeights out, bool streamed) {
+  const F32x16 cut = splat(t), zero = splat(0.0f);
+  const I32x16 sign = splat(INT32_MIN);
+  switch (mode) {
+    case Cut::kMagnitude:
+      return map_weights(w, n, out, streamed, [&](F32x16 x, int64_t, auto) { return select(abs(x) < cut, zero, x); });
+    case Cut::kSigned:
+      return map_weights(w, n, out, streamed, [&](F32x16 x, int64_t, auto) { return select(x <= cut, zero, x); });
+    default:
+      return map_weights(w, n, out, streamed, [&](F32x16 x, int64_t, auto) {
+        const F32x16 shrunk = from_bits(bits(abs(x) - cut) | (bits(x) & sign));
+        return select(abs(x) <= cut, zero, shrunk);
+      });
+  }
+}
+
+KERNEL bool apply_mask(Weights w, const uint8_t* mask, int64_t n, MutableWeights out, bool streamed) {
+  return map_weights(w, n, out, streamed, [&](F32x16 x, int64_t i, auto part) {
+    return select(load(mask + i, part) == splat(0), splat(0.0f), x);
+  });
+}
+
+KERNEL int64_t count_nonzero(Weights w, int64_t n) {
+  return typed(w, [&](auto* x) {
+    int64_t count = 0;
+    sixteens(n, [&](int64_t i, auto part) {
+      count += __builtin_popcount(bits(splat(0) < magnitude_bits(load(x + i, part))));
+    });
+    return count;
+  });
+}
+
+KERNEL bool is_finite(Weights w, int64_t n) {
+  return typed(w, [&](auto* x) {
+    Finite finite;
+    sixteens(n, [&](int64_t i, auto part) { finite.see(load(x + i, part)); });
+    return finite.all();
+  });
+}
+
+// Order of scores as signed integers; -0 equals 0 in both.
+inline I32x16 key_of(F32x16 score, bool absolute) {
+  if (absolute) return magnitude_bits(score);
+  const I32x16 b = bits(score + splat(0.0f));
+  return b ^ (shift_right_signed<31>(b) & splat(0x7fffffff));
+}
+
+// Which of four consecutive keys outrank at least `removed` others of the four. Lane j sees lanes j + 1, j + 2, j + 3
+// (mod 4) in turn; one that comes before j wins an equal comparison, which + 1 makes strict.
+inline Mask16 keep_of_four(I32x16 key, int removed) {
+  alignas(64) static const uint32_t before1[16] = {0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1};
+  alignas(64) static const uint32_t before2[16] = {0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1};
+  alignas(64) static const uint32_t before3[16] = {0, 1, 1, 1, 0, 1, 1, 1, 0, 1, 1, 1, 0, 1, 1, 1};
+  const Mask16 a = rotate_quads<1>(key) < key + load(before1);
+  const Mask16 b = rotate_quads<2>(key) < key + load(before2);
+  const Mask16 c = rotate_quads<3>(key) < key + load(before3);
+  if (removed == 1) return a | b | c;
+  if (removed == 2) return (a & b) | (c & (a | b));
+  return a & b & c;
+}
+
+// The bits of the m <= 32 keys at p that outrank at least `removed` others.
+template <class T> inline uint32_t keep_of(const T* p, int m, int removed, bool absolute) {
+  const int tail = m - 16;
+  const I32x16 beyond = splat(INT32_MAX);  // never below anything
+  const Mask16 valid0 = mask_of(tail >= 0 ? 0xffff : (1u << m) - 1), valid1 = mask_of(tail > 0 ? (1u << tail) - 1 : 0);
+  const I32x16 k0 = select(valid0, key_of(tail >= 0 ? load(p) : load(p, m), absolute), beyond);
+  const I32x16 k1 = select(valid1, key_of(load(p + 16, tail > 0 ? tail : 0), absolute), beyond);
+  alignas(64) uint32_t keys[32];
+  store(keys, k0);
+  store(keys + 16, k1);
+  uint32_t keep = 0;
+  for (int i = 0; i < m; ++i) {
+    const I32x16 k = splat(static_cast<int32_t>(keys[i]));
+    const uint32_t lower = bits(k0 < k) | bits(k1 < k) << 16, equal = bits(k0 == k) | bits(k1 == k) << 16;
+    const int outranked = __builtin_popcount(lower) + __builtin_popcount(equal & ((1u << i) - 1));
+    keep |= static_cast<uint32_t>(outranked >= removed) << i;
+  }
+  return keep;
+}
+
+// Calls four(i, mask of what stays) for sixteen scores at a time, or group(i, bits of what stays) for each m of them.
+template <class T, class Four, class Group>
+inline void each_n_of_m(const T* s, int64_t count, int n, int m, bool absolute, const Four& four, const Group& group) {
+  if (m == 4)
+    sixteens(count, [&](int64_t i, auto part) { four(i, keep_of_four(key_of(load(s + i, part), absolute), m - n), part); });
+  else
+    for (int64_t i = 0; i < count; i += m) group(i, keep_of(s + i, m, m - n, absolute));
+}
+
+inline void store_mask(uint8_t* mask, Mask16 keep, All) { store_bytes(mask, select(keep, splat(1), splat(0))); }
+inline void store_mask(uint8_t* mask, Mask16 keep, Some some) { store_bytes(mask, select(keep, splat(1), splat(0)), some.n); }
+
+KERNEL bool n_of_m_mask(Weights scores, int64_t count, int n, int m, bool absolute, uint8_t* mask) {
+  typed(scores, [&](auto* s) {
+    each_n_of_m(s, count, n, m, absolute,
+                [&](int64_t i, Mask16 keep, auto part) { store_mask(mask + i, keep, part); },
+                [&](int64_t i, uint32_t keep) { for (int j = 0; j < m; ++j) mask[i + j] = keep >> j & 1; });
+  });
+  return is_finite(scores, count);
+}
+
+KERNEL bool prune_n_of_m(Weights w, Weights scores, int64_t count, int n, int m, bool absolute, MutableWeights out,
+                         bool streamed) {
+  // A tile holds whole groups, since its size is taken as a multiple of m.
+  return typed(w, [&](auto* x) {
+    return typed(scores, [&](auto* s) {
+      Finite finite;
+      const int64_t stretch = kTileBytes / 4 / m * m;
+      auto* to = as_type_of(x, out);
+      using T = std::remove_reference_t<decltype(*to)>;
+      for (int64_t at = 0; at < count; at += stretch)
+        each_tile(smaller(stretch, count - at), to + at, streamed, [&](int64_t first, int64_t some, T* tile) {
+          auto *from = x + at + first;
+          auto *by = s + at + first;
+          each_n_of_m(by, some, n, m, absolute,
+                      [&](int64_t i, Mask16 keep, auto part) {
+                        const F32x16 v = load(from + i, part);
+                        finite.see(v);
+                        finite.see(load(by + i, part));
+                        store(tile + i, select(keep, v, splat(0.0f)), part);
+                      },
+                      [&](int64_t i, uint32_t keep) {
+                        for (int j = 0; j < m; j += 16) {
+                          const int64_t here = smaller(16, m - j);
+                          const F32x16 v = load(from + i + j, here);
+                          finite.see(v);
+                          finite.see(load(by + i + j, here));
+                          store(tile + i + j, select(mask_of(keep >> j & 0xffff), v, splat(0.0f)), here);
+                        }
+                      });
+        });
+      return finite.all();
+    });
+  });
+}

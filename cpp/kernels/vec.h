@@ -1,0 +1,205 @@
+// Sixteen lanes on every ISA (1 x 512, 2 x 256 or 4 x 128 bits), so results do not depend on register width.
+// The register files below hold the only float intrinsics; kernels are written in terms of F32x16, I32x16 and Mask16.
+#if defined(__AVX512BW__)
+#include "vec_avx512.h"
+#elif defined(__AVX2__)
+#include "vec_avx2.h"
+#elif defined(__SSE4_2__)
+#include "vec_sse4.h"
+#else
+#include "vec_neon.h"
+#endif
+
+constexpr int kRegs = 16 / kLanes;
+struct F32x16 { FloatReg r[kRegs]; };
+struct I32x16 { IntReg r[kRegs]; };
+struct Mask16 { MaskReg r[kRegs]; };
+
+// name(a) or name(a, b) on sixteen lanes is `op` on each register.
+#define EACH_REGISTER(result, expression)               \
+  {                                                     \
+    result y;                                           \
+    for (int k = 0; k < kRegs; ++k) y.r[k] = expression; \
+    return y;                                           \
+  }
+#define UNARY(result, name, A, op) \
+  inline result name(A a) EACH_REGISTER(result, op(a.r[k]))
+#define BINARY(result, name, A, B, op) \
+  inline result name(A a, B b) EACH_REGISTER(result, op(a.r[k], b.r[k]))
+
+BINARY(F32x16, operator+, F32x16, F32x16, add_float)
+BINARY(F32x16, operator-, F32x16, F32x16, sub_float)
+BINARY(F32x16, operator*, F32x16, F32x16, mul_float)
+BINARY(F32x16, min, F32x16, F32x16, min_float)  // the second where either is NaN
+BINARY(F32x16, max, F32x16, F32x16, max_float)
+BINARY(Mask16, operator<, F32x16, F32x16, less_float)
+BINARY(Mask16, operator<=, F32x16, F32x16, less_equal_float)
+UNARY(F32x16, floor, F32x16, floor_float)
+UNARY(F32x16, trunc, F32x16, trunc_float)
+UNARY(I32x16, nearest, F32x16, nearest_int)  // half to even
+UNARY(F32x16, to_float, I32x16, float_of_int)
+UNARY(I32x16, bits, F32x16, bits_of)
+UNARY(F32x16, from_bits, I32x16, float_of_bits)
+
+BINARY(I32x16, operator+, I32x16, I32x16, add_int)
+BINARY(I32x16, operator-, I32x16, I32x16, sub_int)
+BINARY(I32x16, operator&, I32x16, I32x16, and_int)
+BINARY(I32x16, operator|, I32x16, I32x16, or_int)
+BINARY(I32x16, operator^, I32x16, I32x16, xor_int)
+BINARY(I32x16, max, I32x16, I32x16, max_int)
+BINARY(I32x16, min, I32x16, I32x16, min_int)
+BINARY(Mask16, operator<, I32x16, I32x16, less_int)
+BINARY(Mask16, operator==, I32x16, I32x16, equal_int)
+template <int n> UNARY(I32x16, shift_left, I32x16, shift_left<n>)
+template <int n> UNARY(I32x16, shift_right, I32x16, shift_right<n>)
+template <int n> UNARY(I32x16, shift_right_signed, I32x16, shift_right_signed<n>)
+template <int n> UNARY(I32x16, rotate_quads, I32x16, rotate_quads<n>)
+
+BINARY(Mask16, operator&, Mask16, Mask16, and_mask)
+BINARY(Mask16, operator|, Mask16, Mask16, or_mask)
+#undef UNARY
+#undef BINARY
+
+inline F32x16 splat(float x) EACH_REGISTER(F32x16, splat_float(x))
+inline I32x16 splat(int32_t x) EACH_REGISTER(I32x16, splat_int(x))
+inline I32x16 select(Mask16 m, I32x16 a, I32x16 b) EACH_REGISTER(I32x16, select_int(m.r[k], a.r[k], b.r[k]))
+inline F32x16 select(Mask16 m, F32x16 a, F32x16 b) { return from_bits(select(m, bits(a), bits(b))); }
+inline I32x16 magnitude_bits(F32x16 a) { return bits(a) & splat(0x7fffffff); }
+inline F32x16 abs(F32x16 a) { return from_bits(magnitude_bits(a)); }
+
+// Element 0 of the sixteen is bit 0.
+inline uint32_t bits(Mask16 m) {
+  uint32_t all = 0;
+  for (int k = 0; k < kRegs; ++k) all |= bits_of_mask(m.r[k]) << (k * kLanes);
+  return all;
+}
+inline Mask16 mask_of(uint32_t all) EACH_REGISTER(Mask16, mask_of_bits(all >> (k * kLanes)))
+
+inline int32_t largest(I32x16 a) {
+  IntReg m = a.r[0];
+  for (int k = 1; k < kRegs; ++k) m = max_int(m, a.r[k]);
+  return largest_lane(m);
+}
+
+// The one order of sums: lane j takes lane j + 8, then + 4, + 2, + 1.
+template <class T> inline T fold(T* lane) {
+  for (int half = 8; half; half /= 2)
+    for (int j = 0; j < half; ++j) lane[j] += lane[j + half];
+  return lane[0];
+}
+inline float sum(F32x16 a) {
+  alignas(64) float lane[16];
+  for (int k = 0; k < kRegs; ++k) store_float(lane + k * kLanes, a.r[k]);
+  return fold(lane);
+}
+
+// Weights in memory: float, or the bits of a float16 (Half) or of a bfloat16 (Brain).
+struct Half { uint16_t bits; };
+struct Brain { uint16_t bits; };
+
+inline F32x16 load(const float* p) EACH_REGISTER(F32x16, load_float(p + k * kLanes))
+inline F32x16 load(const Half* p) EACH_REGISTER(F32x16, load_half(&p[k * kLanes].bits))
+inline F32x16 load(const Brain* p) EACH_REGISTER(F32x16, float_of_bits(shift_left<16>(load_u16(&p[k * kLanes].bits))))
+inline I32x16 load(const uint8_t* p) EACH_REGISTER(I32x16, load_u8(p + k * kLanes))
+inline I32x16 load(const uint32_t* p) EACH_REGISTER(I32x16, load_int(p + k * kLanes))
+
+inline void store(float* p, F32x16 a) {
+  for (int k = 0; k < kRegs; ++k) store_float(p + k * kLanes, a.r[k]);
+}
+inline void store(Half* p, F32x16 a) {
+  for (int k = 0; k < kRegs; ++k) store_half(&p[k * kLanes].bits, a.r[k]);
+}
+inline void store(Brain* p, F32x16 a) {
+  const I32x16 x = bits(a), odd = shift_right<16>(x) & splat(1);
+  const I32x16 rounded = shift_right<16>(x + splat(0x7fff) + odd);
+  const Mask16 nan = splat(0x7f800000) < (x & splat(0x7fffffff));
+  const I32x16 h = select(nan, shift_right<16>(x) | splat(64), rounded);
+  for (int k = 0; k < kRegs; ++k) store_low16(&p[k * kLanes].bits, h.r[k]);
+}
+inline void store(uint32_t* p, I32x16 a) {
+  for (int k = 0; k < kRegs; ++k) store_int(p + k * kLanes, a.r[k]);
+}
+inline void store_bytes(uint8_t* p, I32x16 a) {  // the low byte of each lane
+  for (int k = 0; k < kRegs; ++k) store_low8(p + k * kLanes, a.r[k]);
+}
+#undef EACH_REGISTER
+
+// Appends the lanes under the mask, in order, to p; returns its new end. May write sixteen lanes.
+inline uint32_t* append(uint32_t* p, Mask16 m, I32x16 a) {
+#if defined(__AVX512BW__)
+  return store_where(p, m.r[0], a.r[0]);
+#else
+  alignas(64) uint32_t lane[16];
+  store(lane, a);
+  for (uint32_t left = bits(m); left; left &= left - 1) *p++ = lane[__builtin_ctz(left)];
+  return p;
+#endif
+}
+
+// Codes of 4 bits: 32 bytes of one code each, and 16 bytes with element 2i in the low half of byte i.
+#if defined(__x86_64__)
+inline void join_nibbles(uint8_t* packed, const uint8_t* codes) {
+  const __m128i weight = _mm_set1_epi16(0x1001);  // a byte pair (l, h) becomes the word l + 16 h
+  const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
+  const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + 16));
+  const __m128i words = _mm_packus_epi16(_mm_maddubs_epi16(a, weight), _mm_maddubs_epi16(b, weight));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(packed), words);
+}
+inline void split_nibbles(uint8_t* codes, const uint8_t* packed) {
+  const __m128i p = _mm_loadu_si128(reinterpret_cast<const __m128i*>(packed)), low = _mm_set1_epi8(15);
+  const __m128i even = _mm_and_si128(p, low), odd = _mm_and_si128(_mm_srli_epi16(p, 4), low);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), _mm_unpacklo_epi8(even, odd));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + 16), _mm_unpackhi_epi8(even, odd));
+}
+#else
+inline void join_nibbles(uint8_t* packed, const uint8_t* codes) {
+  const uint8x16x2_t c = vld2q_u8(codes);
+  vst1q_u8(packed, vorrq_u8(c.val[0], vshlq_n_u8(c.val[1], 4)));
+}
+inline void split_nibbles(uint8_t* codes, const uint8_t* packed) {
+  const uint8x16_t p = vld1q_u8(packed);
+  vst2q_u8(codes, uint8x16x2_t{{vandq_u8(p, vdupq_n_u8(15)), vshrq_n_u8(p, 4)}});
+}
+#endif
+
+// The first n < 16 elements; lanes past them read as zero.
+template <class T> inline auto load(const T* p, int64_t n) {
+  alignas(64) T some[16] = {};
+  __builtin_memcpy(some, p, static_cast<size_t>(n) * sizeof(T));
+  return load(some);
+}
+template <class T> inline void store(T* p, F32x16 a, int64_t n) {
+  alignas(64) T some[16];
+  store(some, a);
+  __builtin_memcpy(p, some, static_cast<size_t>(n) * sizeof(T));
+}
+inline void store_bytes(uint8_t* p, I32x16 a, int64_t n) {
+  alignas(16) uint8_t some[16];
+  store_bytes(some, a);
+  __builtin_memcpy(p, some, static_cast<size_t>(n));
+}
+
+// All sixteen elements, or the last few: sixteens() calls its body with one or the other.
+struct All {};
+struct Some { int64_t n; };
+template <class T> inline auto load(const T* p, All) { return load(p); }
+template <class T> inline auto load(const T* p, Some some) { return load(p, some.n); }
+template <class T> inline void store(T* p, F32x16 a, All) { store(p, a); }
+template <class T> inline void store(T* p, F32x16 a, Some some) { store(p, a, some.n); }
+inline void store_bytes(uint8_t* p, I32x16 a, All) { store_bytes(p, a); }
+inline void store_bytes(uint8_t* p, I32x16 a, Some some) { store_bytes(p, a, some.n); }
+inline uint32_t lanes(All) { return 0xffff; }
+inline uint32_t lanes(Some some) { return (1u << some.n) - 1; }
+
+template <class Body> inline void sixteens(int64_t n, const Body& body) {
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) body(i, All{});
+  if (i < n) body(i, Some{n - i});
+}
+
+// Remembers whether every weight it saw was finite: the bits of infinity and NaN are the largest magnitudes.
+struct Finite {
+  I32x16 peak = splat(0);
+  void see(F32x16 x) { peak = max(peak, magnitude_bits(x)); }
+  bool all() const { return largest(peak) < 0x7f800000; }
+};

@@ -1,0 +1,71 @@
+// Two 256-bit registers hold sixteen lanes. Masks are registers of all ones or all zeros per lane.
+constexpr int kLanes = 8;
+using FloatReg = __m256;
+using IntReg = __m256i;
+using MaskReg = __m256i;
+
+inline FloatReg load_float(const float* p) { return _mm256_loadu_ps(p); }
+inline void store_float(float* p, FloatReg a) { _mm256_storeu_ps(p, a); }
+inline FloatReg splat_float(float x) { return _mm256_set1_ps(x); }
+inline FloatReg add_float(FloatReg a, FloatReg b) { return _mm256_add_ps(a, b); }
+inline FloatReg sub_float(FloatReg a, FloatReg b) { return _mm256_sub_ps(a, b); }
+inline FloatReg mul_float(FloatReg a, FloatReg b) { return _mm256_mul_ps(a, b); }
+inline FloatReg min_float(FloatReg a, FloatReg b) { return _mm256_min_ps(a, b); }
+inline FloatReg max_float(FloatReg a, FloatReg b) { return _mm256_max_ps(a, b); }
+inline FloatReg floor_float(FloatReg a) { return _mm256_floor_ps(a); }
+inline FloatReg trunc_float(FloatReg a) { return _mm256_round_ps(a, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC); }
+inline MaskReg less_float(FloatReg a, FloatReg b) { return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
+inline MaskReg less_equal_float(FloatReg a, FloatReg b) { return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_LE_OQ)); }
+inline IntReg nearest_int(FloatReg a) { return _mm256_cvtps_epi32(a); }
+inline FloatReg float_of_int(IntReg a) { return _mm256_cvtepi32_ps(a); }
+inline IntReg bits_of(FloatReg a) { return _mm256_castps_si256(a); }
+inline FloatReg float_of_bits(IntReg a) { return _mm256_castsi256_ps(a); }
+
+inline IntReg load_int(const uint32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline void store_int(uint32_t* p, IntReg a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a); }
+inline IntReg splat_int(int32_t x) { return _mm256_set1_epi32(x); }
+inline IntReg add_int(IntReg a, IntReg b) { return _mm256_add_epi32(a, b); }
+inline IntReg sub_int(IntReg a, IntReg b) { return _mm256_sub_epi32(a, b); }
+inline IntReg and_int(IntReg a, IntReg b) { return _mm256_and_si256(a, b); }
+inline IntReg or_int(IntReg a, IntReg b) { return _mm256_or_si256(a, b); }
+inline IntReg xor_int(IntReg a, IntReg b) { return _mm256_xor_si256(a, b); }
+inline IntReg max_int(IntReg a, IntReg b) { return _mm256_max_epi32(a, b); }
+inline IntReg min_int(IntReg a, IntReg b) { return _mm256_min_epi32(a, b); }
+template <int n> inline IntReg shift_left(IntReg a) { return _mm256_slli_epi32(a, n); }
+template <int n> inline IntReg shift_right(IntReg a) { return _mm256_srli_epi32(a, n); }
+template <int n> inline IntReg shift_right_signed(IntReg a) { return _mm256_srai_epi32(a, n); }
+inline MaskReg less_int(IntReg a, IntReg b) { return _mm256_cmpgt_epi32(b, a); }
+inline MaskReg equal_int(IntReg a, IntReg b) { return _mm256_cmpeq_epi32(a, b); }
+inline int32_t largest_lane(IntReg a) {
+  __m128i m = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+  m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+  return _mm_cvtsi128_si32(_mm_max_epi32(m, _mm_shuffle_epi32(m, 0x39)));
+}
+// lane 4i + j receives lane 4i + (j + n) % 4
+template <int n> inline IntReg rotate_quads(IntReg a) { return _mm256_shuffle_epi32(a, n == 1 ? 0x39 : n == 2 ? 0x4e : 0x93); }
+
+inline MaskReg and_mask(MaskReg a, MaskReg b) { return _mm256_and_si256(a, b); }
+inline MaskReg or_mask(MaskReg a, MaskReg b) { return _mm256_or_si256(a, b); }
+inline IntReg select_int(MaskReg m, IntReg a, IntReg b) { return _mm256_blendv_epi8(b, a, m); }
+inline uint32_t bits_of_mask(MaskReg m) { return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(m))); }
+inline MaskReg mask_of_bits(uint32_t bits) {
+  const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane), lane);
+}
+
+inline IntReg load_u16(const uint16_t* p) { return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+inline IntReg load_u8(const uint8_t* p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); }
+inline void store_low16(uint16_t* p, IntReg a) {
+  const __m256i low = _mm256_and_si256(a, _mm256_set1_epi32(0xffff));
+  // packus works within halves: a0..a3 a0..a3 | a4..a7 a4..a7, so quarters 0 and 2 are the result
+  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0x08);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
+}
+inline void store_low8(uint8_t* p, IntReg a) {
+  const __m256i low = _mm256_and_si256(a, _mm256_set1_epi32(0xff));
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0x08);
+  const __m128i w = _mm256_castsi256_si128(words);
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(w, w));
+}
+inline FloatReg load_half(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+inline void store_half(uint16_t* p, FloatReg a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT)); }

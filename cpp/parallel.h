@@ -1,0 +1,73 @@
+// The only OpenMP, and the only place that touches the floating-point environment.
+#pragma once
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+inline std::atomic<int> thread_count{1};
+inline std::atomic<bool> forked_child{false};  // libgomp's threads do not survive fork: a child computes serially
+
+// Kernels round to nearest and keep subnormals, whatever the caller's thread is set to.
+class DefaultFloats {
+#if defined(__x86_64__)
+  unsigned saved_ = _mm_getcsr();
+
+ public:
+  DefaultFloats() { _mm_setcsr(0x1f80); }
+  ~DefaultFloats() { _mm_setcsr(saved_); }
+#elif defined(__aarch64__)
+  uint64_t saved_;
+
+ public:
+  DefaultFloats() {
+    asm volatile("mrs %0, fpcr" : "=r"(saved_));
+    asm volatile("msr fpcr, %0" ::"r"(uint64_t{0}));
+  }
+  ~DefaultFloats() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
+#endif
+  DefaultFloats(const DefaultFloats&) = delete;
+  DefaultFloats& operator=(const DefaultFloats&) = delete;
+};
+
+// How many slices `count` items of `size` elements each are worth.
+inline int slice_count(int64_t count, int64_t size) {
+  constexpr int64_t grain = 1 << 16;  // elements per slice worth waking a thread for
+  if (forked_child.load(std::memory_order_relaxed)) return 1;
+  const int64_t most = std::min<int64_t>(count, thread_count.load(std::memory_order_relaxed));
+  return static_cast<int>(std::clamp<int64_t>(count * size / grain, 1, std::max<int64_t>(most, 1)));
+}
+
+// Calls body(first, count, slice) over `slices` parts of [0, count); whether all of them returned true.
+// The body must not throw.
+template <class Body>
+bool parallel_slices(int64_t count, int slices, const Body& body) {
+  bool all = true;
+#pragma omp parallel for num_threads(slices) schedule(static, 1) reduction(&& : all) if (slices > 1)
+  for (int s = 0; s < slices; ++s) {
+    const DefaultFloats guard;
+    const int64_t first = count * s / slices;
+    const bool good = body(first, count * (s + 1) / slices - first, s);
+    all = all && good;
+  }
+  return all;
+}
+
+// The same over rows of `size` elements, with as many slices as they are worth.
+template <class Body>
+bool parallel_rows(int64_t rows, int64_t size, const Body& body) {
+  return parallel_slices(rows, slice_count(rows, size), body);
+}
+
+// The same over single elements, in slices of whole cache lines.
+template <class Body>
+bool parallel_elements(int64_t count, const Body& body) {
+  constexpr int64_t block = 1024;
+  const int64_t blocks = (count + block - 1) / block;
+  return parallel_rows(blocks, block, [&](int64_t first, int64_t some, int slice) {
+    return body(first * block, std::min(some * block, count - first * block), slice);
+  });
+}

@@ -1,0 +1,31 @@
+"""quantrim makes neural-network weights smaller on a CPU."""
+
+from . import importance, reference
+from .backend import current_isa, current_threads, isas, use_isa, use_threads
+from .packing import pack, unpack
+from .pruning import apply_mask, prune, prune_mask, sparsity, threshold
+from .quantization import dequantize, quantize, round_to_int
+from .tensor import QuantizedTensor
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "QuantizedTensor",
+    "apply_mask",
+    "current_isa",
+    "current_threads",
+    "dequantize",
+    "importance",
+    "isas",
+    "pack",
+    "prune",
+    "prune_mask",
+    "quantize",
+    "reference",
+    "round_to_int",
+    "sparsity",
+    "threshold",
+    "unpack",
+    "use_isa",
+    "use_threads",
+]

@@ -1,0 +1,164 @@
+"""What public functions insist on, once for every backend: which arrays come in, which may be written.
+
+An error names the argument, says what it must be and what it is.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Array = NDArray[Any]
+
+FLOATS = tuple(np.dtype(t) for t in (np.float32, np.float16, ml_dtypes.bfloat16))
+_CHUNK = 1 << 22  # elements looked at together when an error needs a count
+
+
+def array(name: str, a: object) -> Array:
+    """`a` as an ndarray that hides nothing: no mask, no matrix semantics."""
+    if isinstance(a, (np.ma.MaskedArray, np.matrix)):
+        raise TypeError(f"{name} must be a plain array, not {type(a).__name__}; fill or drop the mask first")
+    return np.asarray(a)
+
+
+def floats(name: str, a: object, shape: tuple[int, ...] | None = None) -> Array:
+    """`a` as a C-ordered, aligned, native array of float32, float16 or bfloat16 with at least one axis.
+
+    float64 is narrowed to float32 and refused where that overflows; every other dtype is a TypeError.
+    """
+    x = array(name, a)
+    native = x.dtype.newbyteorder("=")
+    if native == np.float64:
+        x = _narrowed(name, x)
+    elif native in FLOATS:
+        x = x.astype(native, copy=False)
+    else:
+        raise TypeError(f"{name} must be float32, float16, bfloat16 or float64, not {x.dtype}")
+    if x.ndim == 0:
+        raise ValueError(f"{name} must have at least one axis, not shape ()")
+    if shape is not None and x.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, not {x.shape}")
+    return np.require(x, requirements=["C_CONTIGUOUS", "ALIGNED"])
+
+
+def _narrowed(name: str, x: Array) -> Array:
+    with np.errstate(over="ignore"):
+        narrow = x.astype(np.float32)
+    lost = np.isinf(narrow) & np.isfinite(x)
+    if lost.any():
+        at = int(lost.argmax())
+        raise ValueError(f"{name} must fit float32, not {x.reshape(-1)[at]!r} at flat index {at}")
+    return narrow
+
+
+def vector(name: str, a: object, length: int) -> Array:
+    """`a` as `length` finite, non-negative float32 values (one per column, say)."""
+    x = floats(name, a, (length,)).astype(np.float32, copy=False)
+    bad = ~(x >= 0) | np.isinf(x)
+    if bad.any():
+        at = int(bad.argmax())
+        raise ValueError(f"{name} must be finite and not negative, not {x[at]} at index {at}")
+    return x
+
+
+def integer(name: str, value: object, low: int, high: int) -> int:
+    """`value` as an int of low..high; numpy integers pass, bool, float and str do not."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be an integer of {low}..{high}, not {value!r}")
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be an integer of {low}..{high}, not {value!r}") from None
+    if not low <= number <= high:
+        raise ValueError(f"{name} must be an integer of {low}..{high}, not {number}")
+    return number
+
+
+def number(name: str, value: object, low: float, high: float) -> float:
+    """`value` as a finite float of low..high."""
+    if isinstance(value, (bool, np.bool_, str, bytes)):
+        raise TypeError(f"{name} must be a number of {low}..{high}, not {value!r}")
+    try:
+        x = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number of {low}..{high}, not {value!r}") from None
+    if not low <= x <= high or np.isinf(x):
+        raise ValueError(f"{name} must be a number of {low}..{high}, not {x}")
+    return x
+
+
+def choice(name: str, value: object, allowed: Iterable[str]) -> str:
+    """`value` if it is one of the `allowed` words."""
+    words = list(allowed)
+    if not isinstance(value, str) or value not in words:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, words))}, not {value!r}")
+    return value
+
+
+def flag(name: str, value: object) -> bool:
+    """`value` if it is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return bool(value)
+
+
+def axis(value: object, ndim: int) -> int:
+    """An axis number of -ndim..ndim-1 as 0..ndim-1."""
+    return integer("axis", value, -ndim, ndim - 1) % ndim
+
+
+def output(out: object, shape: tuple[int, ...], dtype: DTypeLike, *inputs: Array, name: str = "out") -> Array:
+    """`out` if results may be written to it, or a fresh array where it is None.
+
+    It may be one of `inputs` itself, element for element; it may not overlap one in any other way.
+    """
+    if out is None:
+        return np.empty(shape, dtype)
+    if not isinstance(out, np.ndarray) or type(out) is not np.ndarray and not isinstance(out, np.memmap):
+        raise TypeError(f"{name} must be a plain ndarray, not {type(out).__name__}")
+    if out.dtype != np.dtype(dtype):
+        raise TypeError(f"{name} must be {np.dtype(dtype)}, not {out.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, not {out.shape}")
+    if not out.flags.writeable:
+        raise ValueError(f"{name} must be writeable, not read-only")
+    if not (out.flags.c_contiguous and out.flags.aligned):
+        raise ValueError(f"{name} must be C-contiguous and aligned, not strides {out.strides} of shape {out.shape}")
+    for other in inputs:
+        if np.may_share_memory(out, other) and not same_buffer(out, other):
+            raise ValueError(f"{name} must be an input itself or apart from it, not overlap it in part")
+    return out
+
+
+def same_buffer(a: Array, b: Array) -> bool:
+    """Whether two contiguous arrays are the same bytes, element for element."""
+    return a.ctypes.data == b.ctypes.data and a.nbytes == b.nbytes and a.dtype == b.dtype
+
+
+def rows(a: Array) -> Array:
+    """A C-ordered array seen as (rows, cols): cols is its last axis."""
+    cols = a.shape[-1]
+    return a.reshape(a.size // cols if cols else int(np.prod(a.shape[:-1])), cols)
+
+
+def finite(name: str, a: Array, all_finite: bool) -> None:
+    """Raise where a kernel saw NaN or infinity in `a`, with their count and the place of the first."""
+    if all_finite:
+        return
+    flat = a.reshape(-1)
+    count, first = 0, -1
+    for start in range(0, flat.size, _CHUNK):
+        bad = ~np.isfinite(flat[start : start + _CHUNK])
+        if first < 0 and bad.any():
+            first = start + int(bad.argmax())
+        count += int(np.count_nonzero(bad))
+    if count:
+        raise ValueError(
+            f"{name} must be finite, but has {count} NaN or infinite of {flat.size} values, "
+            f"the first {float(flat[first])} at flat index {first}"
+        )

@@ -1,0 +1,57 @@
+"""Codes of few bits into bytes and back."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import backend, checks
+from .tensor import row_bytes
+
+__all__ = ["pack", "unpack"]
+
+
+def pack(codes: object, bits: int, *, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """Unsigned codes into bits: least significant bit first, element 0 lowest, every row starts on a byte.
+
+    codes: (..., n) uint8 below 2**bits. bits: 1..8. Returns (..., ceil(n * bits / 8)) uint8; unused last bits are 0.
+    That is the byte order of ONNX int4, MatMulNBits and compressed-tensors.
+
+    >>> pack(np.array([1, 2, 3], np.uint8), 4).tolist()
+    [33, 3]
+    """
+    bits = checks.integer("bits", bits, 1, 8)
+    x = _bytes("codes", codes)
+    packed = checks.output(out, (*x.shape[:-1], row_bytes(x.shape[-1], bits)), np.uint8, x)
+    if not backend.active.pack(checks.rows(x), bits, checks.rows(packed)):
+        at = int((x.reshape(-1) >> bits > 0).argmax())
+        raise ValueError(f"codes must be below {2**bits}, not {x.reshape(-1)[at]} at flat index {at}")
+    return packed
+
+
+def unpack(packed: object, bits: int, count: int, *, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """The codes that `pack` packed.
+
+    packed: (..., ceil(count * bits / 8)) uint8. count: codes in a row. Returns (..., count) uint8.
+
+    >>> unpack(np.array([33, 3], np.uint8), 4, 3).tolist()
+    [1, 2, 3]
+    """
+    bits = checks.integer("bits", bits, 1, 8)
+    count = checks.integer("count", count, 0, 2**62)
+    x = _bytes("packed", packed)
+    needed = row_bytes(count, bits)
+    if x.shape[-1] != needed:
+        raise ValueError(f"packed must have rows of {needed} bytes for {count} codes of {bits} bits, not {x.shape[-1]}")
+    codes = checks.output(out, (*x.shape[:-1], count), np.uint8, x)
+    backend.active.unpack(checks.rows(x), bits, checks.rows(codes))
+    return codes
+
+
+def _bytes(name: str, a: object) -> NDArray[np.uint8]:
+    x = checks.array(name, a)
+    if x.dtype != np.uint8:
+        raise TypeError(f"{name} must be uint8, not {x.dtype}")
+    if x.ndim == 0:
+        raise ValueError(f"{name} must have at least one axis, not shape ()")
+    return np.ascontiguousarray(x)

@@ -1,0 +1,230 @@
+"""Float weights on integer grids of 2 to 8 bits, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from . import backend, checks
+from .tensor import GroupSize, QuantizedTensor, check_group_size, columns_per_group, row_bytes, scales_shape
+
+__all__ = ["dequantize", "quantize", "round_to_int"]
+
+ROUNDINGS = ("even", "away", "floor", "stochastic")
+SCALE_RULES = ("absmax", "mse", "power_of_two")
+SCALE_DTYPES = ("float32", "float16", "bfloat16")
+NONFINITE = ("raise", "zero", "saturate")
+
+
+def quantize(
+    w: object,
+    bits: int = 8,
+    *,
+    group_size: GroupSize = "channel",
+    symmetric: bool = True,
+    scale: str | object = "absmax",
+    rounding: str = "even",
+    nonfinite: str = "raise",
+    scale_dtype: str = "float32",
+    seed: int = 0,
+    out: QuantizedTensor | None = None,
+) -> QuantizedTensor:
+    """Round weights to a grid of `bits` bits: code = clip(round(w / scale)) + zero.
+
+    w: (..., cols) float32, float16, bfloat16 or float64; groups run along the last axis.
+    bits: 2..8.
+    group_size: columns that share a scale; the last group of a row may be shorter. "channel": a row. "tensor": all.
+    symmetric: codes within +-(2**(bits-1) - 1) of zero, scale = absmax / (2**(bits-1) - 1). Otherwise all 2**bits
+        codes span min(w, 0)..max(w, 0), with a zero point that maps to exact 0.
+    scale: "absmax"; "mse", the clip among 1, 63/64, ... 17/64 of absmax with the least squared error; "power_of_two",
+        absmax rounded up to 2**n; or an array of positive scales of the shape (or broadcastable to it) that the result has.
+    rounding: "even" (half to even), "away" (half away from zero), "floor", or "stochastic": floor(x + u) with u from
+        `seed` and the position of the weight (Gupta et al. 2015).
+    nonfinite: "raise" a ValueError at NaN or infinity; "zero": count them as 0; "saturate": NaN as 0, infinities as the
+        largest finite magnitude of w.
+    scale_dtype: "float16" or "bfloat16" rounds each scale to it before codes are computed, for files that store it so.
+        A scale that overflows it is a ValueError; one that underflows becomes 0, and its group decodes to zeros.
+    out: a QuantizedTensor of the same form, to be filled and returned.
+
+    Jacob et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only inference".
+
+    >>> q = quantize(np.array([[0.5, -1.0, 0.25, 0.0]], np.float32), bits=4, group_size=2)
+    >>> q.codes().tolist(), [round(float(s), 4) for s in q.scales[0]]
+    ([[4, -7, 7, 0]], [0.1429, 0.0357])
+    """
+    bits = checks.integer("bits", bits, 2, 8)
+    group_size = check_group_size(group_size)
+    symmetric = checks.flag("symmetric", symmetric)
+    rounding = checks.choice("rounding", rounding, ROUNDINGS)
+    scale_dtype = checks.choice("scale_dtype", scale_dtype, SCALE_DTYPES)
+    seed = checks.integer("seed", seed, 0, 2**64 - 1)
+    x = _cleaned(checks.floats("w", w), checks.choice("nonfinite", nonfinite, NONFINITE))
+    q = _blank(x.shape, bits, group_size, symmetric) if out is None else _reused(out, x, bits, group_size, symmetric)
+    rule = _scale_rule(scale, q.scales, scale_dtype)
+    if x.size == 0:
+        q.data[...] = 0
+        return q
+    seen, data = checks.rows(x), checks.rows(q.data)
+    scales, zeros = _by_row(q.scales, len(seen)), _by_row(q.zero_points, len(seen))
+    if group_size == "tensor":
+        scales, zeros = _fit_tensor(seen, bits, symmetric, rule, scale_dtype, q)
+        rule = "given"
+    group = columns_per_group(group_size, x.shape[-1])
+    run = backend.active.quantize
+    checks.finite("w", x, run(seen, bits, group, symmetric, rule, scale_dtype, rounding, seed, data, scales, zeros))
+    if scale_dtype != "float32":
+        _check_scales_fit(q.scales, scale_dtype)
+    return q
+
+
+def dequantize(
+    q: QuantizedTensor, *, dtype: DTypeLike = np.float32, out: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """The weights that the codes stand for: (code - zero) * scale in float32, then rounded to `dtype`.
+
+    q: a QuantizedTensor. dtype: float32, float16 or bfloat16. Returns an array of q.shape.
+
+    >>> q = quantize(np.array([[7.0, -3.0]], np.float32), bits=4)
+    >>> dequantize(q)
+    array([[ 7., -3.]], dtype=float32)
+    """
+    if not isinstance(q, QuantizedTensor):
+        raise TypeError(f"q must be a QuantizedTensor, not {type(q).__name__}")
+    kind = np.dtype(dtype if out is None else out.dtype)
+    if kind not in checks.FLOATS:
+        raise TypeError(f"dtype must be float32, float16 or bfloat16, not {kind}")
+    data = np.ascontiguousarray(q.data)
+    w = checks.output(out, q.shape, kind, data, q.scales)
+    if w.size:
+        seen = checks.rows(w)
+        scales, zeros = _by_row(q.scales, len(seen)), _by_row(q.zero_points, len(seen))
+        group = columns_per_group(q.group_size, q.shape[-1])
+        backend.active.dequantize(checks.rows(data), q.bits, group, scales, zeros, seen)
+    return w
+
+
+def round_to_int(
+    w: object,
+    multiplier: float,
+    *,
+    offset: int = 0,
+    bits: int = 8,
+    signed: bool = True,
+    rounding: str = "even",
+    seed: int = 0,
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """clip(round(w * multiplier) + offset) as unpacked integers, the plain step under every uniform grid.
+
+    w: any shape. multiplier: finite, a power of two for fixed point. offset: -65536..65536, added after rounding.
+    bits: 1..8, signed or not: the range that results are clipped to. rounding, seed: as in `quantize`.
+    Returns int8 (signed) or uint8 of w's shape.
+
+    >>> round_to_int([0.3, -0.8, 9.0], 4, bits=4).tolist()
+    [1, -3, 7]
+    """
+    x = checks.floats("w", w)
+    factor = checks.number("multiplier", multiplier, -_FLOAT32_MAX, _FLOAT32_MAX)
+    offset = checks.integer("offset", offset, -(2**16), 2**16)
+    bits = checks.integer("bits", bits, 1, 8)
+    signed = checks.flag("signed", signed)
+    rounding = checks.choice("rounding", rounding, ROUNDINGS)
+    seed = checks.integer("seed", seed, 0, 2**64 - 1)
+    codes = checks.output(out, x.shape, np.int8 if signed else np.uint8, x)
+    run = backend.active.round_to_int
+    checks.finite("w", x, run(x.reshape(-1), factor, offset, bits, signed, rounding, seed, codes.reshape(-1)))
+    return codes
+
+
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+def _blank(shape: tuple[int, ...], bits: int, group_size: GroupSize, symmetric: bool) -> QuantizedTensor:
+    of_scales = scales_shape(shape, group_size)
+    return QuantizedTensor(
+        data=np.empty((*shape[:-1], row_bytes(shape[-1], bits)), np.uint8),
+        scales=np.zeros(of_scales, np.float32),
+        zero_points=None if symmetric else np.zeros(of_scales, np.uint8),
+        bits=bits,
+        group_size=group_size,
+        shape=shape,
+    )
+
+
+def _reused(out: object, x: checks.Array, bits: int, group_size: GroupSize, symmetric: bool) -> QuantizedTensor:
+    if not isinstance(out, QuantizedTensor):
+        raise TypeError(f"out must be a QuantizedTensor, not {type(out).__name__}")
+    want = (x.shape, bits, group_size, symmetric)
+    found = (out.shape, out.bits, out.group_size, out.symmetric)
+    if found != want:
+        raise ValueError(f"out must have (shape, bits, group_size, symmetric) {want}, not {found}")
+    for part, a in (("out.data", out.data), ("out.scales", out.scales), ("out.zero_points", out.zero_points)):
+        if a is not None:
+            checks.output(a, a.shape, a.dtype, x, name=part)
+    return out
+
+
+def _cleaned(x: checks.Array, nonfinite: str) -> checks.Array:
+    """x with NaN and infinities replaced, where the caller asked for that."""
+    if nonfinite == "raise" or backend.active.is_finite(x.reshape(-1)):
+        return x
+    kept = np.where(np.isfinite(x), x, x.dtype.type(0))
+    if nonfinite == "saturate":
+        top = np.abs(kept).max()
+        kept = np.where(np.isinf(x), np.copysign(top, x).astype(x.dtype), kept)
+    return kept
+
+
+def _scale_rule(scale: object, scales: NDArray[np.float32], scale_dtype: str) -> str:
+    """The kernel's word for `scale`; given scales are written to `scales`."""
+    if isinstance(scale, str):
+        return checks.choice("scale", scale, SCALE_RULES)
+    given = checks.floats("scale", np.atleast_1d(np.asarray(scale))).astype(np.float32)
+    with np.errstate(over="ignore"):
+        given = given.astype(np.dtype(scale_dtype)).astype(np.float32)
+    bad = ~(given > 0) | np.isinf(given)
+    if bad.any():
+        at = int(bad.reshape(-1).argmax())
+        raise ValueError(f"scale must be positive and finite in {scale_dtype}, not {given.reshape(-1)[at]} at flat index {at}")
+    try:
+        scales[...] = given
+    except ValueError:
+        raise ValueError(f"scale must broadcast to shape {scales.shape}, not have shape {given.shape}") from None
+    return "scale"
+
+
+def _fit_tensor(
+    x: checks.Array, bits: int, symmetric: bool, rule: str, scale_dtype: str, q: QuantizedTensor
+) -> tuple[checks.Array, checks.Array | None]:
+    """Write the one scale and zero point of a whole tensor to q, and return them for each of its rows.
+
+    Only "mse" must see every weight again; the other rules need the range alone, as a row of two.
+    """
+    if rule == "mse":
+        summary = x.reshape(1, -1)
+    else:
+        low, high = np.empty((2, len(x), 1), np.float32)
+        checks.finite("w", x, backend.active.ranges(x, x.shape[1], low, high))
+        summary = np.array([[low.min(), high.max()]])
+    one = q.scales.reshape(1, 1)
+    zero = None if q.zero_points is None else q.zero_points.reshape(1, 1)
+    width = summary.shape[1]
+    finite = backend.active.quantize(summary, bits, width, symmetric, rule, scale_dtype, "even", 0, None, one, zero)
+    checks.finite("w", x, finite)
+    return _by_row(one, len(x)), _by_row(zero, len(x))
+
+
+def _by_row(parts: checks.Array | None, rows: int) -> Any:
+    """(rows, groups) of scales or zero points; the one of a whole tensor is repeated."""
+    if parts is None:
+        return None
+    flat = np.ascontiguousarray(parts).reshape(-1)
+    return np.repeat(flat, rows)[:, None] if flat.size == 1 else flat.reshape(rows, -1)
+
+
+def _check_scales_fit(scales: NDArray[np.float32], scale_dtype: str) -> None:
+    if not np.isfinite(scales).all():
+        at = int(np.isinf(scales).reshape(-1).argmax())
+        raise ValueError(f"scale of group {at} overflows {scale_dtype}; use scale_dtype='float32'")

@@ -1,0 +1,26 @@
+"""The one order in which sums are taken: sixteen lanes, then halves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LANES = 16
+
+
+def sum_last_axis(x: NDArray[Any]) -> NDArray[Any]:
+    """Sum over the last axis: lane j adds elements j, j + 16, ... in order; then lane j adds lane j + 8, + 4, + 2, + 1."""
+    lanes = np.zeros((*x.shape[:-1], LANES), x.dtype)
+    for first in range(0, x.shape[-1], LANES):
+        part = x[..., first : first + LANES]
+        lanes[..., : part.shape[-1]] += part
+    for half in (8, 4, 2, 1):
+        lanes = lanes[..., :half] + lanes[..., half : 2 * half]
+    return lanes[..., 0]
+
+
+def all_finite(x: NDArray[Any]) -> bool:
+    """Whether every value of `x` is finite."""
+    return bool(np.isfinite(x).all())

@@ -1,0 +1,59 @@
+"""Thresholds, masks and N:M. Weights keep their dtype; a mask is True where a weight stays."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..checks import Array
+from .lanes import all_finite
+
+
+def threshold(w: Array, t: float, mode: str, out: Array) -> bool:
+    x, cut = w.astype(np.float32), np.float32(t)
+    if mode == "magnitude":
+        out[...] = np.where(np.abs(x) < cut, 0, w)
+    elif mode == "signed":
+        out[...] = np.where(x <= cut, 0, w)
+    else:  # soft
+        out[...] = np.copysign(np.maximum(np.abs(x) - cut, 0), x).astype(w.dtype)
+        out[np.abs(x) <= cut] = 0
+    return all_finite(w)
+
+
+def apply_mask(w: Array, mask: Array, out: Array) -> bool:
+    out[...] = np.where(mask, w, 0)
+    return all_finite(w)
+
+
+def count_nonzero(w: Array) -> int:
+    return int(np.count_nonzero(w.astype(np.float32)))
+
+
+def is_finite(w: Array) -> bool:
+    return all_finite(w)
+
+
+def lowest_mask(scores: Array, count: int, absolute: bool, mask: Array) -> bool:
+    """scores: (sets, n). mask is False for the `count` lowest of each set, the lower index first among equals."""
+    x = scores.astype(np.float32)
+    order = np.argsort(np.abs(x) if absolute else x, axis=-1, kind="stable")
+    mask[...] = True
+    np.put_along_axis(mask, order[:, :count], False, axis=-1)
+    return all_finite(scores)
+
+
+def prune_lowest(w: Array, scores: Array, count: int, absolute: bool, out: Array) -> bool:
+    mask = np.empty(w.shape, np.bool_)
+    finite = lowest_mask(scores, count, absolute, mask)
+    return apply_mask(w, mask, out) and finite
+
+
+def n_of_m_mask(scores: Array, n: int, m: int, absolute: bool, mask: Array) -> bool:
+    """scores: (groups of m, in a row). mask is True for the n highest of each group."""
+    return lowest_mask(scores.reshape(-1, m), m - n, absolute, mask.reshape(-1, m))
+
+
+def prune_n_of_m(w: Array, scores: Array, n: int, m: int, absolute: bool, out: Array) -> bool:
+    mask = np.empty(w.shape, np.bool_)
+    finite = n_of_m_mask(scores, n, m, absolute, mask)
+    return apply_mask(w, mask, out) and finite

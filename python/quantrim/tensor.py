@@ -1,0 +1,124 @@
+"""A weight tensor on a grid of few bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from . import checks
+
+GroupSize = int | str  # columns that share one scale, or "channel" (a row), or "tensor"
+MAX_GROUP = 2**31 - 1
+
+
+def row_bytes(cols: int, bits: int) -> int:
+    """Bytes of one packed row: rows start on a byte."""
+    return -(-cols * bits // 8)
+
+
+def check_group_size(group_size: object) -> GroupSize:
+    """`group_size` if it is one that `quantize` knows."""
+    if group_size in ("tensor", "channel"):
+        return str(group_size)
+    if isinstance(group_size, str):
+        raise ValueError(f'group_size must be "tensor", "channel" or an integer of 1..{MAX_GROUP}, not {group_size!r}')
+    return checks.integer("group_size", group_size, 1, MAX_GROUP)
+
+
+def columns_per_group(group_size: GroupSize, cols: int) -> int:
+    """Columns under one scale within a row; at least 1, so that an empty row has no groups."""
+    return max(1, cols if isinstance(group_size, str) else min(group_size, cols))
+
+
+def scales_shape(shape: tuple[int, ...], group_size: GroupSize) -> tuple[int, ...]:
+    """Shape of the scales: one per group of a row, one per row, or a single one."""
+    if group_size == "tensor":
+        return (1,) * len(shape)
+    if group_size == "channel":
+        return (*shape[:-1], 1)
+    return (*shape[:-1], -(-shape[-1] // int(group_size)))
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedTensor:
+    """Codes of few bits with their scales: value = (code - zero) * scale.
+
+    data: (..., bytes per row) uint8. Unsigned codes of `bits` bits, least significant bit first, element 0 lowest;
+        every row of the last axis starts on a byte.
+    scales: float32, finite and not negative; (..., groups), (..., 1) for "channel", all ones for "tensor".
+    zero_points: uint8 of the shape of scales, or None where zero is 2**(bits-1) (symmetric).
+    codebook: float32 values by code, or None for a uniform grid.
+    bits, group_size, shape: of the tensor that these codes stand for; groups run along the last axis.
+
+    >>> import numpy as np, quantrim as qt
+    >>> q = qt.quantize(np.array([[0.5, -1.0, 0.25, 0.0]], np.float32), bits=4)
+    >>> q.data.tolist(), q.codes().tolist()
+    ([[20, 138]], [[4, -7, 2, 0]])
+    >>> round(q.bits_per_weight)
+    12
+    """
+
+    data: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    zero_points: NDArray[np.uint8] | None
+    bits: int
+    group_size: GroupSize
+    shape: tuple[int, ...]
+    codebook: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        checks.integer("bits", self.bits, 1, 8)
+        check_group_size(self.group_size)
+        if not self.shape:
+            raise ValueError("shape must have at least one axis, not ()")
+        for n in self.shape:
+            checks.integer("shape", n, 0, 2**62)
+        want = scales_shape(self.shape, self.group_size)
+        _part("data", self.data, np.uint8, (*self.shape[:-1], row_bytes(self.shape[-1], self.bits)))
+        _part("scales", self.scales, np.float32, want)
+        if self.zero_points is not None:
+            _part("zero_points", self.zero_points, np.uint8, want)
+            if self.bits < 8 and (self.zero_points >> self.bits).any():
+                worst = int(self.zero_points.max())
+                raise ValueError(f"zero_points must be codes of {self.bits} bits, at most {2**self.bits - 1}, not {worst}")
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether every zero point is 2**(bits-1)."""
+        return self.zero_points is None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of codes, scales, zero points and codebook together."""
+        parts = (self.data, self.scales, self.zero_points, self.codebook)
+        return sum(p.nbytes for p in parts if p is not None)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits, scales and all, per weight of the tensor."""
+        weights = int(np.prod(self.shape))
+        return 8 * self.nbytes / weights if weights else 0.0
+
+    def codes(self) -> NDArray[Any]:
+        """The unpacked codes, of `shape`: int8 counted from zero where symmetric, otherwise uint8."""
+        from .packing import unpack
+
+        codes = unpack(self.data, self.bits, self.shape[-1])
+        return (codes - np.uint8(2 ** (self.bits - 1))).view(np.int8) if self.symmetric else codes
+
+    def dequantize(self, dtype: DTypeLike = np.float32) -> NDArray[Any]:
+        """The weights again, as `quantrim.dequantize` gives them."""
+        from .quantization import dequantize
+
+        return dequantize(self, dtype=dtype)
+
+
+def _part(name: str, a: object, dtype: DTypeLike, shape: tuple[int, ...]) -> None:
+    if not isinstance(a, np.ndarray) or a.dtype != np.dtype(dtype):
+        raise TypeError(f"{name} must be {np.dtype(dtype)}, not {getattr(a, 'dtype', type(a).__name__)}")
+    if a.shape != shape:
+        needed, found = int(np.prod(shape)) * a.itemsize, a.nbytes
+        raise ValueError(f"{name} must have shape {shape} ({needed} bytes), not {a.shape} ({found} bytes)")

@@ -1,0 +1,161 @@
+"""One row per kernel. The tests and the benchmarks both walk this table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+
+
+@dataclass(frozen=True)
+class Out:
+    """Where a kernel writes: it is handed a fresh array full of `poison`, with more behind its end."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+@dataclass(frozen=True)
+class Case:
+    """args(rng, rows, cols, dtype) gives a kernel's arguments; those that are `Out` are compared afterwards."""
+
+    name: str
+    args: Callable[[np.random.Generator, int, int, Any], tuple[Any, ...]]
+    kernel: str = ""  # where one kernel has several cases
+    typed: bool = True  # whether it reads weights of all three dtypes
+    multiple: int = 1  # cols must be a multiple of this
+
+    @property
+    def function(self) -> str:
+        return self.kernel or self.name
+
+
+def weights(rng: np.random.Generator, rows: int, cols: int, dtype: Any) -> Array:
+    """Normal weights with what breaks kernels among them: zeros of both signs, ties, tiny, huge and subnormal values."""
+    w = rng.standard_normal((rows, cols)).astype(np.float32)
+    special = np.array([0.0, -0.0, 0.5, -0.5, 1.5, 2.5, -2.5, 1e-30, 1e-45, -1e-38, 6e-8, 3e4, 127.5, -126.5], np.float32)
+    spots = rng.random((rows, cols)) < 0.2
+    w[spots] = rng.choice(special, int(spots.sum()))
+    w[:1, : min(cols, 40)] = 0
+    if rows > 1:
+        w[1] *= np.float32(1e-38)
+    if rows > 2:
+        w[2] = -0.0
+    return w.astype(dtype)
+
+
+def plain(*rest: Any) -> Callable[..., tuple[Any, ...]]:
+    """w flat, more arguments, an output like w."""
+    return lambda rng, r, c, d: (weights(rng, r, c, d).reshape(-1), *rest, Out((r * c,), d))
+
+
+def scores_like(w: Array) -> Array:
+    return np.asarray(w, np.float32) - np.float32(0.25)
+
+
+def lowest(kernel: str, part: float, absolute: bool) -> Callable[..., tuple[Any, ...]]:
+    def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
+        w = weights(rng, r, c, d)
+        count = round(part * c)
+        if kernel == "lowest_mask":
+            return w, count, absolute, Out((r, c), np.bool_)
+        return w, w if absolute else scores_like(w), count, absolute, Out((r, c), d)
+
+    return make
+
+
+def n_of_m(n: int, m: int, absolute: bool, mask: bool = False) -> Callable[..., tuple[Any, ...]]:
+    def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
+        w = weights(rng, r, c, d).reshape(-1)
+        if mask:
+            return w, n, m, absolute, Out(w.shape, np.bool_)
+        return w, w if absolute else scores_like(w), n, m, absolute, Out(w.shape, d)
+
+    return make
+
+
+def grid(
+    bits: int, group: int, symmetric: bool, rule: str = "absmax", scale_dtype: str = "float32", rounding: str = "even"
+) -> Callable[..., tuple[Any, ...]]:
+    def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
+        size = min(group, c) or c
+        groups = -(-c // size)
+        scales: Any = Out((r, groups), np.float32)
+        zeros: Any = None if symmetric else Out((r, groups), np.uint8)
+        if rule in ("scale", "given"):
+            scales = rng.random((r, groups), np.float32) + np.float32(0.01)
+        if rule == "given" and not symmetric:
+            zeros = rng.integers(0, 2**bits, (r, groups)).astype(np.uint8)
+        data = Out((r, -(-c * bits // 8)), np.uint8)
+        return weights(rng, r, c, d), bits, size, symmetric, rule, scale_dtype, rounding, 7, data, scales, zeros
+
+    return make
+
+
+def decode(bits: int, group: int, symmetric: bool) -> Callable[..., tuple[Any, ...]]:
+    def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
+        size = min(group, c) or c
+        groups = -(-c // size)
+        data = rng.integers(0, 256, (r, -(-c * bits // 8))).astype(np.uint8)
+        zeros = None if symmetric else rng.integers(0, 2**bits, (r, groups)).astype(np.uint8)
+        return data, bits, size, rng.random((r, groups), np.float32), zeros, Out((r, c), d)
+
+    return make
+
+
+def pair(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
+    w = weights(rng, r, c, d)
+    return w, (np.asarray(w, np.float32) * np.float32(1.01)), Out((r, 5), np.float64)
+
+
+CASES = [
+    Case("magnitude", lambda g, r, c, d: (weights(g, r, c, d).reshape(-1), Out((r * c,), np.float32))),
+    Case("product_magnitude", lambda g, r, c, d: (*(weights(g, r, c, d).reshape(-1) for _ in "ab"), Out((r * c,), np.float32))),
+    Case("wanda", lambda g, r, c, d: (weights(g, r, c, d), g.random(c, np.float32), Out((r, c), np.float32))),
+    Case("norm_rows", lambda g, r, c, d: (weights(g, r, c, d), 1, Out((r,), np.float32))),
+    Case("norm_rows-squares", lambda g, r, c, d: (weights(g, r, c, d), 2, Out((r,), np.float32)), "norm_rows"),
+    Case("norm_columns", lambda g, r, c, d: (weights(g, r, c, d)[None], 1, Out((1, c), np.float32))),
+    Case("norm_columns-squares", lambda g, r, c, d: (weights(g, 2 * r, c, d).reshape(2, r, c), 2, Out((2, c), np.float32)), "norm_columns"),
+    Case("uniform", lambda g, r, c, d: (2**63 + 5, 1, Out((r * c,), np.float32)), typed=False),
+    *(Case(f"threshold-{mode}", plain(0.5, mode), "threshold") for mode in ("magnitude", "signed", "soft")),
+    Case("apply_mask", lambda g, r, c, d: (weights(g, r, c, d).reshape(-1), g.random(r * c) < 0.5, Out((r * c,), d))),
+    Case("count_nonzero", lambda g, r, c, d: (weights(g, r, c, d).reshape(-1),)),
+    Case("is_finite", lambda g, r, c, d: (weights(g, r, c, d).reshape(-1),)),
+    Case("lowest_mask", lowest("lowest_mask", 0.5, False)),
+    Case("lowest_mask-absolute", lowest("lowest_mask", 0.3, True), "lowest_mask"),
+    Case("prune_lowest", lowest("prune_lowest", 0.5, True)),
+    Case("prune_lowest-scores", lowest("prune_lowest", 0.9, False), "prune_lowest"),
+    Case("n_of_m_mask", n_of_m(2, 4, False, mask=True), multiple=4),
+    *(Case(f"prune_n_of_m-{n}:{m}", n_of_m(n, m, m % 3 > 0), "prune_n_of_m", multiple=m)
+      for n, m in ((2, 4), (1, 4), (3, 4), (1, 2), (3, 7), (4, 16), (5, 17), (31, 32))),
+    *(Case(f"pack-{b}", lambda g, r, c, d, b=b: (g.integers(0, 2**b, (r, c)).astype(np.uint8), b, Out((r, -(-c * b // 8)), np.uint8)), "pack", typed=False)
+      for b in range(1, 9)),
+    *(Case(f"unpack-{b}", lambda g, r, c, d, b=b: (g.integers(0, 256, (r, -(-c * b // 8))).astype(np.uint8), b, Out((r, c), np.uint8)), "unpack", typed=False)
+      for b in range(1, 9)),
+    Case("ranges", lambda g, r, c, d: (weights(g, r, c, d), 32, Out((r, -(-c // 32)), np.float32), Out((r, -(-c // 32)), np.float32))),
+    *(Case(f"quantize-{b}", grid(b, 32, b % 2 == 0), "quantize") for b in range(2, 9)),
+    Case("quantize-8-channel", grid(8, 0, True), "quantize"),
+    Case("quantize-4-channel-asymmetric", grid(4, 0, False), "quantize"),
+    Case("quantize-5-odd-groups", grid(5, 7, False), "quantize"),
+    Case("quantize-4-mse", grid(4, 32, True, "mse"), "quantize"),
+    Case("quantize-3-mse-asymmetric", grid(3, 50, False, "mse"), "quantize"),
+    Case("quantize-4-power_of_two", grid(4, 32, True, "power_of_two"), "quantize"),
+    Case("quantize-4-scale", grid(4, 32, False, "scale"), "quantize"),
+    Case("quantize-4-given", grid(4, 32, False, "given"), "quantize"),
+    Case("quantize-4-float16-scale", grid(4, 32, True, scale_dtype="float16"), "quantize"),
+    Case("quantize-4-bfloat16-scale", grid(4, 32, False, scale_dtype="bfloat16"), "quantize"),
+    *(Case(f"quantize-4-{rounding}", grid(4, 32, True, rounding=rounding), "quantize") for rounding in ("away", "floor", "stochastic")),
+    *(Case(f"dequantize-{b}", decode(b, 32, b % 2 == 0), "dequantize") for b in range(2, 9)),
+    Case("dequantize-4-odd-groups", decode(4, 7, False), "dequantize"),
+    Case("dequantize-8-channel", decode(8, 0, True), "dequantize"),
+    *(Case(f"round_to_int-{rounding}", lambda g, r, c, d, m=rounding: (weights(g, r, c, d).reshape(-1), 3.7, 0, 8, True, m, 3, Out((r * c,), np.int8)), "round_to_int")
+      for rounding in ("even", "away", "floor", "stochastic")),
+    Case("round_to_int-offset", lambda g, r, c, d: (weights(g, r, c, d).reshape(-1), 2.0, -1, 3, False, "even", 0, Out((r * c,), np.uint8)), "round_to_int"),
+    Case("errors", pair),
+]  # fmt: skip

@@ -1,0 +1,803 @@
+"""The safetensors header: read strictly, written byte for byte as the library does."""
+
+from __future__ import annotations
+
+import ast
+import ctypes
+import io
+import json
+import math
+import os
+import pickle
+import random
+import socket
+import time
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from files_helpers import entry, open_descriptors, raw_file
+from quantrim.files import DTYPES, FormatError, encode_header, read_header
+from quantrim.files.errors import quote
+from quantrim.files.safetensors import DIMS_LIMIT, HEADER_LIMIT
+
+ONE = {"a": entry("F32", [2], 0, 8)}
+SMALL = raw_file(
+    {"__metadata__": {"format": "pt"}, "a": entry("F32", [2, 1], 0, 8), "b\u00e9": entry("BF16", [3], 8, 14)},
+    bytes(range(14)),
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "model.safetensors"
+
+
+def refused(path: Path, data: bytes | None, *words: str) -> str:
+    """The message of the FormatError that reading gives; it holds all `words` and is safe to print."""
+    if data is not None:
+        path.write_bytes(data)
+    before = open_descriptors()
+    with pytest.raises(FormatError) as caught:
+        read_header(path)
+    assert open_descriptors() == before
+    message = str(caught.value)
+    assert quote(path) in message
+    assert message.isprintable() and len(message) < 2000
+    for word in words:
+        assert word in message
+    return message
+
+
+def test_reads_what_is_there(path: Path) -> None:
+    path.write_bytes(SMALL)
+    tensors, metadata = read_header(path)
+    begin = len(SMALL) - 14
+    assert metadata == {"format": "pt"}
+    assert list(tensors) == ["a", "b\u00e9"]
+    a, b = tensors.values()
+    assert (a.dtype, a.shape, a.offset, a.nbytes, a.path) == ("F32", (2, 1), begin, 8, path)
+    assert (b.numpy_dtype.name, b.size, b.offset, b.bits) == ("bfloat16", 3, begin + 8, 16)
+    with path.open("rb") as file:
+        assert read_header(file) == (tensors, metadata)
+
+
+def test_order_is_that_of_offsets(path: Path) -> None:
+    header = {"z": entry("U8", [2], 1, 3), "y": entry("U8", [0, 9], 1, 1), "a": entry("U8", [1], 0, 1)}
+    path.write_bytes(raw_file(header, b"abc"))
+    assert list(read_header(path)[0]) == ["a", "y", "z"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "matrix"),
+    [((3,), (1, 3)), ((2, 3), (2, 3)), ((2, 3, 4), (6, 4)), ((2, 3, 4, 5), (2, 60)), ((0, 3), (0, 3))],
+)
+def test_matrix_shape(path: Path, shape: tuple[int, ...], matrix: tuple[int, int]) -> None:
+    count = math.prod(shape)
+    path.write_bytes(raw_file({"a": entry("U8", shape, 0, count)}, bytes(count)))
+    assert read_header(path)[0]["a"].matrix_shape == matrix
+
+
+# What cannot be a file
+
+
+@pytest.mark.parametrize("size", range(8))
+def test_C50_too_short_for_a_length(path: Path, size: int) -> None:
+    refused(path, bytes([8] * size), f"ends at byte {size}")
+
+
+def test_C50_not_a_regular_file(tmp_path: Path, path: Path) -> None:
+    refused(tmp_path, None, "not a directory")
+    refused(Path("/dev/zero"), None, "not a character device")
+    os.mkfifo(tmp_path / "fifo")
+    refused(tmp_path / "fifo", None, "not a FIFO")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        refused(tmp_path / "socket", None, "not a socket")
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError, match="link"):
+        read_header(tmp_path / "link")
+
+
+def test_C50_replaced_by_a_fifo_between_check_and_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.write_bytes(SMALL)
+    fifo = path.with_name("fifo")
+    os.mkfifo(fifo)
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda _, *args, **kwargs: real(fifo, *args, **kwargs))
+    refused(path, None, "not a FIFO")
+
+
+@pytest.mark.parametrize("path", ["", "a\0b"])
+def test_C50_a_path_that_is_none(path: str) -> None:
+    with pytest.raises(ValueError, match="must be a path"):
+        read_header(path)
+
+
+def test_C51_truncated_at_every_byte(path: Path) -> None:
+    for size in range(len(SMALL)):
+        refused(path, SMALL[:size], f"file ends at byte {size}")
+    refused(path, SMALL[:-1], "tensor 'b\u00e9'", f"needs byte {len(SMALL)}")
+
+
+@pytest.mark.parametrize("tail", [b"\0", b"PK\3\4", bytes(1000)])
+def test_C52_bytes_after_the_data(path: Path, tail: bytes) -> None:
+    refused(path, SMALL + tail, f"{len(tail)} bytes follow", f"byte {len(SMALL)}")
+
+
+def _zip(*names: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"0" * 10_000)
+    return file.getvalue()
+
+
+OTHERS = {
+    "GGUF": b"GGUF\3\0\0\0" + bytes(50),
+    ".npz": _zip("arr_0.npy"),
+    "a zip file": _zip("readme"),
+    ".npy": b"\x93NUMPY\1\0" + bytes(100),
+    "ONNX": b"\x08\x0a\x12\x07pytorch" + bytes(100),
+    "Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
+    "web page": b"<!DOCTYPE html><html>404",
+    "JSON": b'{"weight_map": {}}',
+    "TFLite": b"\x1c\0\0\0TFL3" + bytes(40),
+    "gzip": b"\x1f\x8b\x08\0" + bytes(20),
+    "zstd": b"\x28\xb5\x2f\xfd" + bytes(20),
+    "zeros": bytes(64),
+    "old ggml": b"lmgg" + bytes(64),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_C53_other_formats_are_named(path: Path, name: str) -> None:
+    refused(path, OTHERS[name], "looks like", name)
+
+
+PICKLES = {
+    "a pickle": pickle.dumps({"weight": [1.5] * 99}),
+    "an old pickle": pickle.dumps({"weight": [1.5] * 99}, protocol=2),
+    "a small pickle": pickle.dumps(1),
+    "PyTorch": _zip("archive/data.pkl", "archive/data/0"),
+    "HDF5": b"\x89HDF\r\n\x1a\n" + bytes(100),
+    "Keras": _zip("config.json", "model.weights.h5"),
+}
+
+
+@pytest.mark.parametrize("name", PICKLES)
+def test_C54_pickles_by_content(path: Path, name: str) -> None:
+    refused(path, PICKLES[name], "looks like", "never opened")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".bin", ".pkl", ".PTH", ".h5", ".keras", ".ckpt"])
+def test_C54_pickles_by_suffix(path: Path, suffix: str) -> None:
+    refused(path.with_suffix(suffix), SMALL, "never opened")
+
+
+def test_C54_a_header_length_that_begins_like_a_pickle(path: Path) -> None:
+    header = json.dumps(ONE).encode().ljust(0x480)  # the file begins with 80 04
+    path.write_bytes(raw_file(header, bytes(8)))
+    assert list(read_header(path)[0]) == ["a"]
+
+
+def test_C54_no_pickle_is_ever_imported() -> None:
+    folder = Path(read_header.__code__.co_filename).parent
+    modules: set[str] = set()
+    for file in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                modules.add(str(node.module).partition(".")[0])
+    assert "json" in modules
+    assert not modules & {"pickle", "marshal", "shelve", "mmap", "torch", "safetensors"}
+
+
+# Names
+
+NAMES = [
+    "", ".", "..", "a/b", "../../x", "a\nb", "\x1b[31mred", "a\0b", "\u202egnp", "\ud7ff\U0001f600", "__metadata", " ",
+    "x" * 1_000_000, "'", '"\\',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name[:12]))
+def test_C57_names_are_kept_and_escaped(path: Path, name: str) -> None:
+    path.write_bytes(raw_file({name: entry("U8", [1], 0, 1)}, b"1"))
+    assert list(read_header(path)[0]) == [name]
+    refused(path, raw_file({name: entry("U8", [2], 0, 1)}, b"1"), quote(name))
+
+
+def test_C58_the_same_name_twice(path: Path) -> None:
+    one = json.dumps(entry("U8", [1], 0, 1))
+    refused(path, raw_file(f'{{"q":{one},"q":{one}}}'.encode(), b"1"), "'q' twice")
+
+
+def test_C59_names_that_look_equal_are_distinct(path: Path) -> None:
+    names = ["\u00e9", "e\u0301", "A", "a"]
+    header = {name: entry("U8", [1], at, at + 1) for at, name in enumerate(names)}
+    path.write_bytes(raw_file(header, b"1234"))
+    assert list(read_header(path)[0]) == names
+
+
+def _seconds_to_read(path: Path, count: int) -> float:
+    head, _ = encode_header([(f"model.layers.{i}.mlp.weight", "F32", (1, 2)) for i in range(count)])
+    with path.open("wb") as file:
+        file.write(head)
+        file.truncate(len(head) + 8 * count)
+    begin = time.process_time()
+    assert len(read_header(path)[0]) == count
+    return time.process_time() - begin
+
+
+def test_C60_a_hundred_thousand_tensors(path: Path) -> None:
+    assert _seconds_to_read(path, 100_000) < 2
+
+
+@pytest.mark.slow
+def test_C60_a_million_tensors_in_linear_time(path: Path) -> None:
+    assert _seconds_to_read(path, 1_000_000) < 20
+
+
+# The header
+
+
+@pytest.mark.parametrize("length", [0, 1, HEADER_LIMIT + 1, 2**31, 2**63, 2**63 - 8, 2**64 - 1, 2**64 - 8])
+def test_C61_header_length_out_of_range(path: Path, length: int) -> None:
+    refused(path, raw_file(b"{}", length=length), "header's length", str(length))
+
+
+@pytest.mark.parametrize("length", [3, 10, HEADER_LIMIT])
+def test_C61_header_longer_than_the_file(path: Path, length: int) -> None:
+    refused(path, raw_file(b"{}", length=length), "file ends at byte 10", str(8 + length))
+
+
+def test_C61_refused_before_memory_is_taken(path: Path) -> None:
+    path.write_bytes(raw_file(b"{}", length=HEADER_LIMIT + 1))
+    os.truncate(path, 4 * HEADER_LIMIT)
+    tracemalloc.start()
+    try:
+        refused(path, None, "header's length")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+BAD_JSON = {
+    "not UTF-8": b'{"a\xff":1}',
+    "not JSON": b"{a:1}",
+    "must begin with": b"[]",
+    "must begin with '{'": b' {"a":1}',
+    "not JSON: Extra data": b"{}{}",
+    "not JSON: Expecting": b"{" * 100,
+    "lone surrogate": b'{"\\ud800":{}}',
+    "lone surrogate in": b'{"__metadata__":{"a":"\\udc00\\ud800"}}',
+    "NaN": b'{"a":NaN}',
+    "-Infinity": b'{"a":[-Infinity]}',
+    "1e400": b'{"a":1e400}',
+    "500 digits": b'{"a":' + b"9" * 500 + b"}",
+    "nested too deeply": b'{"a":' + b"[" * 1_000_000,
+    "nested too deeply ": b'{"a":' * 1_000_000,
+    "control character": b'{"a\n":1}',
+    "must be an object": b'{"a":1}',
+    "a tensor must be an object": b'{"a":["F32",[1],[0,4]]}',
+    "data_offsets is missing": b'{"a":{"dtype":"F32","shape":[1]}}',
+    "dtype is missing": b'{"a":{}}',
+    "__metadata__ must be an object": b'{"__metadata__":null}',
+    "__metadata__ 'n' must be a string": b'{"__metadata__":{"n":1}}',
+    "__metadata__ 'o' must be a string": b'{"__metadata__":{"o":null}}',
+}
+
+
+@pytest.mark.parametrize("words", BAD_JSON)
+def test_C62_bad_json(path: Path, words: str) -> None:
+    refused(path, raw_file(BAD_JSON[words]), words.rstrip())
+
+
+def test_C62_unknown_fields_are_ignored_unless_they_nest(path: Path) -> None:
+    path.write_bytes(raw_file({"a": ONE["a"] | {"note": "x", "n": -1.5}}, bytes(8)))
+    assert list(read_header(path)[0]) == ["a"]
+    refused(path, raw_file({"a": ONE["a"] | {"note": [[]]}}, bytes(8)), "'note' must not nest")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"__metadata__":{"a":"1","a":"2"}}',
+        b'{"__metadata__":{},"__metadata__":{}}',
+        b'{"a":{"dtype":"U8","dtype":"U8","shape":[0],"data_offsets":[0,0]}}',
+        b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0],"x":1,"x":1}}',
+    ],
+)
+def test_C63_duplicate_keys(path: Path, header: bytes) -> None:
+    refused(path, raw_file(header), "twice in one object")
+
+
+BAD_OFFSETS = [
+    "[8,0]", "[-8,0]", "[0,8.0]", '["0","8"]', "[0,8,8]", "[0]", "[]", "null", "{}", "8", "[true,8]", "[0,1e1]",
+    "[-0,8]", "[0,18446744073709551616]", "[9223372036854775808,9223372036854775816]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("offsets", BAD_OFFSETS)
+def test_C64_bad_offsets(path: Path, offsets: str) -> None:
+    text = f'{{"a":{{"dtype":"F32","shape":[2],"data_offsets":{offsets}}}}}'
+    refused(path, raw_file(text.encode(), bytes(8)), "tensor 'a'", "bad data_offsets", "allowed [begin, end]")
+
+
+def test_C65_overlaps_and_holes(path: Path) -> None:
+    b = entry("U8", [4], 0, 0)
+    for begin, words in [(0, "overlaps tensor 'a'"), (4, "overlaps"), (7, "overlaps"), (9, "a hole")]:
+        header = ONE | {"b": b | {"data_offsets": [begin, begin + 4]}}
+        refused(path, raw_file(header, bytes(max(begin + 4, 8))), words)
+    refused(path, raw_file({"a": entry("U8", [4], 1, 5)}, bytes(5)), "a hole")
+    refused(path, raw_file(ONE | {"b": entry("U8", [0], 9, 9)}, bytes(9)), "a hole")
+    refused(path, raw_file(ONE | {"b": entry("U8", [0], 9, 9)}, bytes(8)), "file ends")
+    refused(path, raw_file(ONE | {"b": entry("U8", [0], 4, 4)}, bytes(8)), "overlaps")
+
+
+@pytest.mark.parametrize("dtype", ["I4", "f32", "", "F32 ", "BOOL\0", 1, None, ["F32"], {"a": 1}, True])
+def test_C66_unknown_dtype(path: Path, dtype: object) -> None:
+    header = {"a": {"dtype": dtype, "shape": [2**62], "data_offsets": [0, 2**62]}}
+    refused(path, raw_file(header, bytes(8)), "unknown dtype", "tensor 'a'", "BF16")
+
+
+@pytest.mark.parametrize(
+    "shape", [[2**32, 2**32], [2**62, 2], [0, 2**62, 4], [2**62, 4, 0], [2**61, 8], [2**31] * 8]
+)
+@pytest.mark.parametrize("dtype", ["U8", "F32", "F4"])
+def test_C67_shape_product_out_of_range(path: Path, shape: list[int], dtype: str) -> None:
+    refused(path, raw_file({"a": entry(dtype, shape, 0, 0)}), "2^63-1 bits", "tensor 'a'")
+
+
+@pytest.mark.parametrize(
+    "shape", ["[-1]", "[2.0]", '["2"]', "2", "null", "[true]", "[9223372036854775808]", "[[2]]", "[-0]"]
+)
+def test_C67_bad_shape(path: Path, shape: str) -> None:
+    text = f'{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":[0,8]}}}}'
+    refused(path, raw_file(text.encode(), bytes(8)), "tensor 'a'", "bad shape")
+
+
+def test_C67_too_many_dimensions(path: Path) -> None:
+    path.write_bytes(raw_file({"a": entry("U8", [1] * DIMS_LIMIT, 0, 1)}, b"1"))
+    assert read_header(path)[0]["a"].size == 1
+    refused(path, raw_file({"a": entry("U8", [1] * (DIMS_LIMIT + 1), 0, 1)}, b"1"), "bad shape")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape"), [("F32", [3]), ("F32", [1]), ("U8", []), ("F16", [2, 2, 2]), ("U8", [0])]
+)
+def test_C68_shape_and_range_disagree(path: Path, dtype: str, shape: list[int]) -> None:
+    refused(path, raw_file({"a": entry(dtype, shape, 0, 8)}, bytes(8)), "data_offsets give 8", "tensor 'a'")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "count", "nbytes"), [("F4", 3, 1), ("F4", 3, 2), ("F6_E2M3", 2, 2), ("F6_E3M2", 5, 4)]
+)
+def test_C70_packed_codes_that_end_inside_a_byte(path: Path, dtype: str, count: int, nbytes: int) -> None:
+    refused(path, raw_file({"a": entry(dtype, [count], 0, nbytes)}, bytes(nbytes)), "not whole bytes")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "nbytes"), [("F4", [2, 3], 3), ("F6_E2M3", [4], 3), ("F6_E3M2", [8], 6)]
+)
+def test_C70_packed_codes_are_bytes(path: Path, dtype: str, shape: list[int], nbytes: int) -> None:
+    path.write_bytes(raw_file({"a": entry(dtype, shape, 0, nbytes)}, bytes(nbytes)))
+    tensor = read_header(path)[0]["a"]
+    assert (tensor.nbytes, tensor.numpy_dtype, tensor.packed) == (nbytes, np.uint8, True)
+
+
+# Reading under faults
+
+
+def test_D97_short_reads_and_interruptions(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.write_bytes(SMALL)
+    expected = read_header(path)
+    real = os.preadv
+    calls = 0
+
+    def stutter(fd: int, views: list[memoryview], offset: int) -> int:
+        nonlocal calls
+        calls += 1
+        if calls % 2:
+            raise InterruptedError
+        return real(fd, [views[0][:3]], offset)
+
+    monkeypatch.setattr(os, "preadv", stutter)
+    assert read_header(path) == expected
+    assert calls > len(SMALL) / 3
+
+
+def test_D96_a_read_error_names_the_path(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.write_bytes(SMALL)
+
+    def fail(fd: int, views: list[memoryview], offset: int) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", fail)
+    with pytest.raises(OSError, match="reading byte 0") as caught:
+        read_header(path)
+    assert (caught.value.errno, caught.value.filename) == (5, str(path))
+
+
+def test_C55_file_shrinks_while_the_header_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.write_bytes(SMALL)
+    monkeypatch.setattr(os, "preadv", lambda *_: 0)
+    refused(path, None, "file ends at byte 0 now")
+
+
+# Messages
+
+
+def test_G21_errors_quote_what_they_are_about() -> None:
+    error = FormatError("bad", path="a\nb", tensor="x\x1b" * 500, offset=7, found="\u202e", allowed="less")
+    assert str(error).isprintable() and len(str(error)) < 400
+    assert str(error).startswith("'a\\nb', tensor 'x\\x1b")
+    assert str(error).endswith("byte 7: bad (found '\\u202e'; allowed less)")
+    assert (error.path, error.offset) == ("a\nb", 7)
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.offset) == (str(error), 7)
+    assert str(FormatError("bad")) == "bad"
+
+
+def test_G21_quote_cuts() -> None:
+    assert quote("abc") == "'abc'"
+    assert quote(Path("a b")) == "'a b'"
+    assert quote("a" * 200) == f"'{'a' * 200}'"
+    assert quote("a" * 201) == f"'{'a' * 200}...'"
+    assert len(quote("\n" * 1000)) < 210
+    assert len(quote([list(range(1000))] * 1000)) < 210
+
+
+# Against the library
+
+library = pytest.importorskip("safetensors", reason="the safetensors library is the judge")
+Reading = dict[str, tuple[str, tuple[int, ...], bytes]]
+
+
+def library_reads(data: bytes) -> Reading | None:
+    try:
+        tensors = library.deserialize(data)
+    except Exception:
+        return None
+    return {name: (info["dtype"], tuple(info["shape"]), bytes(info["data"])) for name, info in tensors}
+
+
+def quantrim_reads(data: bytes, path: Path) -> Reading | str:
+    """What we read, or the message of our refusal."""
+    path.write_bytes(data)
+    try:
+        tensors, _ = read_header(path)
+    except FormatError as error:
+        return str(error)
+    return {n: (t.dtype, t.shape, data[t.offset : t.offset + t.nbytes]) for n, t in tensors.items()}
+
+
+def lenient_reads(data: bytes, path: Path) -> Reading | str:
+    """The planted bug: a reader that believes what it reads."""
+    try:
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + length])
+        reading: Reading = {}
+        for name, info in header.items():
+            if name != "__metadata__":
+                begin, end = info["data_offsets"]
+                body = data[8 + length :][begin:end]
+                reading[name] = (info["dtype"], tuple(info["shape"]), body)
+        return reading
+    except Exception as error:
+        return f"{path}: {error}"
+
+
+# Where we refuse what the library accepts, each for its reason:
+STRICTER = (
+    "twice in one object",  # the specification forbids it; the library takes the last
+    "header must begin with",  # the specification says '{'; the library skips white space
+    "__metadata__ must be an object",  # the library takes null for absent
+    "a tensor must be an object",  # the library takes ["F32",[1],[0,4]] too
+    "must not nest",  # unknown fields: nesting has no end
+    "2^63-1 bits",  # [0, 2^62, 4]: empty, but numpy and C multiply before they look
+    "bad shape",  # [0, 2^63], and more dimensions than numpy has
+    "lone surrogate",  # in the value of an unknown field
+    "digits",  # integers of more than 20 digits in an unknown field
+    "no finite float64",  # 1e400 in an unknown field
+)
+
+
+def test_G2_every_bit_of_the_header_flipped(path: Path) -> None:
+    header_bits = (len(SMALL) - 14) * 8
+    accepted = 0
+    for bit in range(header_bits):
+        data = bytearray(SMALL)
+        data[bit // 8] ^= 1 << bit % 8
+        ours, theirs = quantrim_reads(bytes(data), path), library_reads(bytes(data))
+        if isinstance(ours, str):
+            assert theirs is None or any(reason in ours for reason in STRICTER), (ours, theirs)
+        else:
+            assert ours == theirs
+            accepted += 1
+    assert 0 < accepted < header_bits / 2
+
+
+# Structure-aware mutation: a header is a list of entries, an entry a list of (key, value) texts
+
+Entry = tuple[str, list[tuple[str, str]]]
+VALUES = [
+    "0", "1", "-1", "-0", "0.0", "8.0", "1e1", "1e400", "NaN", "Infinity", "true", "null", '""', '"8"', "[]", "{}",
+    "[0,8]", "[8,0]", "[0,0]", "[[0,8]]", '{"a":1}', '"F32"', '"I4"', "4294967296", "9223372036854775807",
+    "18446744073709551615", "18446744073709551616", "9" * 30, "9" * 400, "01", "+1", "0x1", '"\\ud800"', '"\\u0041"',
+    "[0,4,8]", "[4611686018427387904,4,0]", "[0,4611686018427387904,4]", "[0,9223372036854775808]", "[1,1,1,1]",
+    "[" * 200 + "]" * 200,
+]  # fmt: skip
+KEYS = [
+    '"dtype"',
+    '"shape"',
+    '"data_offsets"',
+    '"x"',
+    '"\\u0064type"',
+    '"\\ud800"',
+    '"a\\/b"',
+    '"\\u0000"',
+    '"a\nb"',
+]
+
+
+class Mutant:
+    """A small valid file, some mistakes put into its structure, and some into its bytes."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.entries: list[Entry] = []
+        self.data = b""
+        for index in range(rng.randrange(4)):
+            self._add(f'"t{index}"')
+        self.length_error = 0
+        self.head, self.tail, self.space = "", " " * rng.randrange(3), rng.choice(["", " ", "\n", "\t"])
+        if rng.random() < 0.3:
+            self.entries.insert(0, ('"__metadata__"', [('"format"', '"pt"')]))
+
+    def _add(self, name: str) -> None:
+        dtype = self.rng.choice(list(DTYPES))
+        shape = [self.rng.choice([0, 1, 2, 4, 8]) for _ in range(self.rng.randrange(4))]
+        bits = DTYPES[dtype][0] * math.prod(shape)
+        end = len(self.data) + bits // 8
+        offsets = f"[{len(self.data)},{end}]"
+        self.entries.append(
+            (name, [('"dtype"', f'"{dtype}"'), ('"shape"', str(shape)), ('"data_offsets"', offsets)])
+        )
+        self.data += self.rng.randbytes(bits // 8)
+
+    def _fields(self) -> list[tuple[str, str]]:
+        return self.rng.choice(self.entries)[1] if self.entries else []
+
+    def _replace_value(self) -> None:
+        if fields := self._fields():
+            index = self.rng.randrange(len(fields))
+            fields[index] = (fields[index][0], self.rng.choice(VALUES))
+
+    def _replace_number(self) -> None:
+        if fields := self._fields():
+            index = self.rng.randrange(len(fields))
+            key, value = fields[index]
+            digits = [at for at, letter in enumerate(value) if letter.isdigit()]
+            if digits:
+                at = self.rng.choice(digits)
+                fields[index] = (key, value[:at] + self.rng.choice("0123456789.-e, ]") + value[at + 1 :])
+
+    def _add_field(self) -> None:
+        self._fields().append((self.rng.choice(KEYS), self.rng.choice(VALUES)))
+
+    def _drop_field(self) -> None:
+        if fields := self._fields():
+            del fields[self.rng.randrange(len(fields))]
+
+    def _shuffle(self) -> None:
+        self.rng.shuffle(self.entries)
+        self.rng.shuffle(self._fields())
+
+    def _copy_entry(self) -> None:
+        if self.entries:
+            name, fields = self.rng.choice(self.entries)
+            self.entries.append((self.rng.choice([name, '"copy"', '"__metadata__"']), list(fields)))
+
+    def _rename(self) -> None:
+        if self.entries:
+            index = self.rng.randrange(len(self.entries))
+            self.entries[index] = (self.rng.choice([*KEYS, '"__metadata__"', '""']), self.entries[index][1])
+
+    def _drop_entry(self) -> None:
+        if self.entries:
+            del self.entries[self.rng.randrange(len(self.entries))]
+
+    def _change_data(self) -> None:
+        self.data = self.rng.choice([self.data[:-1], self.data + b"\0", self.data * 2, b""])
+
+    def _change_length(self) -> None:
+        self.length_error = self.rng.choice([-1, 1, -8, 8, 2**31, 2**62])
+
+    def _change_space(self) -> None:
+        self.head = self.rng.choice(["", " ", "\n", "\ufeff", "["])
+        self.tail = self.rng.choice(["", "\n\t ", "\0", "{}", " " * 99, ","])
+
+    def build(self) -> bytes:
+        kinds = [
+            self._replace_value, self._replace_value, self._replace_number, self._replace_number, self._add_field,
+            self._drop_field, self._shuffle, self._shuffle, self._copy_entry, self._rename, self._drop_entry,
+            self._change_data, self._change_length, self._change_space,
+        ]  # fmt: skip
+        for _ in range(self.rng.randrange(3)):
+            self.rng.choice(kinds)()
+        join = f",{self.space}".join
+        texts = [
+            f"{name}:{self.space}{{{join(f'{k}:{v}' for k, v in fields)}}}" for name, fields in self.entries
+        ]
+        header = (self.head + "{" + join(texts) + "}" + self.tail).encode()
+        length = max(0, len(header) + self.length_error)
+        data = bytearray(raw_file(header, self.data, length))
+        for _ in range(self.rng.choice([0, 0, 0, 0, 1, 2])):
+            at = self.rng.randrange(len(data))
+            data[at : at + self.rng.randrange(2)] = self.rng.randbytes(self.rng.randrange(2))
+        return bytes(data)
+
+
+def fuzz(
+    read: Callable[[bytes, Path], Reading | str], path: Path, count: int
+) -> tuple[list[tuple[bytes, Any]], int, set[str]]:
+    """Files where `read` accepts what the library does not, reads it otherwise, or refuses it for a reason not
+    in STRICTER; how many files were accepted; which reasons of STRICTER occurred."""
+    rng = random.Random(63)
+    guilty: list[tuple[bytes, Any]] = []
+    accepted = 0
+    seen: set[str] = set()
+    for _ in range(count):
+        data = Mutant(rng).build()
+        ours, theirs = read(data, path), library_reads(data)
+        if isinstance(ours, str):
+            reasons = {reason for reason in STRICTER if reason in ours}
+            if theirs is not None:
+                seen |= reasons
+                if not reasons:
+                    guilty.append((data, ours))
+        elif ours != theirs:
+            guilty.append((data, ours))
+        else:
+            accepted += 1
+    return guilty, accepted, seen
+
+
+FUZZ_COUNT = 30_000
+
+
+def test_G1_G3_fuzz_against_the_library(path: Path) -> None:
+    guilty, accepted, seen = fuzz(quantrim_reads, path, FUZZ_COUNT)
+    assert not guilty, guilty[:3]
+    assert FUZZ_COUNT // 10 < accepted < FUZZ_COUNT * 9 // 10
+    assert set(STRICTER) - seen == set(), "a reason that never occurs is no reason"
+
+
+def test_G1_the_fuzz_finds_a_lenient_reader(path: Path) -> None:
+    guilty, _, _ = fuzz(lenient_reads, path, FUZZ_COUNT // 30)
+    assert len(guilty) > 50
+
+
+# The writer
+
+NUMPY_NAMES = {
+    "BOOL": "bool", "F4": "float4_e2m1fn_x2", "U8": "uint8", "I8": "int8", "F8_E5M2": "float8_e5m2",
+    "F8_E4M3": "float8_e4m3fn", "F8_E8M0": "float8_e8m0fnu", "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz", "I16": "int16", "U16": "uint16", "F16": "float16", "BF16": "bfloat16",
+    "I32": "int32", "U32": "uint32", "F32": "float32", "C64": "complex64", "F64": "float64", "I64": "int64",
+    "U64": "uint64",
+}  # fmt: skip
+
+
+def library_writes(
+    tensors: dict[str, tuple[str, list[int], bytes]], metadata: dict[str, str] | None
+) -> bytes:
+    buffers = {
+        name: ctypes.create_string_buffer(body, max(len(body), 1)) for name, (_, _, body) in tensors.items()
+    }
+    specs = {
+        name: library.TensorSpec(
+            dtype=NUMPY_NAMES[dtype],
+            shape=[*shape[:-1], shape[-1] // 2] if dtype == "F4" else shape,
+            data_ptr=ctypes.addressof(buffers[name]),
+            data_len=len(body),
+        )
+        for name, (dtype, shape, body) in tensors.items()
+    }
+    return bytes(library.serialize(specs, metadata))
+
+
+def quantrim_writes(
+    tensors: dict[str, tuple[str, list[int], bytes]], metadata: dict[str, str] | None
+) -> bytes:
+    head, offsets = encode_header(
+        [(name, dtype, shape) for name, (dtype, shape, _) in tensors.items()], metadata
+    )
+    assert list(offsets) == sorted(offsets, key=lambda name: offsets[name])
+    assert all(offsets[name][1] - offsets[name][0] == len(body) for name, (_, _, body) in tensors.items())
+    return head + b"".join(tensors[name][2] for name in offsets)
+
+
+def test_every_dtype_is_written_as_the_library_writes_it() -> None:
+    tensors = {
+        f"{dtype} {i}": (dtype, [2, 2], bytes(DTYPES[dtype][0] // 2)) for i, dtype in enumerate(NUMPY_NAMES)
+    }
+    assert quantrim_writes(tensors, None) == library_writes(tensors, None)
+    assert set(DTYPES) - set(NUMPY_NAMES) == {"F6_E2M3", "F6_E3M2"}  # the library's Python cannot write these
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"format": "pt"}, {'\u00e9"\\\n\x01\x7f': "\u2028"}])
+def test_metadata_is_written_as_the_library_writes_it(metadata: dict[str, str] | None) -> None:
+    tensors = {"a": ("F32", [1], bytes(4))}
+    assert quantrim_writes(tensors, metadata) == library_writes(tensors, metadata)
+    assert quantrim_writes({}, metadata) == library_writes({}, metadata)
+
+
+def test_metadata_is_sorted() -> None:
+    text, _ = encode_header([], {"b": "1", "a": "2"})
+    assert text[8:].startswith(b'{"__metadata__":{"a":"2","b":"1"}}')
+    assert len(text) % 8 == 0 and int.from_bytes(text[:8], "little") == len(text) - 8
+
+
+def test_random_files_are_written_as_the_library_writes_them() -> None:
+    rng = random.Random(3)
+    letters = ["a", "B", "\u00e9", "\U0001f600", "\n", '"', "\\", "\x7f", "\0", "/", "\u2028", "~"]
+    for _ in range(300):
+        tensors = {}
+        for _ in range(rng.randrange(6)):
+            dtype = rng.choice(list(NUMPY_NAMES))
+            shape = [rng.choice([0, 1, 2, 6]) for _ in range(rng.randrange(4))]
+            if dtype == "F4":
+                shape = [*shape, 2]
+            body = rng.randbytes(math.prod(shape) * DTYPES[dtype][0] // 8)
+            tensors["".join(rng.choices(letters, k=rng.randrange(5)))] = (dtype, shape, body)
+        assert quantrim_writes(tensors, None) == library_writes(tensors, None)
+
+
+def test_what_is_written_is_read(path: Path) -> None:
+    entries = [(f"t{i}", dtype, (i, 4)) for i, dtype in enumerate(DTYPES)]
+    head, offsets = encode_header(entries, {"k": "v"})
+    end = max(end for _, end in offsets.values())
+    path.write_bytes(head + bytes(end))
+    tensors, metadata = read_header(path)
+    assert metadata == {"k": "v"}
+    assert {t.name: (t.dtype, t.shape) for t in tensors.values()} == {n: (d, s) for n, d, s in entries}
+    assert {n: (t.offset - len(head), t.offset - len(head) + t.nbytes) for n, t in tensors.items()} == offsets
+    assert all(t.offset * 8 % t.bits == 0 for t in tensors.values() if not t.packed), "tensors are aligned"
+
+
+@pytest.mark.parametrize(
+    ("entries", "metadata", "words"),
+    [
+        ([("a", "F32", [1]), ("a", "F16", [1])], None, "used once"),
+        ([("__metadata__", "F32", [1])], {"a": "b"}, "not be '__metadata__'"),
+        ([("__metadata__", "F32", [1])], None, "not be '__metadata__'"),
+        ([("a", "I4", [1])], None, "must be one of BOOL"),
+        ([("a", "F4", [3])], None, "not whole bytes"),
+        ([("a", "F32", [-1])], None, "must be at most"),
+        ([("a", "F32", [2**62, 4])], None, "2\\^63-1 bits"),
+        ([("a", "F32", [1] * 33)], None, "must be at most"),
+        ([("\ud800", "F32", [1])], None, "UTF-8"),
+        ([], {"a": 1}, "must be a string"),
+        ([("a" * HEADER_LIMIT, "U8", [1])], None, "use shards"),
+    ],
+)
+def test_refuses_to_write_what_no_reader_accepts(entries: Any, metadata: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        encode_header(entries, metadata)
+
+
+def test_types_of_entries() -> None:
+    with pytest.raises(TypeError, match="must be a str, not int"):
+        encode_header([(1, "F32", [1])])  # type: ignore[list-item]
+    with pytest.raises(TypeError):
+        encode_header([("a", "F32", [1.0])])  # type: ignore[list-item]
+    head, _ = encode_header([("a", "F32", np.array([2, 3]))])  # type: ignore[list-item]
+    assert b'"shape":[2,3]' in head

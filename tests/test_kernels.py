@@ -1,0 +1,127 @@
+"""Every kernel of every instruction set returns the bits of the reference: cases x dtypes x sizes x threads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import CASES, DTYPES, Array, Case, Out
+
+import quantrim as qt
+from quantrim import backend, reference
+
+COMPILED = [isa for isa in qt.isas() if isa != "reference"]
+COLS = [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 63, 64, 65, 127, 128, 129, 255, 257, 1000]  # around each width
+POISON = 0xA5
+GUARD = 64  # bytes behind an output that must stay as they were
+
+
+def run(module: Any, case: Case, args: tuple[Any, ...]) -> tuple[Any, list[Array]]:
+    """What the kernel returns and what it writes; fails if it writes past an end."""
+    filled, outs, guards = [], [], []
+    for a in args:
+        if isinstance(a, Out):
+            size = int(np.prod(a.shape)) * np.dtype(a.dtype).itemsize
+            memory = np.full(size + GUARD, POISON, np.uint8)
+            a = memory[:size].view(a.dtype).reshape(a.shape)
+            outs.append(a)
+            guards.append(memory[size:])
+        filled.append(a)
+    result = getattr(module, case.function)(*filled)
+    assert all((g == POISON).all() for g in guards), f"{case.name} writes past the end of an output"
+    return result, outs
+
+
+def same_bits(a: Array, b: Array) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def check(isa: str, case: Case, dtype: str, rows: int, cols: int) -> None:
+    args = case.args(np.random.default_rng([rows, cols]), rows, cols, DTYPES[dtype])
+    want, wanted = run(reference, case, args)
+    with qt.use_isa(isa):
+        got, gotten = run(backend.active, case, args)
+    assert got == want, (case.name, isa, dtype, rows, cols)
+    for g, w in zip(gotten, wanted, strict=True):
+        assert same_bits(g, w), (case.name, isa, dtype, rows, cols, np.argwhere(g != w)[:5])
+
+
+@pytest.mark.parametrize("isa", COMPILED)
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_same_bits_as_reference(isa: str, case: Case) -> None:
+    """G7: lengths around every vector width and group, in all three dtypes; rows enough for three threads once."""
+    for dtype in DTYPES if case.typed else ["float32"]:
+        with qt.use_threads(1):
+            for cols in COLS:
+                check(isa, case, dtype, 3, -(-cols // case.multiple) * case.multiple)
+        with qt.use_threads(3):
+            check(isa, case, dtype, 211, 33 * case.multiple if case.multiple > 8 else 1008 // case.multiple * case.multiple)
+
+
+@pytest.mark.parametrize("isa", COMPILED)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_selection_in_large_sets(isa: str, dtype: str, threads: int) -> None:
+    """Sets too large to be looked at whole: random, few values, all equal, sorted, and ties across slices."""
+    rng = np.random.default_rng(3)
+    n = 700_001
+    normal = rng.standard_normal(n).astype(DTYPES[dtype])
+    sets = {
+        "normal": normal,
+        "few values": rng.integers(-3, 4, n).astype(DTYPES[dtype]),
+        "all equal": np.full(n, -1.5, DTYPES[dtype]),
+        "half zero": np.where(rng.random(n) < 0.5, 0, normal).astype(DTYPES[dtype]),
+        "sorted": np.sort(normal.astype(np.float32)).astype(DTYPES[dtype]),
+    }
+    for name, w in sets.items():
+        for count in (0, 1, n // 3, n // 2, n - 1, n):
+            for absolute in (False, True):
+                masks = np.empty((2, 1, n), np.bool_)
+                reference.lowest_mask(w[None], count, absolute, masks[0])
+                with qt.use_isa(isa), qt.use_threads(threads):
+                    backend.active.lowest_mask(w[None], count, absolute, masks[1])
+                assert (masks[0] == masks[1]).all(), (name, count, absolute)
+
+
+@pytest.mark.parametrize("isa", COMPILED)
+@pytest.mark.parametrize("kernel", ["threshold", "quantize", "dequantize"])
+def test_results_that_leave_the_caches(isa: str, kernel: str) -> None:
+    """Outputs above the limit are written past the caches, at any alignment: the same bits."""
+    rng = np.random.default_rng(5)
+    rows, cols = 4099, 1531 if kernel != "quantize" else 9001
+    w = rng.standard_normal((rows, cols)).astype(np.float32)
+    with qt.use_isa(isa):
+        for shift in (0, 4, 60):
+            memory = np.full(w.nbytes + 128, POISON, np.uint8)
+            out = memory[shift : shift + w.nbytes].view(np.float32).reshape(w.shape)
+            if kernel == "threshold":
+                backend.active.threshold(w.reshape(-1), 0.5, "magnitude", out.reshape(-1))
+                assert same_bits(out, np.where(np.abs(w) < 0.5, np.float32(0), w))
+            elif kernel == "quantize":
+                whole = qt.quantize(w, 8)
+                parts = [qt.quantize(w[r : r + 1], 8) for r in (0, 1, 2048, rows - 1)]
+                assert all(same_bits(whole.data[r : r + 1], p.data) for r, p in zip((0, 1, 2048, rows - 1), parts, strict=True))
+            else:
+                q = qt.quantize(w, 5, group_size=48)
+                backend.active.dequantize(q.data, 5, 48, q.scales, None, out)
+                few = [qt.quantize(w[r : r + 1], 5, group_size=48).dequantize() for r in (0, 1, rows - 1)]
+                assert all(same_bits(out[r : r + 1], f) for r, f in zip((0, 1, rows - 1), few, strict=True))
+            assert (memory[:shift] == POISON).all() and (memory[shift + w.nbytes :] == POISON).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("isa", COMPILED)
+@pytest.mark.parametrize("case", [c for c in CASES if c.typed and not c.name.startswith(("count", "dequantize"))], ids=lambda c: c.name)
+def test_A1_A2_nonfinite_weights_are_seen(isa: str, case: Case, bad: float) -> None:
+    """Wherever the bad value stands, the kernel says so, as the reference does."""
+    for dtype in DTYPES.values():
+        for cols in (32 * case.multiple, 37 * case.multiple):
+            args = case.args(np.random.default_rng(0), 2, cols, dtype)
+            for position in (0, 1, 15, 16, 31, 32, cols - 1, cols, 2 * cols - 1):
+                w = args[0].copy()
+                w.reshape(-1)[position] = bad
+                rest = tuple(w if a is args[0] else a for a in args[1:])
+                with qt.use_isa(isa):
+                    result, _ = run(backend.active, case, (w, *rest))
+                assert result is False, (case.name, position)
