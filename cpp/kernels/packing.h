@@ -1,3 +1,5 @@
+constexpr int64_t kStretch = 4096;  // codes that wait between two steps, in L1; a multiple of 8
+
 // Eight codes in the bytes of a word become 8 * bits bits: neighbours join in pairs, fours and eights.
 //   h000 g000 ... b000 a000  ->  hg00 fe00 dc00 ba00  ->  hgfe0000 dcba0000  ->  hgfedcba
 inline uint64_t join_eight(uint64_t x, int bits) {
@@ -20,12 +22,20 @@ inline uint64_t load_word(const uint8_t* p, int64_t n) {
   return x;
 }
 
-// n codes, each below 2^bits, into ceil(n * bits / 8) bytes.
-inline void pack_row(const uint8_t* codes, int64_t n, int bits, uint8_t* packed) {
+// n codes, each below 2^bits, into ceil(n * bits / 8) bytes; those of 4 and 8 bits past the caches where streamed.
+inline void pack_row(const uint8_t* codes, int64_t n, int bits, uint8_t* packed, bool streamed = false) {
   int64_t i = 0;
-  if (bits == 8) return static_cast<void>(__builtin_memcpy(packed, codes, static_cast<size_t>(n)));
-  if (bits == 4)
+  if (bits == 8 && !streamed) return static_cast<void>(__builtin_memcpy(packed, codes, static_cast<size_t>(n)));
+  if (bits == 8)
+    for (; i + 16 <= n; i += 16) stream_16(packed + i, codes + i);
+  if (bits == 4 && !streamed)
     for (; i + 32 <= n; i += 32) join_nibbles(packed + i / 2, codes + i);
+  if (bits == 4)
+    for (; i + 32 <= n; i += 32) {
+      alignas(16) uint8_t some[16];
+      join_nibbles(some, codes + i);
+      stream_16(packed + i / 2, some);
+    }
   packed += i / 8 * bits;
   for (; i + 8 <= n; i += 8, packed += bits) {
     const uint64_t joined = join_eight(load_word(codes + i, 8), bits);
@@ -55,11 +65,11 @@ inline void unpack_row(const uint8_t* packed, int64_t n, int bits, uint8_t* code
 
 KERNEL bool pack(const uint8_t* codes, int64_t rows, int64_t n, int bits, uint8_t* packed) {
   uint64_t seen = 0;
-  uint8_t clean[kTileBytes];  // a code too large must not spill into its neighbours
+  uint8_t clean[kStretch];  // a code too large must not spill into its neighbours
   const uint64_t low = 0x0101010101010101u * ((1u << bits) - 1);
   for (int64_t r = 0; r < rows; ++r, codes += n, packed += (n * bits + 7) / 8)
-    for (int64_t first = 0; first < n; first += kTileBytes) {
-      const int64_t count = smaller(kTileBytes, n - first);
+    for (int64_t first = 0; first < n; first += kStretch) {
+      const int64_t count = smaller(kStretch, n - first);
       for (int64_t i = 0; i < count; i += 8) {
         const uint64_t x = load_word(codes + first + i, smaller(8, count - i)), kept = x & low;
         seen |= x;

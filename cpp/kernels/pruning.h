@@ -5,11 +5,11 @@ template <class Change>
 inline bool map_weights(Weights w, int64_t n, MutableWeights out, bool streamed, const Change& change) {
   return typed(w, [&](auto* x) {
     Finite finite;
-    each_tile(n, as_type_of(x, out), streamed, [&](int64_t first, int64_t count, auto* tile) {
-      sixteens(count, [&](int64_t i, auto part) {
-        const F32x16 v = load(x + first + i, part);
+    with_target(as_type_of(x, out), streamed, [&](auto to) {
+      sixteens(n, [&](int64_t i, auto part) {
+        const F32x16 v = load(x + i, part);
         finite.see(v);
-        store(tile + i, change(v, first + i, part), part);
+        store(to + i, change(v, i, part), part);
       });
     });
     return finite.all();
@@ -100,10 +100,15 @@ template <class T> inline uint32_t keep_of(const T* p, int m, int removed, bool 
 // Calls four(i, mask of what stays) for sixteen scores at a time, or group(i, bits of what stays) for each m of them.
 template <class T, class Four, class Group>
 inline void each_n_of_m(const T* s, int64_t count, int n, int m, bool absolute, const Four& four, const Group& group) {
-  if (m == 4)
-    sixteens(count, [&](int64_t i, auto part) { four(i, keep_of_four(key_of(load(s + i, part), absolute), m - n), part); });
-  else
-    for (int64_t i = 0; i < count; i += m) group(i, keep_of(s + i, m, m - n, absolute));
+  const auto fours = [&](auto removed) {
+    with_constant(absolute, [&](auto by_magnitude) {
+      sixteens(count, [&](int64_t i, auto part) { four(i, keep_of_four(key_of(load(s + i, part), by_magnitude), removed), part); });
+    });
+  };
+  if (m == 4 && n == 3) return fours(std::integral_constant<int, 1>{});
+  if (m == 4 && n == 2) return fours(std::integral_constant<int, 2>{});
+  if (m == 4) return fours(std::integral_constant<int, 3>{});
+  for (int64_t i = 0; i < count; i += m) group(i, keep_of(s + i, m, m - n, absolute));
 }
 
 inline void store_mask(uint8_t* mask, Mask16 keep, All) { store_bytes(mask, select(keep, splat(1), splat(0))); }
@@ -120,34 +125,20 @@ KERNEL bool n_of_m_mask(Weights scores, int64_t count, int n, int m, bool absolu
 
 KERNEL bool prune_n_of_m(Weights w, Weights scores, int64_t count, int n, int m, bool absolute, MutableWeights out,
                          bool streamed) {
-  // A tile holds whole groups, since its size is taken as a multiple of m.
   return typed(w, [&](auto* x) {
     return typed(scores, [&](auto* s) {
       Finite finite;
-      const int64_t stretch = kTileBytes / 4 / m * m;
-      auto* to = as_type_of(x, out);
-      using T = std::remove_reference_t<decltype(*to)>;
-      for (int64_t at = 0; at < count; at += stretch)
-        each_tile(smaller(stretch, count - at), to + at, streamed, [&](int64_t first, int64_t some, T* tile) {
-          auto *from = x + at + first;
-          auto *by = s + at + first;
-          each_n_of_m(by, some, n, m, absolute,
-                      [&](int64_t i, Mask16 keep, auto part) {
-                        const F32x16 v = load(from + i, part);
-                        finite.see(v);
-                        finite.see(load(by + i, part));
-                        store(tile + i, select(keep, v, splat(0.0f)), part);
-                      },
-                      [&](int64_t i, uint32_t keep) {
-                        for (int j = 0; j < m; j += 16) {
-                          const int64_t here = smaller(16, m - j);
-                          const F32x16 v = load(from + i + j, here);
-                          finite.see(v);
-                          finite.see(load(by + i + j, here));
-                          store(tile + i + j, select(mask_of(keep >> j & 0xffff), v, splat(0.0f)), here);
-                        }
-                      });
+      with_target(as_type_of(x, out), streamed && m == 4, [&](auto to) {
+        const auto put = [&](int64_t i, Mask16 keep, auto part) {
+          const F32x16 v = load(x + i, part);
+          finite.see(v);
+          if (scores.data != w.data) finite.see(load(s + i, part));
+          store(to + i, select(keep, v, splat(0.0f)), part);
+        };
+        each_n_of_m(s, count, n, m, absolute, put, [&](int64_t i, uint32_t keep) {
+          for (int j = 0; j < m; j += 16) put(i + j, mask_of(keep >> j & 0xffff), Some{smaller(16, m - j)});
         });
+      });
       return finite.all();
     });
   });

@@ -1,19 +1,7 @@
 constexpr float kLift = 0x1p100f;  // scales below 1 / kLift are lifted by it, so that their inverse is finite
 constexpr int kClips = 48;         // clips that ScaleRule::kMse tries: 1, 63/64, 62/64, ...
 
-// What codes one group: step = clip(round(x * lift * inverse), below, above), code = step + zero.
-struct Coder {
-  float lift, inverse, below, above;
-  int zero;
-  Coder(float scale, int zero_point, int bits, bool symmetric) : zero(zero_point) {
-    lift = scale < 1 / kLift ? kLift : 1.0f;
-    inverse = scale > 0 ? 1 / (scale * lift) : 0.0f;
-    below = static_cast<float>(symmetric - zero);
-    above = static_cast<float>((1 << bits) - 1 - zero);
-  }
-  F32x16 scaled(F32x16 x) const { return (lift == 1 ? x : x * splat(lift)) * splat(inverse); }
-  F32x16 clipped(F32x16 x) const { return min(max(x, splat(below)), splat(above)); }
-};
+constexpr int kTogether = 16;      // groups fitted at once: the scales of sixteen are one vector
 
 template <Rounding rounding> inline F32x16 rounded(F32x16 x, const float* u) {
   if constexpr (rounding == Rounding::kFloor) return floor(x);
@@ -26,173 +14,240 @@ template <Rounding rounding> inline F32x16 rounded(F32x16 x, const float* u) {
   return x;  // kEven: nearest() rounds so, and the clips are whole numbers
 }
 
-template <Rounding rounding, class T>
-inline void code_stretch(const T* x, int64_t n, const Coder& coder, uint64_t seed, uint64_t first, uint8_t* codes) {
-  const I32x16 zero = splat(coder.zero);
-  sixteens(n, [&](int64_t i, auto part) {
-    alignas(64) float u[16];
-    if constexpr (rounding == Rounding::kStochastic) uniform(seed, first + static_cast<uint64_t>(i), 16, u);
-    const F32x16 steps = coder.clipped(rounded<rounding>(coder.scaled(load(x + i, part)), u));
-    store_bytes(codes + i, nearest(steps) + zero);
-  });
-}
+// What codes sixteen groups: steps = clip(round(x * lift * inverse), lowest, highest) are counted from the zero point.
+struct Coders {
+  alignas(64) float scale[16], lift[16], inverse[16], lowest[16], highest[16];
+  alignas(64) uint32_t zero[16];
+  bool lifted;  // any of them
 
-// Scalar conversions through the vectors, so that they round alike.
-inline float through(float scale, Dtype dtype) {
+  template <Rounding rounding> F32x16 steps(F32x16 x, int k, const float* u) const {
+    const F32x16 y = (lifted ? x * splat(lift[k]) : x) * splat(inverse[k]);
+    return min(max(rounded<rounding>(y, u), splat(lowest[k])), splat(highest[k]));
+  }
+};
+
+inline F32x16 through(F32x16 scale, Dtype dtype) {
   alignas(64) uint16_t some[16];
   if (dtype == Dtype::kFloat32) return scale;
-  float result[16];
   if (dtype == Dtype::kFloat16) {
-    store(reinterpret_cast<Half*>(some), splat(scale));
-    store(result, load(reinterpret_cast<const Half*>(some)));
-  } else {
-    store(reinterpret_cast<Brain*>(some), splat(scale));
-    store(result, load(reinterpret_cast<const Brain*>(some)));
+    store(reinterpret_cast<Half*>(some), scale);
+    return load(reinterpret_cast<const Half*>(some));
   }
-  return result[0];
+  store(reinterpret_cast<Brain*>(some), scale);
+  return load(reinterpret_cast<const Brain*>(some));
 }
 
-inline float next_power_of_two(float scale) {  // scale >= 0; at most 2^127
-  uint32_t b;
-  __builtin_memcpy(&b, &scale, 4);
-  uint32_t power = (b + 0x007fffff) & 0xff800000;
-  if (power > 0x7f000000) power = 0x7f000000;
-  if (b < 0x00800000)  // subnormal: one bit of the mantissa
-    for (power = b ? 1 : 0; power < b;) power *= 2;
-  __builtin_memcpy(&scale, &power, 4);
-  return scale;
+// Rounding the mantissa up carries into the exponent. The bits of a subnormal are its value: as a float they round alike.
+inline F32x16 next_power_of_two(F32x16 scale) {  // scale >= 0; at most 2^127
+  const auto up = [](I32x16 b) { return (b + splat(0x007fffff)) & splat(0x7f800000); };
+  const I32x16 b = bits(scale), small = nearest(from_bits(up(bits(to_float(b & splat(0x007fffff))))));
+  return from_bits(select(b < splat(0x00800000), small, min(up(b), splat(0x7f000000))));
 }
 
-// The scale for values of low..high, low <= 0 <= high. Doubles, since high - low can exceed float.
-inline float scale_for(float low, float high, const Grid& grid) {
-  float scale;
+// The scales for values of low..high, low <= 0 <= high. Doubles, since high - low can exceed float.
+inline F32x16 scales_for(F32x16 low, F32x16 high, const Grid& grid) {
+  F32x16 scale;
   if (grid.symmetric) {
-    const float most = __builtin_fabsf(low) > __builtin_fabsf(high) ? __builtin_fabsf(low) : __builtin_fabsf(high);
-    scale = most / static_cast<float>((1 << (grid.bits - 1)) - 1);
+    scale = max(abs(low), abs(high)) / splat(static_cast<float>((1 << (grid.bits - 1)) - 1));
   } else {
-    const double span = static_cast<double>(high) - static_cast<double>(low);
-    scale = static_cast<float>(__builtin_fabs(span / static_cast<double>((1 << grid.bits) - 1)));
+    alignas(64) float from[16], to[16];
+    store(from, low);
+    store(to, high);
+    for (int k = 0; k < 16; ++k) {
+      const double span = static_cast<double>(to[k]) - static_cast<double>(from[k]);
+      to[k] = static_cast<float>(__builtin_fabs(span / static_cast<double>((1 << grid.bits) - 1)));
+    }
+    scale = load(to);
   }
   if (grid.rule == ScaleRule::kPowerOfTwo) scale = next_power_of_two(scale);
   return through(scale, grid.scale_dtype);
 }
 
-inline int zero_for(float low, float scale, const Grid& grid) {
-  if (grid.symmetric) return 1 << (grid.bits - 1);
-  const Coder coder(scale, 0, grid.bits, false);
-  alignas(64) float steps[16];
-  store(steps, to_float(nearest(coder.clipped(coder.scaled(splat(-low))))));
-  return static_cast<int>(steps[0]);
+// The codes of 0 where `low` are the lowest values.
+inline F32x16 zeros_for(F32x16 low, const Coders& coders, const Grid& grid) {
+  if (grid.symmetric) return splat(static_cast<float>(1 << (grid.bits - 1)));
+  const F32x16 steps = to_float(nearest((splat(0.0f) - low) * load(coders.lift) * load(coders.inverse)));
+  return min(max(steps, splat(0.0f)), splat(static_cast<float>((1 << grid.bits) - 1)));
 }
 
-struct Range { float low, high; };
+inline void set_scales(Coders& coders, F32x16 scale) {
+  const F32x16 lift = select(scale < splat(1 / kLift), splat(kLift), splat(1.0f));
+  store(coders.scale, scale);
+  store(coders.lift, lift);
+  store(coders.inverse, select(splat(0.0f) < scale, splat(1.0f) / (scale * lift), splat(0.0f)));
+  coders.lifted = bits(scale < splat(1 / kLift)) != 0;
+}
+
+inline void set_zeros(Coders& coders, F32x16 zero, const Grid& grid) {
+  store(coders.zero, nearest(zero));
+  store(coders.lowest, splat(static_cast<float>(grid.symmetric)) - zero);
+  store(coders.highest, splat(static_cast<float>((1 << grid.bits) - 1)) - zero);
+}
 
 // The range of a group with 0 in it. Symmetric grids need its largest magnitude alone.
-template <class T> inline Range range_with_zero(const T* x, int64_t n, bool symmetric, Finite& finite) {
-  if (symmetric) {
-    Finite here;
-    sixteens(n, [&](int64_t i, auto part) { here.see(load(x + i, part)); });
-    finite.peak = max(finite.peak, here.peak);
-    const int32_t most = largest(here.peak);
-    float high;
-    __builtin_memcpy(&high, &most, 4);
-    return {0, high};
-  }
-  F32x16 low = splat(0.0f), high = splat(0.0f);
+template <bool symmetric, class T> inline void range_with_zero(const T* x, int64_t n, Finite& finite, float* low, float* high) {
+  I32x16 most = splat(0);
+  F32x16 least = splat(0.0f);
   sixteens(n, [&](int64_t i, auto part) {
+    fetch_ahead(x + i);
     const F32x16 v = load(x + i, part);
-    finite.see(v);
-    low = min(v, low);
-    high = max(v, high);
+    if constexpr (symmetric) {
+      most = max(most, magnitude_bits(v));
+    } else {
+      finite.see(v);
+      least = min(v, least);
+      most = max(most, bits(v));  // as integers, positive floats are in order and above the negative ones
+    }
   });
-  const auto end = [](F32x16 v) {
-    float y;
-    const int32_t most = largest(magnitude_bits(v));
-    __builtin_memcpy(&y, &most, 4);
-    return y;
-  };
-  return {-end(low), end(high)};
+  const int32_t top = largest(most);
+  __builtin_memcpy(high, &top, 4);
+  if constexpr (symmetric) {
+    finite.peak = max(finite.peak, most);
+  } else {
+    const int32_t bottom = largest(bits(splat(0.0f) - least));
+    __builtin_memcpy(low, &bottom, 4);
+    *low = -*low;
+  }
 }
 
-// The clip of MSE_FACTORS with the least squared error, the wider among equals.
-template <class T> inline float best_clip(const T* x, int64_t n, Range range, const Grid& grid) {
+// Calls body(k, weights of group k, how many) for groups that follow each other; `size` may be a constant.
+template <class Size, class Body>
+inline void each_group(int64_t n, int count, Size size, const Body& body) {
+  const int whole = static_cast<int>(smaller(count, n / size));
+  for (int k = 0; k < whole; ++k) body(k, k * size, size);
+  if (whole < count) body(whole, whole * size, n - whole * size);
+}
+
+// The clip of kClips with the least squared error for one group, the wider among equals. Sixteen are prepared at once.
+template <class T> inline float best_clip(const T* x, int64_t n, float low, float high, const Grid& grid) {
   float best = 1, least = 0;
-  for (int k = 0; k < kClips; ++k) {
-    const float factor = 1 - static_cast<float>(k) / 64;
-    const float scale = scale_for(range.low * factor, range.high * factor, grid);
-    const Coder coder(scale, zero_for(range.low * factor, scale, grid), grid.bits, grid.symmetric);
-    F32x16 total = splat(0.0f);
-    sixteens(n, [&](int64_t i, auto part) {
-      const F32x16 v = load(x + i, part);
-      const F32x16 miss = v - to_float(nearest(coder.clipped(coder.scaled(v)))) * splat(scale);
-      total = total + miss * miss;
-    });
-    const float error = sum(total);
-    if (k == 0 || error < least) {
+  for (int first = 0; first < kClips; first += 16) {
+    alignas(64) float factor[16];
+    Coders coders;
+    for (int k = 0; k < 16; ++k) factor[k] = 1 - static_cast<float>(first + k) / 64;
+    const F32x16 lowest = splat(low) * load(factor);
+    set_scales(coders, scales_for(lowest, splat(high) * load(factor), grid));
+    set_zeros(coders, zeros_for(lowest, coders, grid), grid);
+    for (int k = 0; k < 16; ++k) {
+      F32x16 total = splat(0.0f);
+      sixteens(n, [&](int64_t i, auto part) {
+        const F32x16 v = load(x + i, part);
+        const F32x16 miss = v - to_float(nearest(coders.steps<Rounding::kEven>(v, k, nullptr))) * splat(coders.scale[k]);
+        total = total + miss * miss;
+      });
+      const float error = sum(total);
+      if (first + k > 0 && !(error < least)) continue;
       least = error;
-      best = factor;
+      best = factor[k];
     }
   }
   return best;
 }
 
-// The scale and zero point of one group: found, or read where the rule says that they are given.
-template <class T>
-inline Coder fit(const T* x, int64_t n, const Grid& grid, float* scale, uint8_t* zero, Finite& finite) {
-  Range range = range_with_zero(x, n, grid.symmetric, finite);
-  if (grid.rule == ScaleRule::kMse) {
-    const float factor = best_clip(x, n, range, grid);
-    range = {range.low * factor, range.high * factor};
+// Finds scales and zero points of up to sixteen groups that follow each other in a row, or reads those that are given.
+template <class T, class Size>
+inline void fit(const T* x, int64_t n, int count, Size size, const Grid& grid, float* scales, uint8_t* zeros, Coders& coders,
+                Finite& finite) {
+  alignas(64) float low[16] = {}, high[16] = {}, given[16] = {}, zero[16];
+  with_constant(grid.symmetric, [&](auto symmetric) {
+    Finite here;  // in a register; `finite` is in memory by now
+    each_group(n, count, size, [&](int k, int64_t at, auto some) {
+      range_with_zero<symmetric>(x + at, some, here, low + k, high + k);
+    });
+    finite.peak = max(finite.peak, here.peak);
+  });
+  if (grid.rule == ScaleRule::kMse)
+    each_group(n, count, size, [&](int k, int64_t at, auto some) {
+      const float factor = best_clip(x + at, some, low[k], high[k], grid);
+      low[k] *= factor;
+      high[k] *= factor;
+    });
+  const bool given_scale = grid.rule == ScaleRule::kScale || grid.rule == ScaleRule::kGiven;
+  for (int k = 0; given_scale && k < count; ++k) given[k] = scales[k];
+  set_scales(coders, given_scale ? load(given) : scales_for(load(low), load(high), grid));
+  for (int k = 0; !given_scale && k < count; ++k) scales[k] = coders.scale[k];
+  store(zero, zeros_for(load(low), coders, grid));
+  for (int k = 0; zeros && k < count; ++k) {
+    if (grid.rule == ScaleRule::kGiven) zero[k] = static_cast<float>(zeros[k]);
+    zeros[k] = static_cast<uint8_t>(zero[k]);
   }
-  if (grid.rule != ScaleRule::kScale && grid.rule != ScaleRule::kGiven) *scale = scale_for(range.low, range.high, grid);
-  if (zero && grid.rule != ScaleRule::kGiven) *zero = static_cast<uint8_t>(zero_for(range.low, *scale, grid));
-  return Coder(*scale, zero ? *zero : 1 << (grid.bits - 1), grid.bits, grid.symmetric);
+  set_zeros(coders, load(zero), grid);
 }
 
-// Codes gather in a tile of whole bytes' worth, which is packed when full.
+// Codes gather until a stretch is full, and are packed then.
 struct PackedRow {
   uint8_t* to;
   int bits;
   bool streamed;
   int64_t count = 0;
-  Tile codes, packed;
-  static constexpr int64_t kCodes = kTileBytes / 2;
-  int64_t room() const { return kCodes - count; }
+  alignas(64) uint8_t codes[kStretch + 16];  // 16 more, so that a last full vector may be stored
   void flush() {
-    const int64_t bytes = (count * bits + 7) / 8;
-    const uint8_t* from = codes.bytes;
-    if (bits < 8) {
-      pack_row(codes.bytes, count, bits, streamed ? packed.bytes : to);
-      from = packed.bytes;
-    }
-    if (bits == 8 || streamed) copy_bytes(to, from, bytes, streamed);
-    to += bytes;
+    pack_row(codes, count, bits, to, streamed);
+    to += (count * bits + 7) / 8;
     count = 0;
   }
 };
 
+// Codes of n weights of group k. A large group's successor is fetched meanwhile, since nothing else uses the memory then.
+template <Rounding rounding, bool ahead, class T>
+inline void code_weights(const T* x, int64_t n, const Coders& coders, int k, const Grid& grid, int64_t first, uint8_t* codes) {
+  const I32x16 zero = splat(static_cast<int32_t>(coders.zero[k]));
+  sixteens(n, [&](int64_t i, auto part) {
+    if constexpr (ahead) __builtin_prefetch(x + i + grid.group_size, 0, 2);
+    alignas(64) float u[16];
+    if constexpr (rounding == Rounding::kStochastic) uniform(grid.seed, static_cast<uint64_t>(first + i), 16, u);
+    store_bytes(codes + i, nearest(coders.steps<rounding>(load(x + i, part), k, u)) + zero);
+  });
+}
+
 template <Rounding rounding, class T>
-inline bool quantize_rows(const T* x, int64_t rows, int64_t cols, const Grid& grid, int64_t first, uint8_t* data,
+inline void code_large_group(const T* x, int64_t n, const Coders& coders, const Grid& grid, int64_t first, PackedRow& row) {
+  for (int64_t at = 0; at < n;) {
+    const int64_t some = smaller(n - at, kStretch - row.count);
+    code_weights<rounding, true>(x + at, some, coders, 0, grid, first + at, row.codes + row.count);
+    row.count += some;
+    if (row.count == kStretch) row.flush();
+    at += some;
+  }
+}
+
+// Codes of groups that follow each other in a row, where all of them fit into a stretch.
+template <Rounding rounding, class T, class Size>
+inline void code_groups(const T* x, int64_t n, int count, Size size, const Coders& coders, const Grid& grid, int64_t first,
+                        PackedRow& row) {
+  if (row.count + size * kTogether > kStretch) row.flush();  // sixteen groups are whole bytes
+  uint8_t* codes = row.codes + row.count;
+  each_group(n, count, size, [&](int k, int64_t at, auto some) {
+    code_weights<rounding, false>(x + at, some, coders, k, grid, first + at, codes + at);
+  });
+  row.count += smaller(count * size, n);
+}
+
+template <Rounding rounding, class T, class Size>
+KERNEL __attribute__((noinline)) bool quantize_rows(const T* x, int64_t rows, int64_t cols, Size size, const Grid& grid, int64_t first, uint8_t* data,
                           float* scales, uint8_t* zeros, bool streamed) {
   Finite finite;
-  PackedRow row{data, grid.bits, streamed, 0, {}, {}};
+  Coders coders[2];  // the next groups are fitted before these are coded, so that the divisions are done when needed
+  PackedRow row{data, grid.bits, streamed, 0, {}};
+  const int64_t groups = (cols + size - 1) / size;
+  const int64_t together = size * kTogether <= kStretch ? kTogether : 1;  // their weights stay in L1
   for (int64_t r = 0; r < rows; ++r, x += cols, first += cols) {
-    for (int64_t c = 0; c < cols; c += grid.group_size) {
-      int64_t left = smaller(grid.group_size, cols - c);
-      const Coder coder = fit(x + c, left, grid, scales, zeros, finite);
-      ++scales;
-      if (zeros) ++zeros;
-      if (!data) continue;
-      for (int64_t at = c; left > 0;) {
-        const int64_t count = smaller(left, row.room());
-        code_stretch<rounding>(x + at, count, coder, grid.seed, static_cast<uint64_t>(first + at), row.codes.bytes + row.count);
-        row.count += count;
-        at += count;
-        left -= count;
-        if (row.room() == 0) row.flush();
-      }
+    const auto fit_from = [&](int64_t g, Coders& into) {
+      if (g < groups)
+        fit(x + g * size, cols - g * size, static_cast<int>(smaller(together, groups - g)), size, grid, scales + g,
+            zeros ? zeros + g : nullptr, into, finite);
+    };
+    fit_from(0, coders[0]);
+    for (int64_t g = 0, turn = 0; g < groups; g += together, turn ^= 1) {
+      const int64_t at = g * size, left = cols - at;
+      const int count = static_cast<int>(smaller(together, groups - g));
+      fit_from(g + together, coders[turn ^ 1]);
+      if (data && together > 1) code_groups<rounding>(x + at, left, count, size, coders[turn], grid, first + at, row);
+      if (data && together == 1) code_large_group<rounding>(x + at, smaller(size, left), coders[turn], grid, first + at, row);
     }
     if (data) row.flush();
+    scales += groups;
+    if (zeros) zeros += groups;
   }
   if (streamed) stream_end();
   return finite.all();
@@ -208,11 +263,13 @@ template <class Body> inline auto with_rounding(Rounding rounding, const Body& b
   }
 }
 
-KERNEL bool quantize(Weights w, int64_t rows, int64_t cols, const Grid& grid, int64_t first, uint8_t* data, float* scales,
+bool quantize(Weights w, int64_t rows, int64_t cols, const Grid& grid, int64_t first, uint8_t* data, float* scales,
                      uint8_t* zeros, bool streamed) {
   return typed(w, [&](auto* x) {
     return with_rounding(grid.rounding, [&](auto rounding) {
-      return quantize_rows<rounding>(x, rows, cols, grid, first, data, scales, zeros, streamed);
+      if (grid.group_size == 32)  // the commonest group, unrolled
+        return quantize_rows<rounding>(x, rows, cols, std::integral_constant<int64_t, 32>{}, grid, first, data, scales, zeros, streamed);
+      return quantize_rows<rounding>(x, rows, cols, grid.group_size, grid, first, data, scales, zeros, streamed);
     });
   });
 }
@@ -247,37 +304,25 @@ KERNEL bool ranges(Weights w, int64_t rows, int64_t cols, int64_t group_size, fl
 
 KERNEL void dequantize(const uint8_t* data, int64_t rows, int64_t cols, int bits, int64_t group_size, const float* scales,
                        const uint8_t* zeros, MutableWeights out, bool streamed) {
-  constexpr int64_t kCodes = kTileBytes / 4;
-  Tile codes;
+  alignas(64) uint8_t codes[kStretch + 16];
+  const int64_t groups = (cols + group_size - 1) / group_size;
   typed(Weights{out.data, out.dtype}, [&](auto* type) {
-    auto* w = as_type_of(type, out);
-    using T = std::remove_reference_t<decltype(*w)>;
-    for (int64_t r = 0; r < rows; ++r, data += (cols * bits + 7) / 8, w += cols) {
-      int64_t group = 0, left = smaller(group_size, cols);  // of this row; left: columns of the group not yet decoded
-      for (int64_t first = 0; first < cols; first += kCodes) {
-        const int64_t count = smaller(kCodes, cols - first);
-        unpack_row(data + first / 8 * bits, count, bits, codes.bytes);
-        each_tile(count, w + first, streamed, [&](int64_t, int64_t, T* tile) {
-          for (int64_t at = 0; at < count;) {
-            const int64_t here = smaller(left, count - at);
+    with_target(as_type_of(type, out), streamed, [&](auto to) {
+      for (int64_t r = 0; r < rows; ++r, data += (cols * bits + 7) / 8, scales += groups, zeros += zeros ? groups : 0)
+        for (int64_t first = 0; first < cols; first += kStretch) {
+          const int64_t end = smaller(first + kStretch, cols);
+          unpack_row(data + first / 8 * bits, end - first, bits, codes);
+          for (int64_t at = first, group = first / group_size; at < end; ++group) {
+            const int64_t here = smaller(end, (group + 1) * group_size) - at;
             const F32x16 scale = splat(scales[group]);
             const I32x16 zero = splat(zeros ? zeros[group] : 1 << (bits - 1));
-            sixteens(here, [&](int64_t i, auto part) {
-              store(tile + at + i, to_float(load(codes.bytes + at + i) - zero) * scale, part);
-            });
+            const uint8_t* from = codes + at - first;
+            const auto target = to + (r * cols + at);
+            sixteens(here, [&](int64_t i, auto part) { store(target + i, to_float(load(from + i) - zero) * scale, part); });
             at += here;
-            left -= here;
-            if (left == 0) {
-              ++group;
-              left = group_size;
-            }
           }
-        });
-      }
-      const int64_t groups = (cols + group_size - 1) / group_size;
-      scales += groups;
-      if (zeros) zeros += groups;
-    }
+        }
+    });
   });
 }
 
@@ -288,14 +333,14 @@ KERNEL bool round_to_int(Weights w, int64_t n, float multiplier, int offset, int
   return typed(w, [&](auto* x) {
     return with_rounding(rounding, [&](auto mode) {
       Finite finite;
-      each_tile(n, out, streamed, [&](int64_t start, int64_t count, uint8_t* tile) {
-        sixteens(count, [&](int64_t i, auto part) {
-          const F32x16 v = load(x + start + i, part);
+      with_target(out, streamed, [&](auto to) {
+        sixteens(n, [&](int64_t i, auto part) {
+          const F32x16 v = load(x + i, part);
           finite.see(v);
           alignas(64) float u[16];
-          if constexpr (mode == Rounding::kStochastic) uniform(seed, static_cast<uint64_t>(first + start + i), 16, u);
+          if constexpr (mode == Rounding::kStochastic) uniform(seed, static_cast<uint64_t>(first + i), 16, u);
           const F32x16 steps = min(max(rounded<mode>(v * factor, u), below), above);
-          store_bytes(tile + i, nearest(steps) + shift, part);
+          store_bytes(to + i, nearest(steps) + shift, part);
         });
       });
       return finite.all();

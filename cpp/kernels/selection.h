@@ -16,27 +16,30 @@ KERNEL bool selection_keys(Weights scores, int64_t n, bool absolute, uint32_t* k
 
 // One comparison says low <= key <= high: as unsigned, key - low is at most high - low. Flipping the top bit of both
 // sides turns the signed comparison that every ISA has into the unsigned one.
-KERNEL bool collect_keys(Weights scores, int64_t n, bool absolute, int32_t low, int32_t high, uint32_t* keys, int64_t room,
+KERNEL bool collect_keys(Weights scores, int64_t n, bool by_magnitude, int32_t low, int32_t high, uint32_t* keys, int64_t room,
                          int64_t* collected, int64_t* below) {
   const uint32_t span = static_cast<uint32_t>(high) - static_cast<uint32_t>(low);
   const I32x16 start = splat(low), top = splat(INT32_MIN), limit = splat(static_cast<int32_t>(span ^ 0x80000000u));
   return typed(scores, [&](auto* s) {
-    Finite finite;
-    int64_t under = 0, all = 0;
-    uint32_t* end = keys;
-    uint32_t* const last = keys + room - 16;
-    sixteens(n, [&](int64_t i, auto part) {
-      const F32x16 v = load(s + i, part);
-      finite.see(v);
-      const I32x16 key = key_of(v, absolute);
-      under += __builtin_popcount(bits(key < start) & lanes(part));
-      const uint32_t outside = bits(limit < ((key - start) ^ top)), inside = ~outside & lanes(part);
-      if (inside && end <= last) end = append(end, mask_of(inside), key);
-      all += __builtin_popcount(inside);
+    return with_constant(by_magnitude, [&](auto absolute) {
+      Finite finite;
+      int64_t under = 0, all = 0;
+      uint32_t* end = keys;
+      uint32_t* const last = keys + room - 16;
+      sixteens(n, [&](int64_t i, auto part) {
+        fetch_ahead(s + i);
+        const F32x16 v = load(s + i, part);
+        finite.see(v);
+        const I32x16 key = key_of(v, absolute);
+        under += __builtin_popcount(bits(key < start) & lanes(part));
+        const uint32_t inside = bits(((key - start) ^ top) <= limit) & lanes(part);
+        if (end <= last) end = append(end, mask_of(inside), key);
+        all += __builtin_popcount(inside);
+      });
+      *below = under;
+      *collected = all;
+      return finite.all();
     });
-    *below = under;
-    *collected = all;
-    return finite.all();
   });
 }
 
@@ -92,12 +95,18 @@ KERNEL void mask_below(Weights scores, int64_t n, bool absolute, Below below, ui
   });
 }
 
-KERNEL bool prune_below(Weights w, Weights scores, int64_t n, bool absolute, Below below, MutableWeights out, bool streamed) {
+KERNEL bool prune_below(Weights w, Weights scores, int64_t n, bool by_magnitude, Below below, MutableWeights out,
+                        bool streamed) {
   return typed(scores, [&](auto* s) {
-    return map_weights(w, n, out, streamed, [&](F32x16 x, int64_t i, auto part) {
-      const I32x16 key = key_of(load(s + i, part), absolute);
-      if (below.ties == 0) return select(key < splat(below.cut), splat(0.0f), x);
-      return select(mask_of(fallen(key, below, lanes(part))), splat(0.0f), x);
+    return with_constant(by_magnitude, [&](auto absolute) {
+      const I32x16 cut = splat(below.cut);
+      if (below.ties == 0)
+        return map_weights(w, n, out, streamed, [&](F32x16 x, int64_t i, auto part) {
+          return select(key_of(load(s + i, part), absolute) < cut, splat(0.0f), x);
+        });
+      return map_weights(w, n, out, streamed, [&](F32x16 x, int64_t i, auto part) {
+        return select(mask_of(fallen(key_of(load(s + i, part), absolute), below, lanes(part))), splat(0.0f), x);
+      });
     });
   });
 }

@@ -30,6 +30,7 @@ struct Mask16 { MaskReg r[kRegs]; };
 BINARY(F32x16, operator+, F32x16, F32x16, add_float)
 BINARY(F32x16, operator-, F32x16, F32x16, sub_float)
 BINARY(F32x16, operator*, F32x16, F32x16, mul_float)
+BINARY(F32x16, operator/, F32x16, F32x16, div_float)
 BINARY(F32x16, min, F32x16, F32x16, min_float)  // the second where either is NaN
 BINARY(F32x16, max, F32x16, F32x16, max_float)
 BINARY(Mask16, operator<, F32x16, F32x16, less_float)
@@ -49,6 +50,7 @@ BINARY(I32x16, operator^, I32x16, I32x16, xor_int)
 BINARY(I32x16, max, I32x16, I32x16, max_int)
 BINARY(I32x16, min, I32x16, I32x16, min_int)
 BINARY(Mask16, operator<, I32x16, I32x16, less_int)
+BINARY(Mask16, operator<=, I32x16, I32x16, less_equal_int)
 BINARY(Mask16, operator==, I32x16, I32x16, equal_int)
 template <int n> UNARY(I32x16, shift_left, I32x16, shift_left<n>)
 template <int n> UNARY(I32x16, shift_right, I32x16, shift_right<n>)
@@ -197,9 +199,17 @@ template <class Body> inline void sixteens(int64_t n, const Body& body) {
   if (i < n) body(i, Some{n - i});
 }
 
+// Loops that do much with each cache line leave the memory idle between them, unless they ask for lines this far ahead.
+inline void fetch_ahead(const void* p) { __builtin_prefetch(static_cast<const char*>(p) + 8192); }
+
 // Remembers whether every weight it saw was finite: the bits of infinity and NaN are the largest magnitudes.
 struct Finite {
   I32x16 peak = splat(0);
   void see(F32x16 x) { peak = max(peak, magnitude_bits(x)); }
   bool all() const { return largest(peak) < 0x7f800000; }
 };
+
+// Calls body with a truth that its loops need not ask for again.
+template <class Body> inline auto with_constant(bool truth, const Body& body) {
+  return truth ? body(std::true_type{}) : body(std::false_type{});
+}

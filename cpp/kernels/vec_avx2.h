@@ -4,12 +4,21 @@ using FloatReg = __m256;
 using IntReg = __m256i;
 using MaskReg = __m256i;
 
-inline FloatReg load_float(const float* p) { return _mm256_loadu_ps(p); }
+inline FloatReg load_float(const float* p) {
+  FloatReg a = _mm256_loadu_ps(p);
+  asm("" : "+x"(a));  // or gcc loads once for each use, and a load across two cache lines counts double
+  return a;
+}
 inline void store_float(float* p, FloatReg a) { _mm256_storeu_ps(p, a); }
+inline void stream_float(float* p, FloatReg a) {  // p: a multiple of 16 bytes; whole lines combine on their way
+  _mm_stream_ps(p, _mm256_castps256_ps128(a));
+  _mm_stream_ps(p + 4, _mm256_extractf128_ps(a, 1));
+}
 inline FloatReg splat_float(float x) { return _mm256_set1_ps(x); }
 inline FloatReg add_float(FloatReg a, FloatReg b) { return _mm256_add_ps(a, b); }
 inline FloatReg sub_float(FloatReg a, FloatReg b) { return _mm256_sub_ps(a, b); }
 inline FloatReg mul_float(FloatReg a, FloatReg b) { return _mm256_mul_ps(a, b); }
+inline FloatReg div_float(FloatReg a, FloatReg b) { return _mm256_div_ps(a, b); }
 inline FloatReg min_float(FloatReg a, FloatReg b) { return _mm256_min_ps(a, b); }
 inline FloatReg max_float(FloatReg a, FloatReg b) { return _mm256_max_ps(a, b); }
 inline FloatReg floor_float(FloatReg a) { return _mm256_floor_ps(a); }
@@ -35,6 +44,7 @@ template <int n> inline IntReg shift_left(IntReg a) { return _mm256_slli_epi32(a
 template <int n> inline IntReg shift_right(IntReg a) { return _mm256_srli_epi32(a, n); }
 template <int n> inline IntReg shift_right_signed(IntReg a) { return _mm256_srai_epi32(a, n); }
 inline MaskReg less_int(IntReg a, IntReg b) { return _mm256_cmpgt_epi32(b, a); }
+inline MaskReg less_equal_int(IntReg a, IntReg b) { return _mm256_xor_si256(_mm256_cmpgt_epi32(a, b), _mm256_set1_epi32(-1)); }
 inline MaskReg equal_int(IntReg a, IntReg b) { return _mm256_cmpeq_epi32(a, b); }
 inline int32_t largest_lane(IntReg a) {
   __m128i m = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));

@@ -4,12 +4,23 @@ using FloatReg = __m512;
 using IntReg = __m512i;
 using MaskReg = __mmask16;
 
-inline FloatReg load_float(const float* p) { return _mm512_loadu_ps(p); }
+inline FloatReg load_float(const float* p) {
+  FloatReg a = _mm512_loadu_ps(p);
+  asm("" : "+v"(a));  // or gcc loads once for each use, and a load across two cache lines counts double
+  return a;
+}
 inline void store_float(float* p, FloatReg a) { _mm512_storeu_ps(p, a); }
+inline void stream_float(float* p, FloatReg a) {  // p: a multiple of 16 bytes; whole lines combine on their way
+  _mm_stream_ps(p, _mm512_castps512_ps128(a));
+  _mm_stream_ps(p + 4, _mm512_extractf32x4_ps(a, 1));
+  _mm_stream_ps(p + 8, _mm512_extractf32x4_ps(a, 2));
+  _mm_stream_ps(p + 12, _mm512_extractf32x4_ps(a, 3));
+}
 inline FloatReg splat_float(float x) { return _mm512_set1_ps(x); }
 inline FloatReg add_float(FloatReg a, FloatReg b) { return _mm512_add_ps(a, b); }
 inline FloatReg sub_float(FloatReg a, FloatReg b) { return _mm512_sub_ps(a, b); }
 inline FloatReg mul_float(FloatReg a, FloatReg b) { return _mm512_mul_ps(a, b); }
+inline FloatReg div_float(FloatReg a, FloatReg b) { return _mm512_div_ps(a, b); }
 inline FloatReg min_float(FloatReg a, FloatReg b) { return _mm512_min_ps(a, b); }
 inline FloatReg max_float(FloatReg a, FloatReg b) { return _mm512_max_ps(a, b); }
 inline FloatReg floor_float(FloatReg a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
@@ -35,6 +46,7 @@ template <int n> inline IntReg shift_left(IntReg a) { return _mm512_slli_epi32(a
 template <int n> inline IntReg shift_right(IntReg a) { return _mm512_srli_epi32(a, n); }
 template <int n> inline IntReg shift_right_signed(IntReg a) { return _mm512_srai_epi32(a, n); }
 inline MaskReg less_int(IntReg a, IntReg b) { return _mm512_cmplt_epi32_mask(a, b); }
+inline MaskReg less_equal_int(IntReg a, IntReg b) { return _mm512_cmple_epi32_mask(a, b); }
 inline MaskReg equal_int(IntReg a, IntReg b) { return _mm512_cmpeq_epi32_mask(a, b); }
 inline int32_t largest_lane(IntReg a) { return _mm512_reduce_max_epi32(a); }
 // lane 4i + j receives lane 4i + (j + n) % 4

@@ -6,10 +6,12 @@ using MaskReg = uint32x4_t;
 
 inline FloatReg load_float(const float* p) { return vld1q_f32(p); }
 inline void store_float(float* p, FloatReg a) { vst1q_f32(p, a); }
+inline void stream_float(float* p, FloatReg a) { vst1q_f32(p, a); }
 inline FloatReg splat_float(float x) { return vdupq_n_f32(x); }
 inline FloatReg add_float(FloatReg a, FloatReg b) { return vaddq_f32(a, b); }
 inline FloatReg sub_float(FloatReg a, FloatReg b) { return vsubq_f32(a, b); }
 inline FloatReg mul_float(FloatReg a, FloatReg b) { return vmulq_f32(a, b); }
+inline FloatReg div_float(FloatReg a, FloatReg b) { return vdivq_f32(a, b); }
 // As x86 has it: the second operand where the comparison is false.
 inline FloatReg min_float(FloatReg a, FloatReg b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
 inline FloatReg max_float(FloatReg a, FloatReg b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
@@ -36,6 +38,7 @@ template <int n> inline IntReg shift_left(IntReg a) { return vshlq_n_s32(a, n); 
 template <int n> inline IntReg shift_right(IntReg a) { return vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(a), n)); }
 template <int n> inline IntReg shift_right_signed(IntReg a) { return vshrq_n_s32(a, n); }
 inline MaskReg less_int(IntReg a, IntReg b) { return vcltq_s32(a, b); }
+inline MaskReg less_equal_int(IntReg a, IntReg b) { return vcleq_s32(a, b); }
 inline MaskReg equal_int(IntReg a, IntReg b) { return vceqq_s32(a, b); }
 inline int32_t largest_lane(IntReg a) { return vmaxvq_s32(a); }
 // lane 4i + j receives lane 4i + (j + n) % 4

@@ -4,12 +4,18 @@ using FloatReg = __m128;
 using IntReg = __m128i;
 using MaskReg = __m128i;
 
-inline FloatReg load_float(const float* p) { return _mm_loadu_ps(p); }
+inline FloatReg load_float(const float* p) {
+  FloatReg a = _mm_loadu_ps(p);
+  asm("" : "+x"(a));  // or gcc loads once for each use, and a load across two cache lines counts double
+  return a;
+}
 inline void store_float(float* p, FloatReg a) { _mm_storeu_ps(p, a); }
+inline void stream_float(float* p, FloatReg a) { _mm_stream_ps(p, a); }  // p: a multiple of 16 bytes
 inline FloatReg splat_float(float x) { return _mm_set1_ps(x); }
 inline FloatReg add_float(FloatReg a, FloatReg b) { return _mm_add_ps(a, b); }
 inline FloatReg sub_float(FloatReg a, FloatReg b) { return _mm_sub_ps(a, b); }
 inline FloatReg mul_float(FloatReg a, FloatReg b) { return _mm_mul_ps(a, b); }
+inline FloatReg div_float(FloatReg a, FloatReg b) { return _mm_div_ps(a, b); }
 inline FloatReg min_float(FloatReg a, FloatReg b) { return _mm_min_ps(a, b); }
 inline FloatReg max_float(FloatReg a, FloatReg b) { return _mm_max_ps(a, b); }
 inline FloatReg floor_float(FloatReg a) { return _mm_floor_ps(a); }
@@ -35,6 +41,7 @@ template <int n> inline IntReg shift_left(IntReg a) { return _mm_slli_epi32(a, n
 template <int n> inline IntReg shift_right(IntReg a) { return _mm_srli_epi32(a, n); }
 template <int n> inline IntReg shift_right_signed(IntReg a) { return _mm_srai_epi32(a, n); }
 inline MaskReg less_int(IntReg a, IntReg b) { return _mm_cmplt_epi32(a, b); }
+inline MaskReg less_equal_int(IntReg a, IntReg b) { return _mm_xor_si128(_mm_cmpgt_epi32(a, b), _mm_set1_epi32(-1)); }
 inline MaskReg equal_int(IntReg a, IntReg b) { return _mm_cmpeq_epi32(a, b); }
 inline int32_t largest_lane(IntReg a) {
   const __m128i m = _mm_max_epi32(a, _mm_shuffle_epi32(a, 0x4e));
