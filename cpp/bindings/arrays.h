@@ -49,8 +49,13 @@ inline Shape shape_of(const py::array& a) {
   return {a.shape(0), a.shape(1)};
 }
 
-// Past the caches where the result is large and is not written over its input.
-inline bool streamed(const void* out, int64_t bytes, const void* in) { return bytes > kStreamBytes && out != in; }
+// Past the caches where the result is large, not written over its input, and made of rows of whole 16-byte pieces.
+inline bool streamed(const void* out, int64_t rows, int64_t row_bytes, const void* in) {
+  const bool in_pieces = row_bytes % 16 == 0 && reinterpret_cast<uintptr_t>(out) % 16 == 0;
+  return rows * row_bytes > kStreamBytes && in_pieces && out != in;
+}
+// The same for elements without rows: their slices are multiples of 16 bytes.
+inline bool streamed(const void* out, int64_t bytes, const void* in) { return streamed(out, bytes / 16, 16, in); }
 
 // Runs a kernel on slices without the GIL.
 template <class Body>

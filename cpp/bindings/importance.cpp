@@ -25,7 +25,7 @@ static bool wanda(const py::array& w, const py::array& input_norm, py::array& ou
   const Weights x = weights(w);
   const float* norm = numbers<const float>("input_norm", input_norm, n);
   float* o = numbers<float>("out", out, rows * n);
-  const bool stream = streamed(o, rows * n * 4, x.data);
+  const bool stream = streamed(o, rows, n * 4, x.data);
   return run_rows(rows, n, [&](int64_t r, int64_t count, int) {
     return active().wanda(x.at(r * n), norm, count, n, o + r * n, stream);
   });

@@ -74,7 +74,7 @@ static bool prune_lowest(const py::array& w, const py::array& scores, int64_t co
   same_size("w", size_of(w), sets * n);
   const Weights x = weights(w), s = weights(scores);
   const MutableWeights o = like(w, out);
-  const bool stream = streamed(o, sets * n, x);
+  const bool stream = streamed(o.data, sets, n * o.itemsize(), x.data);
   const py::gil_scoped_release nogil;
   return prune_lowest(active(), x, s, sets, n, count, absolute, o, stream);
 }
@@ -83,13 +83,22 @@ static void check_pattern(int64_t count, int n, int m) {
   if (n < 1 || n >= m || m > 32 || count % m) throw py::value_error("n and m must be 1 <= n < m <= 32, m a part of the size");
 }
 
+// Slices of whole groups that are also whole cache lines.
+template <class Body>
+static bool run_groups(int64_t count, int64_t m, const Body& body) {
+  const int64_t block = 64 * m, blocks = (count + block - 1) / block;
+  return run_rows(blocks, block, [&](int64_t b, int64_t some, int) {
+    return body(b * block, std::min(some * block, count - b * block));
+  });
+}
+
 static bool n_of_m_mask(const py::array& scores, int n, int m, bool absolute, py::array& mask) {
   const int64_t count = size_of(scores);
   check_pattern(count, n, m);
   const Weights s = weights(scores);
   auto* keep = reinterpret_cast<uint8_t*>(numbers<bool>("mask", mask, count));
-  return run_rows(count / m, m, [&](int64_t g, int64_t groups, int) {
-    return active().n_of_m_mask(s.at(g * m), groups * m, n, m, absolute, keep + g * m);
+  return run_groups(count, m, [&](int64_t i, int64_t some) {
+    return active().n_of_m_mask(s.at(i), some, n, m, absolute, keep + i);
   });
 }
 
@@ -100,8 +109,8 @@ static bool prune_n_of_m(const py::array& w, const py::array& scores, int n, int
   const Weights x = weights(w), s = weights(scores);
   const MutableWeights o = like(w, out);
   const bool stream = streamed(o, count, x);
-  return run_rows(count / m, m, [&](int64_t g, int64_t groups, int) {
-    return active().prune_n_of_m(x.at(g * m), s.at(g * m), groups * m, n, m, absolute, o.at(g * m), stream);
+  return run_groups(count, m, [&](int64_t i, int64_t some) {
+    return active().prune_n_of_m(x.at(i), s.at(i), some, n, m, absolute, o.at(i), stream);
   });
 }
 

@@ -51,7 +51,7 @@ static bool quantize(const py::array& w, int bits, int64_t group_size, bool symm
   uint8_t* d = data ? numbers<uint8_t>("data", *data, at.rows * at.bytes) : nullptr;
   float* s = numbers<float>("scales", scales, at.rows * at.groups);
   uint8_t* z = zero_points ? numbers<uint8_t>("zero_points", *zero_points, at.rows * at.groups) : nullptr;
-  const bool stream = d && at.rows * at.bytes > kStreamBytes;
+  const bool stream = d && streamed(d, at.rows, at.bytes, nullptr);
   return run_rows(at.rows, at.cols, [&](int64_t r, int64_t count, int) {
     return active().quantize(x.at(r * at.cols), count, at.cols, grid, r * at.cols, d ? d + r * at.bytes : nullptr,
                              s + r * at.groups, z ? z + r * at.groups : nullptr, stream);
@@ -65,7 +65,7 @@ static void dequantize(const py::array& data, int bits, int64_t group_size, cons
   const float* s = numbers<const float>("scales", scales, at.rows * at.groups);
   const uint8_t* z = zero_points ? numbers<const uint8_t>("zero_points", *zero_points, at.rows * at.groups) : nullptr;
   const MutableWeights o = mutable_weights(out);
-  const bool stream = at.rows * at.cols * o.itemsize() > kStreamBytes;
+  const bool stream = streamed(o.data, at.rows, at.cols * o.itemsize(), nullptr);
   run_rows(at.rows, at.cols, [&](int64_t r, int64_t count, int) {
     active().dequantize(d + r * at.bytes, count, at.cols, bits, group_size, s + r * at.groups, z ? z + r * at.groups : nullptr,
                         o.at(r * at.cols), stream);
@@ -81,7 +81,7 @@ static bool round_to_int(const py::array& w, float multiplier, int offset, int b
   const Rounding mode = rounding_of(rounding);
   const int low = is_signed ? -(1 << (bits - 1)) : 0, high = low + (1 << bits) - 1;
   auto* o = is_signed ? reinterpret_cast<uint8_t*>(numbers<int8_t>("out", out, n)) : numbers<uint8_t>("out", out, n);
-  const bool stream = n > kStreamBytes;
+  const bool stream = streamed(o, n, nullptr);
   return run_elements(n, [&](int64_t i, int64_t count, int) {
     return active().round_to_int(x.at(i), count, multiplier, offset, low, high, mode, seed, i, o + i, stream);
   });

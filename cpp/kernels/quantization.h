@@ -182,7 +182,7 @@ struct PackedRow {
   int64_t count = 0;
   alignas(64) uint8_t codes[kStretch + 16];  // 16 more, so that a last full vector may be stored
   void flush() {
-    pack_row(codes, count, bits, to, streamed);
+    pack_row(codes, count, bits, to, streamed && reinterpret_cast<uintptr_t>(to) % 16 == 0);
     to += (count * bits + 7) / 8;
     count = 0;
   }
