@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import ast
-import ctypes
 import io
 import json
 import math
 import os
 import pickle
-import random
 import socket
 import time
 import tracemalloc
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from files_helpers import entry, open_descriptors, raw_file
+from files_helpers import SMALL, entry, open_descriptors, raw_file
+
 from quantrim.files import DTYPES, FormatError, encode_header, read_header
 from quantrim.files.errors import quote
 from quantrim.files.safetensors import DIMS_LIMIT, HEADER_LIMIT
 
 ONE = {"a": entry("F32", [2], 0, 8)}
-SMALL = raw_file(
-    {"__metadata__": {"format": "pt"}, "a": entry("F32", [2, 1], 0, 8), "b\u00e9": entry("BF16", [3], 8, 14)},
-    bytes(range(14)),
-)
 
 
 @pytest.fixture
@@ -64,6 +58,8 @@ def test_reads_what_is_there(path: Path) -> None:
     assert (b.numpy_dtype.name, b.size, b.offset, b.bits) == ("bfloat16", 3, begin + 8, 16)
     with path.open("rb") as file:
         assert read_header(file) == (tensors, metadata)
+    with pytest.raises(AttributeError):
+        a.offset = 0  # type: ignore[misc]
 
 
 def test_order_is_that_of_offsets(path: Path) -> None:
@@ -101,6 +97,13 @@ def test_C50_not_a_regular_file(tmp_path: Path, path: Path) -> None:
     (tmp_path / "link").symlink_to("nowhere")
     with pytest.raises(FileNotFoundError, match="link"):
         read_header(tmp_path / "link")
+
+
+def test_C50_an_open_pipe() -> None:
+    read, write = os.pipe()
+    refusal = pytest.raises(FormatError, match="must be a regular file, not a FIFO")
+    with open(read, "rb") as file, open(write, "wb"), refusal:  # noqa: PTH123 (descriptors)
+        read_header(file)
 
 
 def test_C50_replaced_by_a_fifo_between_check_and_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,8 +204,8 @@ def test_C54_no_pickle_is_ever_imported() -> None:
 # Names
 
 NAMES = [
-    "", ".", "..", "a/b", "../../x", "a\nb", "\x1b[31mred", "a\0b", "\u202egnp", "\ud7ff\U0001f600", "__metadata", " ",
-    "x" * 1_000_000, "'", '"\\',
+    "", ".", "..", "a/b", "../../x", "a\nb", "\x1b[31mred", "a\0b", "\u202egnp", "\ud7ff\U0001f600",
+    "__metadata", " ", "x" * 1_000_000, "'", '"\\',
 ]  # fmt: skip
 
 
@@ -319,8 +322,8 @@ def test_C63_duplicate_keys(path: Path, header: bytes) -> None:
 
 
 BAD_OFFSETS = [
-    "[8,0]", "[-8,0]", "[0,8.0]", '["0","8"]', "[0,8,8]", "[0]", "[]", "null", "{}", "8", "[true,8]", "[0,1e1]",
-    "[-0,8]", "[0,18446744073709551616]", "[9223372036854775808,9223372036854775816]",
+    "[8,0]", "[-8,0]", "[0,8.0]", '["0","8"]', "[0,8,8]", "[0]", "[]", "null", "{}", "8", "[true,8]",
+    "[0,1e1]", "[-0,8]", "[0,18446744073709551616]", "[9223372036854775808,9223372036854775816]",
 ]  # fmt: skip
 
 
@@ -331,9 +334,9 @@ def test_C64_bad_offsets(path: Path, offsets: str) -> None:
 
 
 def test_C65_overlaps_and_holes(path: Path) -> None:
-    b = entry("U8", [4], 0, 0)
-    for begin, words in [(0, "overlaps tensor 'a'"), (4, "overlaps"), (7, "overlaps"), (9, "a hole")]:
-        header = ONE | {"b": b | {"data_offsets": [begin, begin + 4]}}
+    cases = [(0, "overlaps tensor 'b'"), (4, "overlaps tensor 'a'"), (7, "overlaps"), (9, "a hole")]
+    for begin, words in cases:
+        header = ONE | {"b": entry("U8", [4], begin, begin + 4)}
         refused(path, raw_file(header, bytes(max(begin + 4, 8))), words)
     refused(path, raw_file({"a": entry("U8", [4], 1, 5)}, bytes(5)), "a hole")
     refused(path, raw_file(ONE | {"b": entry("U8", [0], 9, 9)}, bytes(9)), "a hole")
@@ -389,7 +392,7 @@ def test_C70_packed_codes_that_end_inside_a_byte(path: Path, dtype: str, count: 
 def test_C70_packed_codes_are_bytes(path: Path, dtype: str, shape: list[int], nbytes: int) -> None:
     path.write_bytes(raw_file({"a": entry(dtype, shape, 0, nbytes)}, bytes(nbytes)))
     tensor = read_header(path)[0]["a"]
-    assert (tensor.nbytes, tensor.numpy_dtype, tensor.packed) == (nbytes, np.uint8, True)
+    assert (tensor.nbytes, tensor.numpy_dtype.name, tensor.packed) == (nbytes, "uint8", True)
 
 
 # Reading under faults
@@ -427,8 +430,14 @@ def test_D96_a_read_error_names_the_path(path: Path, monkeypatch: pytest.MonkeyP
 
 def test_C55_file_shrinks_while_the_header_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_bytes(SMALL)
-    monkeypatch.setattr(os, "preadv", lambda *_: 0)
-    refused(path, None, "file ends at byte 0 now")
+    real = os.preadv
+
+    def shrink(fd: int, views: list[memoryview], offset: int) -> int:
+        os.truncate(path, 20)
+        return real(fd, views, offset)
+
+    monkeypatch.setattr(os, "preadv", shrink)
+    refused(path, None, "byte 20: file ends at byte 20 now")
 
 
 # Messages
@@ -454,311 +463,7 @@ def test_G21_quote_cuts() -> None:
     assert len(quote([list(range(1000))] * 1000)) < 210
 
 
-# Against the library
-
-library = pytest.importorskip("safetensors", reason="the safetensors library is the judge")
-Reading = dict[str, tuple[str, tuple[int, ...], bytes]]
-
-
-def library_reads(data: bytes) -> Reading | None:
-    try:
-        tensors = library.deserialize(data)
-    except Exception:
-        return None
-    return {name: (info["dtype"], tuple(info["shape"]), bytes(info["data"])) for name, info in tensors}
-
-
-def quantrim_reads(data: bytes, path: Path) -> Reading | str:
-    """What we read, or the message of our refusal."""
-    path.write_bytes(data)
-    try:
-        tensors, _ = read_header(path)
-    except FormatError as error:
-        return str(error)
-    return {n: (t.dtype, t.shape, data[t.offset : t.offset + t.nbytes]) for n, t in tensors.items()}
-
-
-def lenient_reads(data: bytes, path: Path) -> Reading | str:
-    """The planted bug: a reader that believes what it reads."""
-    try:
-        length = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + length])
-        reading: Reading = {}
-        for name, info in header.items():
-            if name != "__metadata__":
-                begin, end = info["data_offsets"]
-                body = data[8 + length :][begin:end]
-                reading[name] = (info["dtype"], tuple(info["shape"]), body)
-        return reading
-    except Exception as error:
-        return f"{path}: {error}"
-
-
-# Where we refuse what the library accepts, each for its reason:
-STRICTER = (
-    "twice in one object",  # the specification forbids it; the library takes the last
-    "header must begin with",  # the specification says '{'; the library skips white space
-    "__metadata__ must be an object",  # the library takes null for absent
-    "a tensor must be an object",  # the library takes ["F32",[1],[0,4]] too
-    "must not nest",  # unknown fields: nesting has no end
-    "2^63-1 bits",  # [0, 2^62, 4]: empty, but numpy and C multiply before they look
-    "bad shape",  # [0, 2^63], and more dimensions than numpy has
-    "lone surrogate",  # in the value of an unknown field
-    "digits",  # integers of more than 20 digits in an unknown field
-    "no finite float64",  # 1e400 in an unknown field
-)
-
-
-def test_G2_every_bit_of_the_header_flipped(path: Path) -> None:
-    header_bits = (len(SMALL) - 14) * 8
-    accepted = 0
-    for bit in range(header_bits):
-        data = bytearray(SMALL)
-        data[bit // 8] ^= 1 << bit % 8
-        ours, theirs = quantrim_reads(bytes(data), path), library_reads(bytes(data))
-        if isinstance(ours, str):
-            assert theirs is None or any(reason in ours for reason in STRICTER), (ours, theirs)
-        else:
-            assert ours == theirs
-            accepted += 1
-    assert 0 < accepted < header_bits / 2
-
-
-# Structure-aware mutation: a header is a list of entries, an entry a list of (key, value) texts
-
-Entry = tuple[str, list[tuple[str, str]]]
-VALUES = [
-    "0", "1", "-1", "-0", "0.0", "8.0", "1e1", "1e400", "NaN", "Infinity", "true", "null", '""', '"8"', "[]", "{}",
-    "[0,8]", "[8,0]", "[0,0]", "[[0,8]]", '{"a":1}', '"F32"', '"I4"', "4294967296", "9223372036854775807",
-    "18446744073709551615", "18446744073709551616", "9" * 30, "9" * 400, "01", "+1", "0x1", '"\\ud800"', '"\\u0041"',
-    "[0,4,8]", "[4611686018427387904,4,0]", "[0,4611686018427387904,4]", "[0,9223372036854775808]", "[1,1,1,1]",
-    "[" * 200 + "]" * 200,
-]  # fmt: skip
-KEYS = [
-    '"dtype"',
-    '"shape"',
-    '"data_offsets"',
-    '"x"',
-    '"\\u0064type"',
-    '"\\ud800"',
-    '"a\\/b"',
-    '"\\u0000"',
-    '"a\nb"',
-]
-
-
-class Mutant:
-    """A small valid file, some mistakes put into its structure, and some into its bytes."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self.rng = rng
-        self.entries: list[Entry] = []
-        self.data = b""
-        for index in range(rng.randrange(4)):
-            self._add(f'"t{index}"')
-        self.length_error = 0
-        self.head, self.tail, self.space = "", " " * rng.randrange(3), rng.choice(["", " ", "\n", "\t"])
-        if rng.random() < 0.3:
-            self.entries.insert(0, ('"__metadata__"', [('"format"', '"pt"')]))
-
-    def _add(self, name: str) -> None:
-        dtype = self.rng.choice(list(DTYPES))
-        shape = [self.rng.choice([0, 1, 2, 4, 8]) for _ in range(self.rng.randrange(4))]
-        bits = DTYPES[dtype][0] * math.prod(shape)
-        end = len(self.data) + bits // 8
-        offsets = f"[{len(self.data)},{end}]"
-        self.entries.append(
-            (name, [('"dtype"', f'"{dtype}"'), ('"shape"', str(shape)), ('"data_offsets"', offsets)])
-        )
-        self.data += self.rng.randbytes(bits // 8)
-
-    def _fields(self) -> list[tuple[str, str]]:
-        return self.rng.choice(self.entries)[1] if self.entries else []
-
-    def _replace_value(self) -> None:
-        if fields := self._fields():
-            index = self.rng.randrange(len(fields))
-            fields[index] = (fields[index][0], self.rng.choice(VALUES))
-
-    def _replace_number(self) -> None:
-        if fields := self._fields():
-            index = self.rng.randrange(len(fields))
-            key, value = fields[index]
-            digits = [at for at, letter in enumerate(value) if letter.isdigit()]
-            if digits:
-                at = self.rng.choice(digits)
-                fields[index] = (key, value[:at] + self.rng.choice("0123456789.-e, ]") + value[at + 1 :])
-
-    def _add_field(self) -> None:
-        self._fields().append((self.rng.choice(KEYS), self.rng.choice(VALUES)))
-
-    def _drop_field(self) -> None:
-        if fields := self._fields():
-            del fields[self.rng.randrange(len(fields))]
-
-    def _shuffle(self) -> None:
-        self.rng.shuffle(self.entries)
-        self.rng.shuffle(self._fields())
-
-    def _copy_entry(self) -> None:
-        if self.entries:
-            name, fields = self.rng.choice(self.entries)
-            self.entries.append((self.rng.choice([name, '"copy"', '"__metadata__"']), list(fields)))
-
-    def _rename(self) -> None:
-        if self.entries:
-            index = self.rng.randrange(len(self.entries))
-            self.entries[index] = (self.rng.choice([*KEYS, '"__metadata__"', '""']), self.entries[index][1])
-
-    def _drop_entry(self) -> None:
-        if self.entries:
-            del self.entries[self.rng.randrange(len(self.entries))]
-
-    def _change_data(self) -> None:
-        self.data = self.rng.choice([self.data[:-1], self.data + b"\0", self.data * 2, b""])
-
-    def _change_length(self) -> None:
-        self.length_error = self.rng.choice([-1, 1, -8, 8, 2**31, 2**62])
-
-    def _change_space(self) -> None:
-        self.head = self.rng.choice(["", " ", "\n", "\ufeff", "["])
-        self.tail = self.rng.choice(["", "\n\t ", "\0", "{}", " " * 99, ","])
-
-    def build(self) -> bytes:
-        kinds = [
-            self._replace_value, self._replace_value, self._replace_number, self._replace_number, self._add_field,
-            self._drop_field, self._shuffle, self._shuffle, self._copy_entry, self._rename, self._drop_entry,
-            self._change_data, self._change_length, self._change_space,
-        ]  # fmt: skip
-        for _ in range(self.rng.randrange(3)):
-            self.rng.choice(kinds)()
-        join = f",{self.space}".join
-        texts = [
-            f"{name}:{self.space}{{{join(f'{k}:{v}' for k, v in fields)}}}" for name, fields in self.entries
-        ]
-        header = (self.head + "{" + join(texts) + "}" + self.tail).encode()
-        length = max(0, len(header) + self.length_error)
-        data = bytearray(raw_file(header, self.data, length))
-        for _ in range(self.rng.choice([0, 0, 0, 0, 1, 2])):
-            at = self.rng.randrange(len(data))
-            data[at : at + self.rng.randrange(2)] = self.rng.randbytes(self.rng.randrange(2))
-        return bytes(data)
-
-
-def fuzz(
-    read: Callable[[bytes, Path], Reading | str], path: Path, count: int
-) -> tuple[list[tuple[bytes, Any]], int, set[str]]:
-    """Files where `read` accepts what the library does not, reads it otherwise, or refuses it for a reason not
-    in STRICTER; how many files were accepted; which reasons of STRICTER occurred."""
-    rng = random.Random(63)
-    guilty: list[tuple[bytes, Any]] = []
-    accepted = 0
-    seen: set[str] = set()
-    for _ in range(count):
-        data = Mutant(rng).build()
-        ours, theirs = read(data, path), library_reads(data)
-        if isinstance(ours, str):
-            reasons = {reason for reason in STRICTER if reason in ours}
-            if theirs is not None:
-                seen |= reasons
-                if not reasons:
-                    guilty.append((data, ours))
-        elif ours != theirs:
-            guilty.append((data, ours))
-        else:
-            accepted += 1
-    return guilty, accepted, seen
-
-
-FUZZ_COUNT = 30_000
-
-
-def test_G1_G3_fuzz_against_the_library(path: Path) -> None:
-    guilty, accepted, seen = fuzz(quantrim_reads, path, FUZZ_COUNT)
-    assert not guilty, guilty[:3]
-    assert FUZZ_COUNT // 10 < accepted < FUZZ_COUNT * 9 // 10
-    assert set(STRICTER) - seen == set(), "a reason that never occurs is no reason"
-
-
-def test_G1_the_fuzz_finds_a_lenient_reader(path: Path) -> None:
-    guilty, _, _ = fuzz(lenient_reads, path, FUZZ_COUNT // 30)
-    assert len(guilty) > 50
-
-
 # The writer
-
-NUMPY_NAMES = {
-    "BOOL": "bool", "F4": "float4_e2m1fn_x2", "U8": "uint8", "I8": "int8", "F8_E5M2": "float8_e5m2",
-    "F8_E4M3": "float8_e4m3fn", "F8_E8M0": "float8_e8m0fnu", "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz", "I16": "int16", "U16": "uint16", "F16": "float16", "BF16": "bfloat16",
-    "I32": "int32", "U32": "uint32", "F32": "float32", "C64": "complex64", "F64": "float64", "I64": "int64",
-    "U64": "uint64",
-}  # fmt: skip
-
-
-def library_writes(
-    tensors: dict[str, tuple[str, list[int], bytes]], metadata: dict[str, str] | None
-) -> bytes:
-    buffers = {
-        name: ctypes.create_string_buffer(body, max(len(body), 1)) for name, (_, _, body) in tensors.items()
-    }
-    specs = {
-        name: library.TensorSpec(
-            dtype=NUMPY_NAMES[dtype],
-            shape=[*shape[:-1], shape[-1] // 2] if dtype == "F4" else shape,
-            data_ptr=ctypes.addressof(buffers[name]),
-            data_len=len(body),
-        )
-        for name, (dtype, shape, body) in tensors.items()
-    }
-    return bytes(library.serialize(specs, metadata))
-
-
-def quantrim_writes(
-    tensors: dict[str, tuple[str, list[int], bytes]], metadata: dict[str, str] | None
-) -> bytes:
-    head, offsets = encode_header(
-        [(name, dtype, shape) for name, (dtype, shape, _) in tensors.items()], metadata
-    )
-    assert list(offsets) == sorted(offsets, key=lambda name: offsets[name])
-    assert all(offsets[name][1] - offsets[name][0] == len(body) for name, (_, _, body) in tensors.items())
-    return head + b"".join(tensors[name][2] for name in offsets)
-
-
-def test_every_dtype_is_written_as_the_library_writes_it() -> None:
-    tensors = {
-        f"{dtype} {i}": (dtype, [2, 2], bytes(DTYPES[dtype][0] // 2)) for i, dtype in enumerate(NUMPY_NAMES)
-    }
-    assert quantrim_writes(tensors, None) == library_writes(tensors, None)
-    assert set(DTYPES) - set(NUMPY_NAMES) == {"F6_E2M3", "F6_E3M2"}  # the library's Python cannot write these
-
-
-@pytest.mark.parametrize("metadata", [None, {}, {"format": "pt"}, {'\u00e9"\\\n\x01\x7f': "\u2028"}])
-def test_metadata_is_written_as_the_library_writes_it(metadata: dict[str, str] | None) -> None:
-    tensors = {"a": ("F32", [1], bytes(4))}
-    assert quantrim_writes(tensors, metadata) == library_writes(tensors, metadata)
-    assert quantrim_writes({}, metadata) == library_writes({}, metadata)
-
-
-def test_metadata_is_sorted() -> None:
-    text, _ = encode_header([], {"b": "1", "a": "2"})
-    assert text[8:].startswith(b'{"__metadata__":{"a":"2","b":"1"}}')
-    assert len(text) % 8 == 0 and int.from_bytes(text[:8], "little") == len(text) - 8
-
-
-def test_random_files_are_written_as_the_library_writes_them() -> None:
-    rng = random.Random(3)
-    letters = ["a", "B", "\u00e9", "\U0001f600", "\n", '"', "\\", "\x7f", "\0", "/", "\u2028", "~"]
-    for _ in range(300):
-        tensors = {}
-        for _ in range(rng.randrange(6)):
-            dtype = rng.choice(list(NUMPY_NAMES))
-            shape = [rng.choice([0, 1, 2, 6]) for _ in range(rng.randrange(4))]
-            if dtype == "F4":
-                shape = [*shape, 2]
-            body = rng.randbytes(math.prod(shape) * DTYPES[dtype][0] // 8)
-            tensors["".join(rng.choices(letters, k=rng.randrange(5)))] = (dtype, shape, body)
-        assert quantrim_writes(tensors, None) == library_writes(tensors, None)
 
 
 def test_what_is_written_is_read(path: Path) -> None:
@@ -801,3 +506,4 @@ def test_types_of_entries() -> None:
         encode_header([("a", "F32", [1.0])])  # type: ignore[list-item]
     head, _ = encode_header([("a", "F32", np.array([2, 3]))])  # type: ignore[list-item]
     assert b'"shape":[2,3]' in head
+    assert encode_header([("a", "F32", [1] * DIMS_LIMIT)])[1] == {"a": (0, 4)}
