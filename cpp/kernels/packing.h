@@ -22,12 +22,25 @@ inline uint64_t load_word(const uint8_t* p, int64_t n) {
   return x;
 }
 
+// Calls body with the bits as a constant, so that words of that many bytes are loads and stores of a fixed size.
+template <class Body> inline void with_bits(int bits, const Body& body) {
+  switch (bits) {
+    case 1: return body(std::integral_constant<int, 1>{});
+    case 2: return body(std::integral_constant<int, 2>{});
+    case 3: return body(std::integral_constant<int, 3>{});
+    case 4: return body(std::integral_constant<int, 4>{});
+    case 5: return body(std::integral_constant<int, 5>{});
+    case 6: return body(std::integral_constant<int, 6>{});
+    default: return body(std::integral_constant<int, 7>{});
+  }
+}
+
 // n codes, each below 2^bits, into ceil(n * bits / 8) bytes; those of 4 and 8 bits past the caches where streamed.
 inline void pack_row(const uint8_t* codes, int64_t n, int bits, uint8_t* packed, bool streamed = false) {
   int64_t i = 0;
-  if (bits == 8 && !streamed) return static_cast<void>(__builtin_memcpy(packed, codes, static_cast<size_t>(n)));
-  if (bits == 8)
+  if (bits == 8 && streamed)
     for (; i + 16 <= n; i += 16) stream_16(packed + i, codes + i);
+  if (bits == 8) return static_cast<void>(__builtin_memcpy(packed + i, codes + i, static_cast<size_t>(n - i)));
   if (bits == 4 && !streamed)
     for (; i + 32 <= n; i += 32) join_nibbles(packed + i / 2, codes + i);
   if (bits == 4)
@@ -37,10 +50,12 @@ inline void pack_row(const uint8_t* codes, int64_t n, int bits, uint8_t* packed,
       stream_16(packed + i / 2, some);
     }
   packed += i / 8 * bits;
-  for (; i + 8 <= n; i += 8, packed += bits) {
-    const uint64_t joined = join_eight(load_word(codes + i, 8), bits);
-    __builtin_memcpy(packed, &joined, static_cast<size_t>(bits));
-  }
+  with_bits(bits, [&](auto bytes) {
+    for (; i + 8 <= n; i += 8, packed += bytes) {
+      const uint64_t joined = join_eight(load_word(codes + i, 8), bytes);
+      __builtin_memcpy(packed, &joined, bytes);
+    }
+  });
   if (i < n) {
     const uint64_t joined = join_eight(load_word(codes + i, n - i), bits);
     __builtin_memcpy(packed, &joined, static_cast<size_t>(((n - i) * bits + 7) / 8));
@@ -53,13 +68,16 @@ inline void unpack_row(const uint8_t* packed, int64_t n, int bits, uint8_t* code
   if (bits == 4)
     for (; i + 32 <= n; i += 32) split_nibbles(codes + i, packed + i / 2);
   packed += i / 8 * bits;
-  for (; i + 8 <= n; i += 8, packed += bits) {
-    const uint64_t split = split_eight(load_word(packed, bits), bits);
-    __builtin_memcpy(codes + i, &split, 8);
-  }
-  if (i < n) {
-    const uint64_t split = split_eight(load_word(packed, ((n - i) * bits + 7) / 8), bits);
-    __builtin_memcpy(codes + i, &split, static_cast<size_t>(n - i));
+  with_bits(bits, [&](auto bytes) {
+    for (; (n - i) * bytes >= 64; i += 8, packed += bytes) {  // a whole word can be read, though `bytes` of it count
+      const uint64_t split = split_eight(load_word(packed, 8), bytes);
+      __builtin_memcpy(codes + i, &split, 8);
+    }
+  });
+  for (; i < n; i += 8, packed += bits) {
+    const int64_t some = smaller(8, n - i);
+    const uint64_t split = split_eight(load_word(packed, (some * bits + 7) / 8), bits);
+    __builtin_memcpy(codes + i, &split, static_cast<size_t>(some));
   }
 }
 

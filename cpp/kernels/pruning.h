@@ -77,6 +77,12 @@ inline Mask16 keep_of_four(I32x16 key, int removed) {
   return a & b & c;
 }
 
+// The higher of two, of equals the second: in lane 0 of a pair a strict comparison, in lane 1 one that equality passes.
+inline Mask16 keep_of_two(I32x16 key) {
+  alignas(64) static const uint32_t before[16] = {0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1};
+  return swap_pairs(key) < key + load(before);
+}
+
 // The bits of the m <= 32 keys at p that outrank at least `removed` others.
 template <class T> inline uint32_t keep_of(const T* p, int m, int removed, bool absolute) {
   const int tail = m - 16;
@@ -97,17 +103,18 @@ template <class T> inline uint32_t keep_of(const T* p, int m, int removed, bool 
   return keep;
 }
 
-// Calls four(i, mask of what stays) for sixteen scores at a time, or group(i, bits of what stays) for each m of them.
-template <class T, class Four, class Group>
-inline void each_n_of_m(const T* s, int64_t count, int n, int m, bool absolute, const Four& four, const Group& group) {
-  const auto fours = [&](auto removed) {
+// Calls many(i, mask of what stays) for sixteen scores at a time, or group(i, bits of what stays) for each m of them.
+template <class T, class Many, class Group>
+inline void each_n_of_m(const T* s, int64_t count, int n, int m, bool absolute, const Many& many, const Group& group) {
+  const auto sixteen = [&](auto keep) {
     with_constant(absolute, [&](auto by_magnitude) {
-      sixteens(count, [&](int64_t i, auto part) { four(i, keep_of_four(key_of(load(s + i, part), by_magnitude), removed), part); });
+      sixteens(count, [&](int64_t i, auto part) { many(i, keep(key_of(load(s + i, part), by_magnitude)), part); });
     });
   };
-  if (m == 4 && n == 3) return fours(std::integral_constant<int, 1>{});
-  if (m == 4 && n == 2) return fours(std::integral_constant<int, 2>{});
-  if (m == 4) return fours(std::integral_constant<int, 3>{});
+  if (m == 2) return sixteen([](I32x16 key) { return keep_of_two(key); });
+  if (m == 4 && n == 3) return sixteen([](I32x16 key) { return keep_of_four(key, 1); });
+  if (m == 4 && n == 2) return sixteen([](I32x16 key) { return keep_of_four(key, 2); });
+  if (m == 4) return sixteen([](I32x16 key) { return keep_of_four(key, 3); });
   for (int64_t i = 0; i < count; i += m) group(i, keep_of(s + i, m, m - n, absolute));
 }
 
@@ -128,7 +135,7 @@ KERNEL bool prune_n_of_m(Weights w, Weights scores, int64_t count, int n, int m,
   return typed(w, [&](auto* x) {
     return typed(scores, [&](auto* s) {
       Finite finite;
-      with_target(as_type_of(x, out), streamed && m == 4, [&](auto to) {
+      with_target(as_type_of(x, out), streamed && (m == 2 || m == 4), [&](auto to) {
         const auto put = [&](int64_t i, Mask16 keep, auto part) {
           const F32x16 v = load(x + i, part);
           finite.see(v);

@@ -55,6 +55,7 @@ BINARY(Mask16, operator==, I32x16, I32x16, equal_int)
 template <int n> UNARY(I32x16, shift_left, I32x16, shift_left<n>)
 template <int n> UNARY(I32x16, shift_right, I32x16, shift_right<n>)
 template <int n> UNARY(I32x16, shift_right_signed, I32x16, shift_right_signed<n>)
+UNARY(I32x16, swap_pairs, I32x16, swap_pairs)
 template <int n> UNARY(I32x16, rotate_quads, I32x16, rotate_quads<n>)
 
 BINARY(Mask16, operator&, Mask16, Mask16, and_mask)

@@ -53,6 +53,7 @@ inline int32_t largest_lane(IntReg a) {
 }
 // lane 4i + j receives lane 4i + (j + n) % 4
 template <int n> inline IntReg rotate_quads(IntReg a) { return _mm256_shuffle_epi32(a, n == 1 ? 0x39 : n == 2 ? 0x4e : 0x93); }
+inline IntReg swap_pairs(IntReg a) { return _mm256_shuffle_epi32(a, 0xb1); }  // lane 2i receives lane 2i + 1 and the other way round
 
 inline MaskReg and_mask(MaskReg a, MaskReg b) { return _mm256_and_si256(a, b); }
 inline MaskReg or_mask(MaskReg a, MaskReg b) { return _mm256_or_si256(a, b); }

@@ -53,6 +53,7 @@ inline int32_t largest_lane(IntReg a) { return _mm512_reduce_max_epi32(a); }
 template <int n> inline IntReg rotate_quads(IntReg a) {
   return _mm512_shuffle_epi32(a, static_cast<_MM_PERM_ENUM>(n == 1 ? 0x39 : n == 2 ? 0x4e : 0x93));
 }
+inline IntReg swap_pairs(IntReg a) { return _mm512_shuffle_epi32(a, static_cast<_MM_PERM_ENUM>(0xb1)); }  // lane 2i receives lane 2i + 1 and the other way round
 
 inline MaskReg and_mask(MaskReg a, MaskReg b) { return a & b; }
 inline MaskReg or_mask(MaskReg a, MaskReg b) { return a | b; }

@@ -43,6 +43,7 @@ inline MaskReg equal_int(IntReg a, IntReg b) { return vceqq_s32(a, b); }
 inline int32_t largest_lane(IntReg a) { return vmaxvq_s32(a); }
 // lane 4i + j receives lane 4i + (j + n) % 4
 template <int n> inline IntReg rotate_quads(IntReg a) { return vextq_s32(a, a, n); }
+inline IntReg swap_pairs(IntReg a) { return vrev64q_s32(a); }  // lane 2i receives lane 2i + 1 and the other way round
 
 inline MaskReg and_mask(MaskReg a, MaskReg b) { return vandq_u32(a, b); }
 inline MaskReg or_mask(MaskReg a, MaskReg b) { return vorrq_u32(a, b); }

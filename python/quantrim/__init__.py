@@ -2,6 +2,8 @@
 
 from . import importance, reference
 from .backend import current_isa, current_threads, isas, use_isa, use_threads
+from .files import open_checkpoint
+from .model import compress
 from .packing import pack, unpack
 from .pruning import apply_mask, prune, prune_mask, sparsity, threshold
 from .quantization import dequantize, quantize, round_to_int
@@ -12,11 +14,13 @@ __version__ = "0.1.0"
 __all__ = [
     "QuantizedTensor",
     "apply_mask",
+    "compress",
     "current_isa",
     "current_threads",
     "dequantize",
     "importance",
     "isas",
+    "open_checkpoint",
     "pack",
     "prune",
     "prune_mask",

@@ -22,12 +22,20 @@ def isas() -> list[str]:
 
 
 def current_isa() -> str:
-    """The name of the instruction set in use."""
+    """The name of the instruction set in use.
+
+    >>> current_isa() in isas()
+    True
+    """
     return "reference" if active is reference else _core.current_isa()
 
 
 def current_threads() -> int:
-    """Threads that one call may use."""
+    """Threads that one call may use.
+
+    >>> current_threads() >= 1
+    True
+    """
     return _core.current_threads()
 
 
@@ -74,10 +82,10 @@ class use_threads:
         _core.use_threads(self._before)
 
 
-def _set_isa(name: str) -> None:
+def _set_isa(name: str, source: str = "name") -> None:
     global active
     if name not in isas():
-        raise ValueError(f"name must be an instruction set of this machine, one of {isas()}, not {name!r}")
+        raise ValueError(f"{source} must be an instruction set of this machine, one of {isas()}, not {name!r}")
     if name == "reference":
         active = reference
     else:
@@ -104,4 +112,4 @@ def _default_threads() -> int:
 if len(isas()) == 1:
     raise ImportError("quantrim needs at least SSE4.2 and POPCNT (x86-64-v2) or ARMv8 NEON; this processor has neither")
 _core.use_threads(_default_threads())
-_set_isa(os.environ.get("QUANTRIM_ISA") or isas()[0])
+_set_isa(os.environ.get("QUANTRIM_ISA") or isas()[0], "QUANTRIM_ISA")

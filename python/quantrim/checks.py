@@ -47,7 +47,7 @@ def floats(name: str, a: object, shape: tuple[int, ...] | None = None) -> Array:
 
 
 def _narrowed(name: str, x: Array) -> Array:
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         narrow = x.astype(np.float32)
     lost = np.isinf(narrow) & np.isfinite(x)
     if lost.any():
@@ -87,6 +87,8 @@ def number(name: str, value: object, low: float, high: float) -> float:
         x = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number of {low}..{high}, not {value!r}") from None
+    except OverflowError:  # an int or a fraction too large for a float
+        raise ValueError(f"{name} must be a number of {low}..{high}, not one beyond float64") from None
     if not low <= x <= high or np.isinf(x):
         raise ValueError(f"{name} must be a number of {low}..{high}, not {x}")
     return x
@@ -112,10 +114,17 @@ def axis(value: object, ndim: int) -> int:
     return integer("axis", value, -ndim, ndim - 1) % ndim
 
 
-def output(out: object, shape: tuple[int, ...], dtype: DTypeLike, *inputs: Array, name: str = "out") -> Array:
+def output(
+    out: object,
+    shape: tuple[int, ...],
+    dtype: DTypeLike,
+    *inputs: Array,
+    name: str = "out",
+    in_place: bool = True,
+) -> Array:
     """`out` if results may be written to it, or a fresh array where it is None.
 
-    It may be one of `inputs` itself, element for element; it may not overlap one in any other way.
+    It may not overlap any of `inputs`, except that where `in_place` it may be one of them, element for element.
     """
     if out is None:
         return np.empty(shape, dtype)
@@ -128,10 +137,17 @@ def output(out: object, shape: tuple[int, ...], dtype: DTypeLike, *inputs: Array
     if not out.flags.writeable:
         raise ValueError(f"{name} must be writeable, not read-only")
     if not (out.flags.c_contiguous and out.flags.aligned):
-        raise ValueError(f"{name} must be C-contiguous and aligned, not strides {out.strides} of shape {out.shape}")
+        raise ValueError(
+            f"{name} must be C-contiguous and aligned, not strides {out.strides} of shape {out.shape}"
+        )
     for other in inputs:
-        if np.may_share_memory(out, other) and not same_buffer(out, other):
-            raise ValueError(f"{name} must be an input itself or apart from it, not overlap it in part")
+        if np.may_share_memory(out, other) and not (in_place and same_buffer(out, other)):
+            allowed = (
+                "an input itself or apart from it, not overlap it in part"
+                if in_place
+                else "apart from every input"
+            )
+            raise ValueError(f"{name} must be {allowed}")
     return out
 
 

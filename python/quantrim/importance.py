@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backend, checks
+from .outputs import output
 
 __all__ = ["l1", "l2", "magnitude", "random", "share", "taylor", "wanda"]
 
@@ -28,7 +29,7 @@ def magnitude(w: object, *, out: Scores | None = None) -> Scores:
     array([[1., 2.]], dtype=float32)
     """
     x = checks.floats("w", w)
-    scores = checks.output(out, x.shape, np.float32, x)
+    scores = output(out, x.shape, np.float32, w=x)
     checks.finite("w", x, backend.active.magnitude(x.reshape(-1), scores.reshape(-1)))
     return scores
 
@@ -43,7 +44,7 @@ def taylor(w: object, grad: object, *, out: Scores | None = None) -> Scores:
     """
     x = checks.floats("w", w)
     g = checks.floats("grad", grad, x.shape)
-    scores = checks.output(out, x.shape, np.float32, x, g)
+    scores = output(out, x.shape, np.float32, w=x, grad=g)
     if not backend.active.product_magnitude(x.reshape(-1), g.reshape(-1), scores.reshape(-1)):
         checks.finite("w", x, False)
         checks.finite("grad", g, False)
@@ -60,7 +61,7 @@ def wanda(w: object, input_norm: object, *, out: Scores | None = None) -> Scores
     """
     x = checks.floats("w", w)
     norm = checks.vector("input_norm", input_norm, x.shape[-1])
-    scores = checks.output(out, x.shape, np.float32, x)
+    scores = output(out, x.shape, np.float32, w=x, input_norm=norm)
     checks.finite("w", x, backend.active.wanda(checks.rows(x), norm, checks.rows(scores)))
     return scores
 
@@ -92,6 +93,7 @@ def share(w: object) -> Scores:
     """Each row's part of the whole: R_i = sum_j |w_ij| / sum_ij |w_ij|.
 
     w: (rows, ..., cols); axis 0 counts the rows. Returns (rows,) float32 that sum to 1; all zeros for an all-zero w.
+    A sum that exceeds float32 is a ValueError.
 
     >>> share([[1.0, -2.0], [0.0, 1.0]])
     array([0.75, 0.25], dtype=float32)
@@ -100,6 +102,8 @@ def share(w: object) -> Scores:
     parts = np.empty(len(x), np.float32)
     _sum("w", x.reshape(len(x), x.size // max(len(x), 1), 1), 1, parts)
     total = _total(parts)
+    if np.isinf(total):
+        raise ValueError("w must have a sum of magnitudes within float32, not one that overflows it")
     return parts / total if total > 0 else parts
 
 
@@ -124,7 +128,7 @@ def _norm(w: object, axis: int | None, power: int, out: Scores | None) -> Any:
         raise ValueError("out must be None with axis=None: the result is a scalar")
     k = x.ndim - 1 if axis is None else checks.axis(axis, x.ndim)
     before, n, after = x.shape[:k], x.shape[k], x.shape[k + 1 :]
-    scores = checks.output(out, before + after, np.float32, x)
+    scores = output(out, before + after, np.float32, w=x)
     _sum("w", x.reshape(math.prod(before), n, math.prod(after)), power, scores)
     if axis is None:
         scores = _total(scores.reshape(-1))

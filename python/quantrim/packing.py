@@ -22,7 +22,7 @@ def pack(codes: object, bits: int, *, out: NDArray[np.uint8] | None = None) -> N
     """
     bits = checks.integer("bits", bits, 1, 8)
     x = _bytes("codes", codes)
-    packed = checks.output(out, (*x.shape[:-1], row_bytes(x.shape[-1], bits)), np.uint8, x)
+    packed = checks.output(out, (*x.shape[:-1], row_bytes(x.shape[-1], bits)), np.uint8, x, in_place=False)
     if not backend.active.pack(checks.rows(x), bits, checks.rows(packed)):
         at = int((x.reshape(-1) >> bits > 0).argmax())
         raise ValueError(f"codes must be below {2**bits}, not {x.reshape(-1)[at]} at flat index {at}")
@@ -43,7 +43,7 @@ def unpack(packed: object, bits: int, count: int, *, out: NDArray[np.uint8] | No
     needed = row_bytes(count, bits)
     if x.shape[-1] != needed:
         raise ValueError(f"packed must have rows of {needed} bytes for {count} codes of {bits} bits, not {x.shape[-1]}")
-    codes = checks.output(out, (*x.shape[:-1], count), np.uint8, x)
+    codes = checks.output(out, (*x.shape[:-1], count), np.uint8, x, in_place=False)
     backend.active.unpack(checks.rows(x), bits, checks.rows(codes))
     return codes
 

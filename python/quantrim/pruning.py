@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backend, checks
+from .outputs import output
 
 __all__ = ["apply_mask", "prune", "prune_mask", "sparsity", "threshold"]
 
@@ -33,7 +34,7 @@ def threshold(w: object, t: float, *, mode: str = "magnitude", out: NDArray[Any]
     mode = checks.choice("mode", mode, MODES)
     t = checks.number("t", t, -_FLOAT32_MAX if mode == "signed" else 0.0, _FLOAT32_MAX)
     x = checks.floats("w", w)
-    pruned = _writable(x, out)
+    pruned = output(out, x.shape, x.dtype, w=x)
     checks.finite("w", x, backend.active.threshold(x.reshape(-1), t, mode, pruned.reshape(-1)))
     return pruned
 
@@ -88,7 +89,7 @@ def prune(
     x = checks.floats("w", w)
     s = x if scores is None else checks.floats("scores", scores, x.shape)
     nm, sparsity = _wish(sparsity, pattern, axis, x.shape)
-    pruned = _writable(x, out, s)
+    pruned = output(out, x.shape, x.dtype, w=x, scores=s)
     absolute = scores is None
     run = backend.active
     if nm:
@@ -121,7 +122,7 @@ def apply_mask(w: object, mask: object, *, out: NDArray[Any] | None = None) -> N
     if keep.shape != x.shape:
         raise ValueError(f"mask must have the shape of w, {x.shape}, not {keep.shape}")
     keep = np.ascontiguousarray(keep)
-    pruned = _writable(x, out, keep)
+    pruned = output(out, x.shape, x.dtype, w=x, mask=keep)
     checks.finite("w", x, backend.active.apply_mask(x.reshape(-1), keep.reshape(-1), pruned.reshape(-1)))
     return pruned
 
@@ -133,18 +134,10 @@ def sparsity(w: object) -> float:
     0.5
     """
     x = checks.floats("w", w)
-    return 1 - backend.active.count_nonzero(x.reshape(-1)) / x.size if x.size else 0.0
+    return (x.size - backend.active.count_nonzero(x.reshape(-1))) / x.size if x.size else 0.0
 
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-
-
-def _writable(x: checks.Array, out: object, *others: checks.Array) -> checks.Array:
-    """Where results go. In place, x is looked through first, so that an error leaves it as it was."""
-    pruned = checks.output(out, x.shape, x.dtype, x, *others)
-    if out is not None and checks.same_buffer(pruned, x):
-        checks.finite("w", x, backend.active.is_finite(x.reshape(-1)))
-    return pruned
 
 
 def _wish(

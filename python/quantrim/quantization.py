@@ -50,9 +50,9 @@ def quantize(
 
     Jacob et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only inference".
 
-    >>> q = quantize(np.array([[0.5, -1.0, 0.25, 0.0]], np.float32), bits=4, group_size=2)
-    >>> q.codes().tolist(), [round(float(s), 4) for s in q.scales[0]]
-    ([[4, -7, 7, 0]], [0.1429, 0.0357])
+    >>> q = quantize(np.array([[3.5, -7.0, 1.75, 0.0]], np.float32), bits=4, group_size=2)
+    >>> q.codes().tolist(), q.scales.tolist()
+    ([[4, -7, 7, 0]], [[1.0, 0.25]])
     """
     bits = checks.integer("bits", bits, 2, 8)
     group_size = check_group_size(group_size)
@@ -92,11 +92,11 @@ def dequantize(
     """
     if not isinstance(q, QuantizedTensor):
         raise TypeError(f"q must be a QuantizedTensor, not {type(q).__name__}")
-    kind = np.dtype(dtype if out is None else out.dtype)
+    kind = np.dtype(getattr(out, "dtype", dtype))
     if kind not in checks.FLOATS:
         raise TypeError(f"dtype must be float32, float16 or bfloat16, not {kind}")
     data = np.ascontiguousarray(q.data)
-    w = checks.output(out, q.shape, kind, data, q.scales)
+    w = checks.output(out, q.shape, kind, *q.parts(), in_place=False)
     if w.size:
         seen = checks.rows(w)
         scales, zeros = _by_row(q.scales, len(seen)), _by_row(q.zero_points, len(seen))
@@ -162,7 +162,7 @@ def _reused(out: object, x: checks.Array, bits: int, group_size: GroupSize, symm
         raise ValueError(f"out must have (shape, bits, group_size, symmetric) {want}, not {found}")
     for part, a in (("out.data", out.data), ("out.scales", out.scales), ("out.zero_points", out.zero_points)):
         if a is not None:
-            checks.output(a, a.shape, a.dtype, x, name=part)
+            checks.output(a, a.shape, a.dtype, x, name=part, in_place=False)
     return out
 
 
@@ -181,7 +181,7 @@ def _scale_rule(scale: object, scales: NDArray[np.float32], scale_dtype: str) ->
     """The kernel's word for `scale`; given scales are written to `scales`."""
     if isinstance(scale, str):
         return checks.choice("scale", scale, SCALE_RULES)
-    given = checks.floats("scale", np.atleast_1d(np.asarray(scale))).astype(np.float32)
+    given = checks.floats("scale", np.atleast_1d(checks.array("scale", scale))).astype(np.float32)
     with np.errstate(over="ignore"):
         given = given.astype(np.dtype(scale_dtype)).astype(np.float32)
     bad = ~(given > 0) | np.isinf(given)
@@ -221,7 +221,7 @@ def _by_row(parts: checks.Array | None, rows: int) -> Any:
     if parts is None:
         return None
     flat = np.ascontiguousarray(parts).reshape(-1)
-    return np.repeat(flat, rows)[:, None] if flat.size == 1 else flat.reshape(rows, -1)
+    return np.repeat(flat, rows)[:, None] if flat.size == 1 and rows > 1 else flat.reshape(rows, -1)
 
 
 def _check_scales_fit(scales: NDArray[np.float32], scale_dtype: str) -> None:

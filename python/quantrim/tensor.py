@@ -54,9 +54,9 @@ class QuantizedTensor:
     bits, group_size, shape: of the tensor that these codes stand for; groups run along the last axis.
 
     >>> import numpy as np, quantrim as qt
-    >>> q = qt.quantize(np.array([[0.5, -1.0, 0.25, 0.0]], np.float32), bits=4)
+    >>> q = qt.quantize(np.array([[3.5, -7.0, 1.75, 0.0]], np.float32), bits=4)
     >>> q.data.tolist(), q.codes().tolist()
-    ([[20, 138]], [[4, -7, 2, 0]])
+    ([[28, 138]], [[4, -7, 2, 0]])
     >>> round(q.bits_per_weight)
     12
     """
@@ -79,6 +79,10 @@ class QuantizedTensor:
         want = scales_shape(self.shape, self.group_size)
         _part("data", self.data, np.uint8, (*self.shape[:-1], row_bytes(self.shape[-1], self.bits)))
         _part("scales", self.scales, np.float32, want)
+        good = np.isfinite(self.scales) & (self.scales >= 0)
+        if not good.all():
+            at = int((~good).argmax())
+            raise ValueError(f"scales must be finite and not negative, not {self.scales.reshape(-1)[at]} at flat index {at}")
         if self.zero_points is not None:
             _part("zero_points", self.zero_points, np.uint8, want)
             if self.bits < 8 and (self.zero_points >> self.bits).any():
@@ -90,11 +94,14 @@ class QuantizedTensor:
         """Whether every zero point is 2**(bits-1)."""
         return self.zero_points is None
 
+    def parts(self) -> list[NDArray[Any]]:
+        """Codes, scales, zero points and codebook: those that are there."""
+        return [a for a in (self.data, self.scales, self.zero_points, self.codebook) if a is not None]
+
     @property
     def nbytes(self) -> int:
         """Bytes of codes, scales, zero points and codebook together."""
-        parts = (self.data, self.scales, self.zero_points, self.codebook)
-        return sum(p.nbytes for p in parts if p is not None)
+        return sum(a.nbytes for a in self.parts())
 
     @property
     def bits_per_weight(self) -> float:

@@ -119,9 +119,10 @@ def dequantize(data: Array, bits: int, group_size: int, scales: Array, zero_poin
     """data: (rows, packed bytes). scales, zero_points: (rows, groups). out: (rows, cols) float32, float16 or bfloat16."""
     codes = np.empty(out.shape, np.uint8)
     unpack(data, bits, codes)
-    for g, columns, x in groups(codes, group_size):
-        zero = np.float32(2 ** (bits - 1)) if zero_points is None else zero_points[:, g, None].astype(np.float32)
-        out[:, columns] = ((x - zero) * scales[:, g, None]).astype(out.dtype)
+    with np.errstate(all="ignore"):
+        for g, columns, x in groups(codes, group_size):
+            zero = np.float32(2 ** (bits - 1)) if zero_points is None else zero_points[:, g, None].astype(np.float32)
+            out[:, columns] = ((x - zero) * scales[:, g, None]).astype(out.dtype)
 
 
 def round_to_int(w: Array, multiplier: float, offset: int, bits: int, signed: bool, rounding: str, seed: int, out: Array) -> bool:

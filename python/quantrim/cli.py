@@ -1,0 +1,284 @@
+"""The command line: words in, a call, a table out. What each command does is in `commands`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from .commands import outcome, terminal
+
+
+class Program(TyperGroup):
+    """All commands together. Whatever they raise becomes an exit code and at most one line on stderr."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.Exit:
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            raise typer.Exit(outcome.exit_code(error)) from None
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        with outcome.warnings_said():
+            try:
+                code = super().main(*args, **{**kwargs, "standalone_mode": False})
+            except typer.Abort:
+                code = outcome.INTERRUPTED
+            except (Exception, KeyboardInterrupt) as error:  # of the command line itself
+                code = outcome.exit_code(error)
+            except SystemExit:  # typer's answer to a broken pipe
+                terminal.drop_output()
+                code = outcome.BROKEN_PIPE
+        sys.exit(code or outcome.finish_output())
+
+
+app = typer.Typer(
+    cls=Program,
+    help="Make neural-network weights smaller on a CPU: prune, round to few bits, keep them loadable.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+MODEL = "A .safetensors file or a model folder."
+Source = Annotated[Path, typer.Argument(metavar="SRC", help=MODEL, show_default=False)]
+Target = Annotated[
+    Path, typer.Argument(metavar="DST", help="The file or folder to write.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+Threads = Annotated[
+    int | None, typer.Option(metavar="N", help="Threads to use; all by default.", show_default=False)
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program and exit; arguments: sys.argv[1:] by default."""
+    terminal.open_standard_streams()
+    with outcome.signals_raise() as received:
+        try:
+            app(args=arguments, prog_name="quantrim")
+        except SystemExit as end:  # typer takes every signal for Ctrl-C while it reads the command line
+            if end.code == outcome.INTERRUPTED and received:
+                sys.exit(128 + received[0])
+            raise
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from . import __version__
+
+        terminal.print_line(terminal.console(), f"quantrim {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def program(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        terminal.print_line(terminal.console(), context.get_help())  # rich has printed it; then it is ''
+        raise typer.Exit(outcome.BAD_INPUT)
+
+
+@app.command()
+def compress(
+    source: Source,
+    target: Target,
+    bits: Annotated[
+        int | None, typer.Option(metavar="2..8", help="Bits of a weight; 4 by default.", show_default=False)
+    ] = None,
+    group_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|channel",
+            help="Weights of a row that share a scale; 128 by default, the row (channel) at 8 bits.",
+            show_default=False,
+        ),
+    ] = None,
+    symmetric: Annotated[
+        bool | None,
+        typer.Option(
+            "--symmetric/--asymmetric", help="Codes around zero, or with a zero point.", show_default=False
+        ),
+    ] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RULE", help="absmax, mse (slower, closer) or power_of_two.", show_default=False
+        ),
+    ] = None,
+    scale_dtype: Annotated[
+        str | None, typer.Option(metavar="DTYPE", help="float16, bfloat16 or float32.", show_default=False)
+    ] = None,
+    prune: Annotated[
+        str | None,
+        typer.Option(
+            metavar="0..1|N:M", help="Zero this share of each tensor, or all but N of M.", show_default=False
+        ),
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Compress only tensors of these names.", show_default=False),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Copy tensors of these names as they are.", show_default=False),
+    ] = None,
+    min_elements: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Copy matrices of fewer weights; 4096 by default.", show_default=False
+        ),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml", help="Settings per tensor, in place of options.", show_default=False
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a report: .html, .json or .md.", show_default=False),
+    ] = None,
+    threads: Threads = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST where it exists.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan and the size; write nothing.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Make a checkpoint smaller; vLLM and transformers load what it writes.
+
+    Matrices are rounded to few bits; norms, biases and other small tensors are
+    copied. DST appears whole or not at all, and memory stays small whatever the
+    size of the model.
+
+    \b
+    Examples:
+      quantrim compress model.safetensors small.safetensors
+      quantrim compress llama/ llama-int4/ --bits 4 --group-size 32 --scale mse
+      quantrim compress llama/ llama-2of4/ --prune 2:4 --exclude 'lm_head*'
+      quantrim compress llama/ llama-int3/ --bits 3 --report report.html
+      quantrim compress llama/ anywhere/ --dry-run
+
+    \b
+    A recipe gives tensors settings of their own; the first rule that matches counts:
+      bits = 4
+      group_size = 32
+      [\\[rule]]
+      match = "lm_head.*"
+      bits = 8
+    """
+    from .commands import compress as command
+
+    options = command.Options(
+        bits=bits,
+        group_size=group_size,
+        symmetric=symmetric,
+        scale=scale,
+        scale_dtype=scale_dtype,
+        prune=prune,
+        include=include,
+        exclude=exclude,
+        min_elements=min_elements,
+        recipe=recipe,
+    )
+    with command.threads(threads):
+        if dry_run:
+            command.dry_run(source, target, options, overwrite=overwrite, as_json=json)
+        else:
+            command.run(source, target, options, report=report, overwrite=overwrite, as_json=json)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help=MODEL, show_default=False)],
+    stats: Annotated[
+        bool,
+        typer.Option("--stats/--no-stats", help="Read the weights, or headers only.", show_default=False),
+    ] = True,
+    json: Json = False,
+) -> None:
+    """Show what is in a checkpoint: tensors, shapes, bytes, sparsity, range and distribution.
+
+    Works on float and on compressed checkpoints, whose tensors are decoded. The
+    histogram spans at most four standard deviations to either side of the mean.
+
+    \b
+    Examples:
+      quantrim inspect model.safetensors
+      quantrim inspect llama-int4/ --no-stats
+      quantrim inspect model.safetensors --json | jq '.tensors[].sparsity'
+    """
+    from .commands import inspect as command
+
+    command.run(path, stats=stats, as_json=json)
+
+
+@app.command()
+def compare(
+    a: Annotated[
+        Path, typer.Argument(metavar="A", help="The original: a file or a model folder.", show_default=False)
+    ],
+    b: Annotated[Path, typer.Argument(metavar="B", help="What is measured against it.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Measure how far B is from A, tensor by tensor: SNR, cosine, worst error.
+
+    Both may be float or compressed. SNR is 10 log10 of signal over noise: about
+    6 dB for each bit. Exit code 2 where a tensor is missing, extra, or of
+    another shape.
+
+    \b
+    Examples:
+      quantrim compare model.safetensors small.safetensors
+      quantrim compare llama/ llama-int4/ --json > errors.json
+    """
+    from .commands import compare as command
+
+    command.run(a, b, as_json=json)
+
+
+@app.command()
+def info(json: Json = False) -> None:
+    """Show the version, the instruction sets that were built and found, threads, and file formats.
+
+    \b
+    Examples:
+      quantrim info
+      QUANTRIM_ISA=reference quantrim info --json
+    """
+    from .commands import info as command
+
+    command.run(as_json=json)
+
+
+@app.command()
+def demo(json: Json = False) -> None:
+    """Compress a real small model that ships with quantrim, and see what it costs in accuracy.
+
+    A network that reads handwritten digits is pruned and rounded in several
+    ways, each written to a temporary folder and read again. Accuracy is that on
+    360 images it never saw. Takes a second.
+
+    \b
+    Example:
+      quantrim demo
+    """
+    from .commands import demo as command
+
+    command.run(as_json=json)
+
+
+if __name__ == "__main__":
+    main()

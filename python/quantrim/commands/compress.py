@@ -1,0 +1,209 @@
+"""quantrim compress: a checkpoint in, a smaller one out."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from .. import backend, checks
+from ..files import refuse_same_file
+from ..files.errors import PATH_LIMIT, quote
+from ..model import Plan, Report, TensorReport, plan
+from ..model import compress as compress_checkpoint
+from ..model.report import check_report_suffix
+from . import progress, terminal
+
+WORST = 3  # tensors that the closing table names
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line said; None where it said nothing, and the defaults of `compress` hold."""
+
+    bits: int | None = None
+    group_size: str | None = None
+    symmetric: bool | None = None
+    scale: str | None = None
+    scale_dtype: str | None = None
+    prune: str | None = None
+    include: list[str] | None = None
+    exclude: list[str] | None = None
+    min_elements: int | None = None
+    recipe: Path | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of `compress` and `plan`.
+
+        >>> Options(group_size="32", prune="2:4").arguments()
+        {'group_size': 32, 'prune': '2:4'}
+        """
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        given["group_size"] = _integer(self.group_size)
+        given["prune"] = _fraction(self.prune)
+        return {name: value for name, value in given.items() if value not in (None, [])}
+
+
+def _integer(text: str | None) -> int | str | None:
+    """A number where the text is one; other words are for `compress` to judge."""
+    return int(text) if text is not None and text.isascii() and text.isdecimal() and len(text) < 20 else text
+
+
+def _fraction(text: str | None) -> float | str | None:
+    with contextlib.suppress(ValueError):
+        return None if text is None else float(text)
+    return text
+
+
+@contextlib.contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Within this block, use that many threads."""
+    if count is None:
+        yield
+    else:
+        with backend.use_threads(checks.integer("--threads", count, 1, backend.MAX_THREADS)):
+            yield
+
+
+def run(
+    source: Path, target: Path, options: Options, *, report: Path | None, overwrite: bool, as_json: bool
+) -> None:
+    refuse_same_file(source, target)
+    if occupied(target) and not overwrite:
+        raise ValueError(f"{quote(target, PATH_LIMIT)} exists; add --overwrite to replace it")
+    if report is not None:
+        check_report_path(source, target, report)
+    with progress.shown("compressing") as callback:
+        arguments = options.arguments()
+        done = compress_checkpoint(source, target, overwrite=overwrite, progress=callback, **arguments)
+    if report is not None:
+        done.save(report)
+    if as_json:
+        terminal.print_json({**asdict(done), "ratio": done.ratio, "gb_per_s": done.gb_per_s})
+    else:
+        show(done, terminal.console())
+
+
+def occupied(target: Path) -> bool:
+    """Whether something is there that would be lost; an empty folder is nothing."""
+    if target.is_dir() and not target.is_symlink():
+        return any(target.iterdir())
+    return os.path.lexists(target)
+
+
+def check_report_path(source: Path, target: Path, report: Path) -> None:
+    """Find out before the work, not after it, that the report cannot be written."""
+    check_report_suffix(report)
+    refuse_same_file(source, report)
+    if report.is_dir():
+        raise ValueError(f"report must be a file, not the folder {quote(report, PATH_LIMIT)}")
+    if report.parent != target and not report.parent.is_dir():
+        raise ValueError(f"report must be in a folder that exists, not {quote(report.parent, PATH_LIMIT)}")
+
+
+def show(report: Report, out: Console) -> None:
+    compressed = [t for t in report.tensors if t.sparsity is not None]
+    worst = worst_tensors(report)
+    if worst:
+        rows = [_worst_row(t) for t in worst]
+        title = "Furthest from the original" if len(compressed) > len(worst) else ""
+        headers = ("tensor", "stored as", "SNR", "cosine", "worst error")
+        terminal.print_table(out, headers, "llrrr", rows, title=title)
+        terminal.print_line(out)
+    terminal.print_pairs(out, closing_lines(report))
+    for note in report.notes:
+        terminal.print_line(out, f"note: {terminal.printable(note)}", style="yellow")
+
+
+def worst_tensors(report: Report) -> list[TensorReport]:
+    """The compressed tensors of the lowest SNR, the worst first."""
+    known = [t for t in report.tensors if t.snr_db is not None]
+    return sorted(known, key=lambda t: t.snr_db if t.snr_db is not None else math.inf)[:WORST]
+
+
+def _worst_row(t: TensorReport) -> list[str]:
+    snr = terminal.decibels(t.snr_db) if t.snr_db is not None else "-"
+    cosine = f"{t.cosine:.6f}" if t.cosine is not None else "-"
+    return [t.name, t.stored, snr, cosine, terminal.number(t.worst) if t.worst is not None else "-"]
+
+
+def closing_lines(report: Report) -> list[tuple[str, str]]:
+    """What was done, in words and figures."""
+    compressed = [t for t in report.tensors if t.sparsity is not None]
+    copied = len(report.tensors) - len(compressed)
+    before, after = terminal.size(report.source_bytes), terminal.size(report.stored_bytes)
+    lines = [
+        ("written", report.destination),
+        ("size", f"{before} became {after}, {report.ratio:.2f}x smaller"),
+        ("tensors", f"{len(compressed)} compressed, {copied} copied"),
+    ]
+    if report.snr_db is not None:
+        lines.append(("SNR", f"{terminal.decibels(report.snr_db)} over all compressed weights"))
+    if any("pruned" in t.stored for t in compressed):
+        lines.append(("zeros", f"{terminal.percent(report.sparsity)} of the compressed weights"))
+    speed = f"{terminal.size(report.source_bytes / report.seconds)}/s" if report.seconds else "-"
+    lines.append(("time", f"{report.seconds:.2f} s, {speed}, {report.threads} threads"))
+    return lines
+
+
+def dry_run(source: Path, target: Path, options: Options, *, overwrite: bool, as_json: bool) -> None:
+    refuse_same_file(source, target)
+    wish = plan(source, **options.arguments())
+    if as_json:
+        terminal.print_json(plan_data(wish))
+    else:
+        show_plan(wish, target, terminal.console())
+    if occupied(target) and not overwrite:
+        terminal.say("warning", f"{quote(target, PATH_LIMIT)} exists; to replace it will take --overwrite")
+
+
+def plan_data(wish: Plan) -> dict[str, Any]:
+    tensors = [
+        {
+            "name": t.name,
+            "shape": list(t.shape),
+            "dtype": t.info.dtype,
+            "source_bytes": t.source_bytes,
+            "stored_bytes": t.stored_bytes,
+            "stored": t.stored,
+            "reason": t.reason,
+        }
+        for t in wish.tensors
+    ]
+    return {
+        "source": wish.source,
+        "recipe": wish.recipe.as_dict(),
+        "source_bytes": wish.source_bytes,
+        "stored_bytes": wish.stored_bytes,
+        "ratio": wish.ratio,
+        "tensors": tensors,
+        "notes": list(wish.notes),
+    }
+
+
+def show_plan(wish: Plan, target: Path, out: Console) -> None:
+    headers = ("tensor", "shape", "from", "bytes", "becomes", "bytes", "why")
+    rows = [
+        [
+            t.name,
+            terminal.shape(t.shape),
+            t.info.dtype,
+            terminal.size(t.source_bytes),
+            "copied" if t.scheme is None else t.stored,
+            terminal.size(t.stored_bytes),
+            t.reason,
+        ]
+        for t in wish.tensors
+    ]
+    terminal.print_table(out, headers, "lrlrlrl", rows, spare=("why", "from", "shape"))
+    before, after = terminal.size(wish.source_bytes), terminal.size(wish.stored_bytes)
+    said = f"{before} would become {after} ({wish.stored_bytes:,} bytes), {wish.ratio:.2f}x smaller"
+    terminal.print_line(out, f"{said}. Nothing was written.", style="bold")
+    for note in wish.notes:
+        terminal.print_line(out, f"note: {terminal.printable(note)}", style="yellow")

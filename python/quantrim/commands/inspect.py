@@ -1,0 +1,87 @@
+"""quantrim inspect: what is in a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ..model.summary import Statistics, Summary, TensorSummary, summarize
+from . import progress, terminal
+
+
+def run(path: Path, *, stats: bool, as_json: bool) -> None:
+    with progress.shown("reading") as callback:
+        summary = summarize(path, stats=stats, progress=callback)
+    if as_json:
+        terminal.print_json(as_data(summary))
+    else:
+        show(summary, terminal.console())
+
+
+def as_data(summary: Summary) -> dict[str, Any]:
+    return {
+        "path": summary.path,
+        "shards": list(summary.shards),
+        "metadata": summary.metadata,
+        "nbytes": summary.nbytes,
+        "size": summary.size,
+        "tensors": [_tensor_data(t) for t in summary.tensors],
+    }
+
+
+def _tensor_data(tensor: TensorSummary) -> dict[str, Any]:
+    data = {**asdict(tensor), "bits_per_weight": tensor.bits_per_weight}
+    stats = data.pop("statistics")
+    if tensor.statistics is None:
+        return data
+    return {**data, "sparsity": tensor.statistics.sparsity, **stats}
+
+
+def show(summary: Summary, out: Console) -> None:
+    stats = any(t.statistics for t in summary.tensors)
+    headers, align = ["tensor", "stored as", "shape", "bytes", "bits"], "llrrr"
+    if stats:
+        headers, align = [*headers, "zeros", "min", "max", "rms", "histogram"], align + "rrrrl"
+    if summary.tensors:
+        spare = ("bits", "rms", "min", "max", "histogram") if stats else ()
+        terminal.print_table(out, headers, align, [_row(t) for t in summary.tensors], spare=spare)
+    terminal.print_line(out, total_line(summary), style="bold")
+    for t in summary.tensors:
+        if t.statistics and t.statistics.nonfinite:
+            said = f"{t.statistics.nonfinite} of {t.statistics.count} values are NaN or infinite"
+            terminal.print_line(out, f"{terminal.printable(t.name)}: {said}", style="bold red")
+
+
+def _row(tensor: TensorSummary) -> list[str]:
+    row = [
+        tensor.name,
+        tensor.stored,
+        terminal.shape(tensor.shape),
+        terminal.size(tensor.nbytes),
+        f"{tensor.bits_per_weight:.3g}",
+    ]
+    return row + (_statistics(tensor.statistics) if tensor.statistics else [])
+
+
+def _statistics(s: Statistics) -> list[str]:
+    n = terminal.number
+    return [terminal.percent(s.sparsity), n(s.low), n(s.high), n(s.rms), terminal.bars(s.histogram.counts)]
+
+
+def total_line(summary: Summary) -> str:
+    """
+    >>> total_line(Summary("m", ("m",), {}, ()))
+    '0 tensors, 0 weights, 0 B'
+    """
+    tensors = f"{len(summary.tensors)} tensor{'' if len(summary.tensors) == 1 else 's'}"
+    parts = [tensors, f"{summary.size:,} weights", terminal.size(summary.nbytes)]
+    if summary.size:
+        parts.append(f"{8 * summary.nbytes / summary.size:.3g} bits per weight")
+    if any(t.statistics for t in summary.tensors):
+        parts.append(f"{terminal.percent(summary.sparsity)} zeros")
+    if len(summary.shards) > 1:
+        parts.append(f"{len(summary.shards)} shards")
+    return ", ".join(parts)

@@ -1,0 +1,53 @@
+"""A small network that reads handwritten digits, and 360 images that it was not trained on.
+
+64-256-128-10 with ReLU, trained by examples/train_digits.py on the handwritten digits of Alpaydin and Kaynak
+(1998) that scikit-learn ships (load_digits: 8 x 8 pixels of 0..16).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..files import open_checkpoint
+
+LAYERS = ("fc1", "fc2", "fc3")
+SIDE = 8  # pixels
+WHITE = 16  # the largest pixel
+
+
+def model_file() -> AbstractContextManager[Path]:
+    """The float32 network as a file on disk, while the context lasts."""
+    return _file("digits.safetensors")
+
+
+def _file(name: str) -> AbstractContextManager[Path]:
+    return resources.as_file(resources.files(__package__) / "data" / name)
+
+
+def held_out() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """images: (360, 64) of 0..16, rows of 8 pixels. labels: (360,) of 0..9."""
+    with _file("held_out.safetensors") as path, open_checkpoint(path) as data:
+        return data["images"], data["labels"]
+
+
+def logits(weights: Mapping[str, NDArray[Any]], images: NDArray[np.uint8]) -> NDArray[Any]:
+    """weights: `fc1.weight` (256, 64), `fc1.bias` (256,), ... Returns float32 (images, 10)."""
+    x: NDArray[Any] = images.astype(np.float32) / np.float32(WHITE)
+    for layer in LAYERS:
+        x = x @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"]
+        if layer != LAYERS[-1]:
+            x = np.maximum(x, 0)
+    return x
+
+
+def accuracy(weights: Mapping[str, NDArray[Any]]) -> float:
+    """The share of the held-out images that the network reads as they are labelled."""
+    images, labels = held_out()
+    return float(np.mean(logits(weights, images).argmax(1) == labels))

@@ -1,0 +1,21 @@
+"""Whole models: what to do with each tensor, doing it, and what it cost."""
+
+from .compress import compress
+from .logical import LogicalTensor, logical_tensors
+from .plan import Plan, TensorPlan, plan
+from .recipe import Recipe, Rule, Settings
+from .report import Report, TensorReport
+
+__all__ = [
+    "LogicalTensor",
+    "Plan",
+    "Recipe",
+    "Report",
+    "Rule",
+    "Settings",
+    "TensorPlan",
+    "TensorReport",
+    "compress",
+    "logical_tensors",
+    "plan",
+]

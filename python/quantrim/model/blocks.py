@@ -1,0 +1,68 @@
+"""Tensors read in blocks of whole rows, on all threads, with memory for a few blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, TypeVar
+
+from ..checks import Array
+from .chunks import CHUNK_BYTES, Chunk, cut
+from .workers import Workers, single_threaded_kernels
+
+BLOCK_BYTES = CHUNK_BYTES  # of a tensor as float32
+
+
+class Tensor(Protocol):
+    """A tensor that is read by rows. dtype: of the values. stored: in what form they are kept."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> Any: ...
+    @property
+    def stored(self) -> str: ...
+    @property
+    def nbytes(self) -> int: ...
+    def rows(self, first: int, count: int) -> Array: ...
+
+
+T = TypeVar("T", bound=Tensor)
+P = TypeVar("P")
+
+
+def blocks(tensor: Tensor) -> list[Chunk]:
+    """The rows of a tensor in blocks of about BLOCK_BYTES, in order; none of an empty one.
+
+    Rows are those of the last axis; a tensor of four axes or more is (out, the rest), as `rows` has it.
+    """
+    split = 1 if len(tensor.shape) >= 4 else max(0, len(tensor.shape) - 1)
+    return list(cut(math.prod(tensor.shape[:split]), math.prod(tensor.shape[split:]), None, BLOCK_BYTES))
+
+
+def measured(
+    tensors: Iterable[T], measure: Callable[[T, Chunk], P], advance: Callable[[T, int], object] | None = None
+) -> Iterator[tuple[T, list[P]]]:
+    """Each tensor with what `measure` makes of each of its blocks, in order, whatever thread did which.
+
+    advance: called in this thread with (tensor, elements done) before each tensor and after each block.
+    """
+    plans = [(tensor, blocks(tensor)) for tensor in tensors]
+    with single_threaded_kernels() as count, Workers(count) as workers:
+        jobs: Iterator[Callable[[], P]] = (
+            (lambda tensor=tensor, block=block: measure(tensor, block))  # type: ignore[misc]
+            for tensor, parts in plans
+            for block in parts
+        )
+        results = workers.run(jobs)
+        for tensor, parts in plans:
+            found: list[P] = []
+            done = 0
+            for block in parts:
+                if advance:
+                    advance(tensor, done)
+                found.append(next(results))
+                done += block.size
+            yield tensor, found

@@ -1,0 +1,254 @@
+"""A checkpoint in, a smaller one out: streamed, on all threads, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..files import AtomicFile, AtomicFolder, Checkpoint, open_checkpoint, refuse_same_file
+from ..files.atomic import FileWriter
+from ..files.descriptors import named_path, open_regular, read_exactly
+from ..files.errors import PATH_LIMIT, quote
+from ..files.index import INDEX_SUFFIX
+from . import chunks
+from .plan import Plan, ShardPlan, TensorPlan, make_plan
+from .recipe import Recipe, recipe_from_options
+from .report import Report, TensorReport
+from .statistics import Errors
+from .stream import COPY_BYTES, Source, compress_tensor, copy_tensor
+from .workers import Buffers, Workers, single_threaded_kernels
+
+Progress = Callable[[int, int, str], object]  # source bytes done, of how many, the tensor at work
+
+
+def compress(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    bits: int | None = None,
+    group_size: int | str | None = None,
+    symmetric: bool | None = None,
+    scale: str | None = None,
+    scale_dtype: str | None = None,
+    rounding: str | None = None,
+    seed: int | None = None,
+    prune: float | str | None = None,
+    prune_axis: int | None = None,
+    include: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] | None = None,
+    min_elements: int | None = None,
+    recipe: Recipe | dict[str, Any] | str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Write a smaller copy of a checkpoint in the layout of compressed-tensors, which vLLM and transformers
+    read.
+
+    source: a .safetensors file, or a model folder (with its index, if it has shards). destination: a
+        .safetensors file, or a folder, like the source. It appears whole or not at all, whatever happens; one
+        that exists is replaced only with overwrite=True.
+    bits: 2..8, 4 by default. group_size: columns that share a scale, or "channel"; by default 128, "channel"
+        at 8 bits. Where it does not divide the columns, the largest of 64, 32, 16 that does, else "channel".
+    symmetric, scale, rounding, seed: as in `quantize`. scale_dtype: "float16" (default), "bfloat16" or
+        "float32".
+    prune: the fraction of each tensor's weights to remove first, or "n:m". prune_axis=1: the fraction of each
+        row.
+    include, exclude: globs of tensor names; with include, only those are compressed; what exclude names is
+        not.
+    min_elements: smaller matrices (4096) are copied, as is everything that is no matrix named
+        "<module>.weight".
+    recipe: a Recipe, a table, or the path of a TOML file, instead of all of these options.
+    progress: called with (bytes done, bytes in all, tensor name), in this thread; what it raises ends the
+        work.
+
+    Memory: some 30 MB for each thread, whatever the size of the model. The bytes written do not depend on
+    threads or machine. ValueError for what cannot be done (NaN, a scale that overflows, a rule that matches
+    nothing, ...).
+    """
+    started = time.perf_counter()
+    wish = recipe_from_options(
+        recipe,
+        bits=bits,
+        group_size=group_size,
+        symmetric=symmetric,
+        scale=scale,
+        scale_dtype=scale_dtype,
+        rounding=rounding,
+        seed=seed,
+        prune=prune,
+        prune_axis=prune_axis,
+        include=include,
+        exclude=exclude,
+        min_elements=min_elements,
+    )
+    target = named_path(destination, "destination")
+    with open_checkpoint(source) as checkpoint:
+        _check_target(checkpoint, source, target, overwrite)
+        plan = make_plan(checkpoint, wish)
+        with single_threaded_kernels() as count:
+            run = _Run(checkpoint, plan, progress)
+            with _targets(checkpoint, plan, target, overwrite) as open_target, Workers(count) as workers:
+                for shard in plan.shards:
+                    with open_target(shard) as out:
+                        run.write_shard(shard, out, workers)
+                checkpoint.check_unchanged()
+    seconds = time.perf_counter() - started
+    return _report(plan, target, run.errors, seconds, count)
+
+
+class _Run:
+    """The work on all tensors, with what has been done so far."""
+
+    def __init__(self, checkpoint: Checkpoint, plan: Plan, progress: Progress | None) -> None:
+        self._source = Source(checkpoint, Buffers())
+        self._progress = progress
+        self._done = 0
+        self._total = sum(tensor.source_bytes for tensor in plan.tensors)
+        self.errors: dict[str, Errors] = {}
+
+    def write_shard(self, shard: ShardPlan, out: FileWriter, workers: Workers) -> None:
+        out.pwrite(shard.header, 0)
+        for tensor in shard.tensors:
+            self._advance(tensor, 0)
+            if tensor.scheme is None:
+                offset = shard.offsets[tensor.name]
+                copy_tensor(self._source, tensor, out, offset, workers, self._advancing(tensor))
+            else:
+                self.errors[tensor.name] = compress_tensor(
+                    self._source,
+                    tensor,
+                    out,
+                    shard.offsets,
+                    workers,
+                    chunks.CHUNK_BYTES,
+                    self._advancing(tensor),
+                )
+
+    def _advancing(self, tensor: TensorPlan) -> Callable[[int], None]:
+        return lambda nbytes: self._advance(tensor, nbytes)
+
+    def _advance(self, tensor: TensorPlan, nbytes: int) -> None:
+        self._done += nbytes
+        if self._progress is not None:
+            self._progress(self._done, self._total, tensor.name)
+
+
+def _check_target(
+    checkpoint: Checkpoint, source: str | os.PathLike[str], target: Path, overwrite: bool
+) -> None:
+    refuse_same_file([source, *(checkpoint.folder / shard for shard in checkpoint.shards)], target)
+    said = f"destination {quote(target, PATH_LIMIT)} must be"
+    if checkpoint.is_folder:
+        if target.suffix == ".safetensors":
+            raise ValueError(f"{said} a folder, since the source is one, not a .safetensors file")
+        return
+    if target.suffix != ".safetensors":
+        raise ValueError(f"{said} a .safetensors file, as the source is")
+    if not overwrite and os.path.lexists(target):
+        raise ValueError(f"{said} absent unless overwrite=True; it exists")
+
+
+@contextmanager
+def _targets(
+    checkpoint: Checkpoint, plan: Plan, target: Path, overwrite: bool
+) -> Iterator[Callable[[ShardPlan], Any]]:
+    """What opens the target of each shard. The other files of a folder are written when all shards are."""
+    if not checkpoint.is_folder:
+        yield lambda shard: _CheckedFile(checkpoint, target, shard.size)
+        return
+    with AtomicFolder(target, overwrite) as folder:
+        yield lambda shard: folder.file(shard.name, shard.size)
+        _write_side_files(checkpoint, plan, folder)
+        if len(plan.shards) > 1 or plan.shards[0].name != "model.safetensors":
+            _write_json(folder, _index_name(checkpoint), _index(plan))
+
+
+class _CheckedFile(AtomicFile):
+    """A single target, kept only if the source was the same all the while."""
+
+    def __init__(self, checkpoint: Checkpoint, path: Path, size: int) -> None:
+        super().__init__(path, size)
+        self._checkpoint = checkpoint
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            if kind is None:
+                self._checkpoint.check_unchanged()
+        except BaseException as changed:
+            super().__exit__(type(changed), changed, changed.__traceback__)
+            raise
+        super().__exit__(kind, error, trace)
+
+
+def _write_side_files(checkpoint: Checkpoint, plan: Plan, folder: AtomicFolder) -> None:
+    for name in checkpoint.side_files:
+        if name == "config.json":
+            _write_json(folder, name, {**(checkpoint.config or {}), "quantization_config": plan.config})
+            continue
+        fd = open_regular(checkpoint.folder / name)
+        try:
+            size = os.fstat(fd).st_size
+            with folder.file(name, size) as out:
+                for first in range(0, size, COPY_BYTES):
+                    out.write(
+                        read_exactly(fd, min(COPY_BYTES, size - first), first, checkpoint.folder / name)
+                    )
+        finally:
+            os.close(fd)
+
+
+def _write_json(folder: AtomicFolder, name: str, value: Any) -> None:
+    with folder.file(name) as out:
+        out.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
+
+
+def _index_name(checkpoint: Checkpoint) -> str:
+    if checkpoint.path.name.endswith(INDEX_SUFFIX):
+        return checkpoint.path.name
+    names = sorted(path.name for path in checkpoint.folder.glob(f"*{INDEX_SUFFIX}"))
+    usual = f"model{INDEX_SUFFIX}"
+    return names[0] if len(names) == 1 else usual
+
+
+def _index(plan: Plan) -> dict[str, Any]:
+    total = sum(tensor.stored_bytes for tensor in plan.tensors)
+    names = {
+        part.name: shard.name
+        for shard in plan.shards
+        for tensor in shard.tensors
+        for part in tensor.parts().values()
+    }
+    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(names.items()))}
+
+
+def _report(plan: Plan, target: Path, errors: dict[str, Errors], seconds: float, threads: int) -> Report:
+    rows, notes, total = [], list(plan.notes), Errors()
+    for t in plan.tensors:
+        row = (t.name, t.shape, t.source_bytes, t.stored_bytes, t.stored, t.reason)
+        e = errors.get(t.name)
+        rows.append(
+            TensorReport(*row) if e is None else TensorReport(*row, e.sparsity, e.snr_db, e.cosine, e.worst)
+        )
+        if e is not None:
+            total.add(e)
+        if e is not None and e.lost_groups:
+            lost = f"{e.lost_groups} groups of weights too small for scales in {t.settings.scale_dtype}"
+            notes.append(f"tensor {quote(t.name)}: {lost} became zeros; use scale_dtype='float32'")
+    return Report(
+        source=plan.source,
+        destination=os.fspath(target),
+        recipe=plan.recipe.as_dict(),
+        tensors=tuple(rows),
+        source_bytes=plan.source_bytes,
+        stored_bytes=plan.stored_bytes,
+        seconds=seconds,
+        threads=threads,
+        notes=tuple(notes),
+        snr_db=total.snr_db,
+        sparsity=total.sparsity,
+    )

@@ -1,0 +1,264 @@
+"""What `compress` will do to each tensor, and the exact bytes that come of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ..files import Checkpoint, TensorInfo, encode_header, open_checkpoint, read_header
+from ..files.errors import PATH_LIMIT, quote
+from ..files.safetensors import count_bytes
+from ..layouts.compressed_tensors import Part, Scheme, parts
+from ..layouts.compressed_tensors_config import quantization_config, reader_notes, usual_format
+from .recipe import Recipe, Settings, recipe_from_options
+
+WEIGHT = ".weight"  # what compressed-tensors compresses: parameters of this name
+FALLBACK_GROUPS = (128, 64, 32, 16)
+MATRIX_DTYPES = ("F32", "F16", "BF16", "F64")
+_PART_SUFFIXES = ("_packed", "_scale", "_shape", "_zero_point", "_g_idx")
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """One tensor: where it comes from, how it will be stored (`stored`, for people), and why so."""
+
+    info: TensorInfo
+    settings: Settings
+    scheme: Scheme | None
+    stored: str
+    reason: str
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    @property
+    def module(self) -> str:
+        return self.name.removesuffix(WEIGHT)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.info.shape
+
+    @property
+    def source_bytes(self) -> int:
+        return self.info.nbytes
+
+    @property
+    def stored_bytes(self) -> int:
+        """All parts together, without their names in the header."""
+        return sum(count_bytes(part.dtype, part.shape) for part in self.parts().values())
+
+    def parts(self) -> dict[str, Part]:
+        """The stored parts by role, under the names that they have in the file."""
+        if self.scheme is None:
+            return {"copy": Part(self.name, self.info.dtype, self.info.shape)}
+        found = parts(self.scheme, self.info.matrix_shape)
+        return {role: Part(f"{self.module}.{p.name}", p.dtype, p.shape) for role, p in found.items()}
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One file of the output: its name in a folder, header, and where each stored part begins in it."""
+
+    name: str
+    tensors: tuple[TensorPlan, ...]
+    header: bytes
+    offsets: dict[str, int]
+    size: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `compress` will do. source_bytes, stored_bytes: the files of weights, headers and all."""
+
+    source: str
+    recipe: Recipe
+    shards: tuple[ShardPlan, ...]
+    config: dict[str, Any]
+    source_bytes: int
+    notes: tuple[str, ...]
+
+    @property
+    def tensors(self) -> tuple[TensorPlan, ...]:
+        return tuple(tensor for shard in self.shards for tensor in shard.tensors)
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(shard.size for shard in self.shards)
+
+    @property
+    def ratio(self) -> float:
+        """source_bytes / stored_bytes."""
+        return self.source_bytes / self.stored_bytes
+
+    def lines(self) -> list[str]:
+        """One line for each tensor, the totals, the notes: what --dry-run prints."""
+        rows = [
+            (quote(t.name), str(list(t.shape)), t.info.dtype, t.stored, f"{t.stored_bytes:,}", t.reason)
+            for t in self.tensors
+        ]
+        widths = [max((len(row[k]) for row in rows), default=0) for k in range(5)]
+        table = [
+            "  ".join(
+                [*(f"{row[k]:<{widths[k]}}" for k in range(4)), f"{row[4]:>{widths[4]}}", row[5]]
+            ).rstrip()
+            for row in rows
+        ]
+        total = f"{self.source_bytes:,} bytes become {self.stored_bytes:,}: {self.ratio:.2f} times smaller"
+        return [*table, total, *self.notes]
+
+
+def plan(
+    source: str | os.PathLike[str],
+    *,
+    bits: int | None = None,
+    group_size: int | str | None = None,
+    symmetric: bool | None = None,
+    scale: str | None = None,
+    scale_dtype: str | None = None,
+    rounding: str | None = None,
+    seed: int | None = None,
+    prune: float | str | None = None,
+    prune_axis: int | None = None,
+    include: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] | None = None,
+    min_elements: int | None = None,
+    recipe: Recipe | dict[str, Any] | str | os.PathLike[str] | None = None,
+) -> Plan:
+    """What `compress` with these arguments would do, from the headers alone."""
+    options = dict(locals())
+    wish = recipe_from_options(options.pop("recipe"), **{k: v for k, v in options.items() if k != "source"})
+    with open_checkpoint(source) as checkpoint:
+        return make_plan(checkpoint, wish)
+
+
+def make_plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
+    """The plan for an open checkpoint. ValueError for one that is compressed already, for rules that match
+    nothing, and where nothing would become smaller."""
+    _refuse_quantized(checkpoint)
+    assigned = recipe.assign(checkpoint.tensors)
+    plans = [
+        _plan_tensor(info, assigned[name], recipe.min_elements) for name, info in checkpoint.tensors.items()
+    ]
+    compressed = {t.module: t.scheme for t in plans if t.scheme}
+    if not compressed:
+        why = "; ".join(sorted({t.reason for t in plans}))[:500] or "it holds no tensors"
+        raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)}: no tensor can be compressed: {why}")
+    others = [t.module for t in plans if not t.scheme and len(t.shape) == 2 and t.name.endswith(WEIGHT)]
+    config = quantization_config(compressed, others)
+    by_file = defaultdict(list)
+    for each in plans:
+        by_file[each.info.path].append(each)
+    shards = tuple(
+        _plan_shard(checkpoint, shard, by_file[checkpoint.folder / shard], recipe, config)
+        for shard in checkpoint.shards
+    )
+    source_bytes = sum((checkpoint.folder / shard).stat().st_size for shard in checkpoint.shards)
+    return Plan(os.fspath(checkpoint.path), recipe, shards, config, source_bytes, _notes(plans))
+
+
+def _refuse_quantized(checkpoint: Checkpoint) -> None:
+    config = checkpoint.config or {}
+    metadata = checkpoint.metadata
+    if config.get("quantization_config") or metadata.get("quantization_config"):
+        where = "config.json" if config.get("quantization_config") else "its metadata"
+        raise ValueError(
+            f"{quote(checkpoint.path, PATH_LIMIT)} is quantized already: {where} has a quantization_config"
+        )
+    for name in checkpoint.tensors:
+        for suffix in _PART_SUFFIXES:
+            if name.endswith(WEIGHT + suffix):
+                path = quote(checkpoint.path, PATH_LIMIT)
+                raise ValueError(
+                    f"{path} is quantized already: tensor {quote(name)} is a part of a quantized one"
+                )
+
+
+def _plan_tensor(info: TensorInfo, settings: Settings, min_elements: int) -> TensorPlan:
+    reason = _reason_to_copy(info, settings, min_elements)
+    if reason:
+        return TensorPlan(info, settings, None, info.dtype, reason)
+    cols, bits = info.matrix_shape[1], settings.bits
+    if settings.pattern and cols % settings.pattern[1]:
+        raise ValueError(
+            f"tensor {quote(info.name)}: prune={settings.prune!r} needs columns that are a multiple of "
+            f"{settings.pattern[1]}, not {cols}; exclude it or give it a rule of its own"
+        )
+    group = _dividing_group(settings.group, cols)
+    if group != settings.group:
+        instead = "one scale a row" if group == "channel" else f"groups of {group}"
+        reason = f"{cols} columns are no multiple of {settings.group}: {instead}"
+    stored_as = usual_format(bits, group, settings.symmetric, info.name.removesuffix(WEIGHT))
+    scheme = Scheme(bits, group, settings.symmetric, settings.scale_dtype, stored_as)
+    label = scheme.label if not settings.prune else f"{scheme.label}, {_pruned(settings)} pruned"
+    return TensorPlan(info, settings, scheme, label, reason)
+
+
+def _reason_to_copy(info: TensorInfo, settings: Settings, min_elements: int) -> str:
+    """Why a tensor is copied byte for byte, or ''."""
+    if settings.keep:
+        return "kept by the recipe"
+    if len(info.shape) != 2:
+        return f"{len(info.shape)} dimensions: only matrices are compressed"
+    if info.dtype not in MATRIX_DTYPES:
+        return f"{info.dtype}: only {', '.join(MATRIX_DTYPES)} are compressed"
+    if not info.name.endswith(WEIGHT) or info.name == WEIGHT:
+        return f"the layout holds only tensors named <module>{WEIGHT}"
+    if not info.size:
+        return "empty"
+    if info.size < min_elements:
+        return f"fewer than min_elements={min_elements} weights"
+    return ""
+
+
+def _dividing_group(group: int | str, cols: int) -> int | str:
+    """The group size itself where it divides the columns, else the largest usual one below it that does, else
+    a row."""
+    if isinstance(group, str) or cols % group == 0:
+        return group
+    return next((g for g in FALLBACK_GROUPS if g < group and cols % g == 0), "channel")
+
+
+def _pruned(settings: Settings) -> str:
+    return settings.prune if isinstance(settings.prune, str) else f"{100 * settings.sparsity:g}%"
+
+
+def _plan_shard(
+    checkpoint: Checkpoint, shard: str, plans: list[TensorPlan], recipe: Recipe, config: dict[str, Any]
+) -> ShardPlan:
+    path = checkpoint.folder / shard
+    entries = [(part.name, part.dtype, part.shape) for plan in plans for part in plan.parts().values()]
+    metadata = read_header(path)[1] | _provenance(recipe)
+    if checkpoint.config is None:
+        metadata["quantization_config"] = json.dumps(config, sort_keys=True)
+    try:
+        header, places = encode_header(entries, metadata)
+    except ValueError as error:
+        raise ValueError(f"{quote(path, PATH_LIMIT)}: {error}") from None
+    end = max((end for _, end in places.values()), default=0)
+    return ShardPlan(
+        shard,
+        tuple(plans),
+        header,
+        {name: len(header) + begin for name, (begin, _) in places.items()},
+        len(header) + end,
+    )
+
+
+def _provenance(recipe: Recipe) -> dict[str, str]:
+    """What made a file, for its metadata: the same on every machine and at every time."""
+    from .. import __version__
+
+    return {"quantrim_version": __version__, "quantrim_recipe": recipe.to_toml()}
+
+
+def _notes(plans: list[TensorPlan]) -> tuple[str, ...]:
+    schemes = {plan.module: plan.scheme for plan in plans if plan.scheme}
+    other_groups = sum(1 for plan in plans if plan.scheme and plan.reason)
+    notes = [f"{other_groups} tensors have other groups than asked for, which do not divide their columns"]
+    return (*notes[: bool(other_groups)], *reader_notes(schemes))

@@ -1,0 +1,147 @@
+"""What a compression did, for people and for programs."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..files import AtomicFile
+from ..files.errors import quote
+
+_COLUMNS = (
+    "tensor",
+    "shape",
+    "source bytes",
+    "stored bytes",
+    "stored",
+    "sparsity",
+    "SNR dB",
+    "cosine",
+    "worst error",
+)
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;"
+    "color:#222;background:#fff}"
+    "table{border-collapse:collapse;width:100%;font-size:13px}"
+    "th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #ddd}"
+    "th:first-child,td:first-child,td:nth-child(5){text-align:left;word-break:break-all}"
+    "@media(prefers-color-scheme:dark){body{color:#ddd;background:#1b1b1b}th,td{border-color:#444}}"
+)
+
+
+@dataclass(frozen=True)
+class TensorReport:
+    """One tensor. Errors are those of the decoded weights against the original ones, before pruning; None
+    where the tensor was copied. snr_db is infinity where nothing was lost, None where the tensor is all
+    zeros, like cosine."""
+
+    name: str
+    shape: tuple[int, ...]
+    source_bytes: int
+    stored_bytes: int
+    stored: str
+    reason: str
+    sparsity: float | None = None
+    snr_db: float | None = None
+    cosine: float | None = None
+    worst: float | None = None
+
+    def cells(self) -> tuple[str, ...]:
+        shape = " × ".join(map(str, self.shape)) or "scalar"
+        numbers = (f"{self.source_bytes:,}", f"{self.stored_bytes:,}", self.stored)
+        return (quote(self.name)[1:-1], shape, *numbers, *_error_cells(self))
+
+
+@dataclass(frozen=True)
+class Report:
+    """source_bytes, stored_bytes: the files of weights. seconds: of wall clock, the final flush to the disk
+    included. snr_db, sparsity: of all compressed weights together, None without signal."""
+
+    source: str
+    destination: str
+    recipe: dict[str, Any]
+    tensors: tuple[TensorReport, ...]
+    source_bytes: int
+    stored_bytes: int
+    seconds: float
+    threads: int
+    notes: tuple[str, ...]
+    snr_db: float | None = None
+    sparsity: float = 0.0
+
+    @property
+    def ratio(self) -> float:
+        """source_bytes / stored_bytes."""
+        return self.source_bytes / self.stored_bytes
+
+    @property
+    def gb_per_s(self) -> float:
+        """Source bytes a second, in 10**9."""
+        return self.source_bytes / self.seconds / 1e9 if self.seconds else math.inf
+
+    def summary(self) -> str:
+        """One sentence."""
+        return (
+            f"{self.source_bytes:,} bytes became {self.stored_bytes:,} ({self.ratio:.2f} times smaller) "
+            f"in {self.seconds:.2f} s ({self.gb_per_s:.2f} GB/s, {self.threads} threads)"
+        )
+
+    def to_json(self) -> str:
+        """All of it; numbers that JSON has not (an infinite SNR) are null."""
+        table = asdict(self) | {"ratio": self.ratio, "gb_per_s": self.gb_per_s}
+        return json.dumps(_plain(table), indent=2, ensure_ascii=False) + "\n"
+
+    def to_markdown(self) -> str:
+        rows = [_COLUMNS, tuple("---" for _ in _COLUMNS), *(t.cells() for t in self.tensors)]
+        table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+        notes = "".join(f"- {note}\n" for note in self.notes)
+        return f"# {quote(self.destination)}\n\n{self.summary()}.\n\n{notes}\n{table}\n"
+
+    def to_html(self) -> str:
+        """A page that needs no other file."""
+        head = "".join(f"<th>{cell}</th>" for cell in _COLUMNS)
+        body = "\n".join(
+            "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in t.cells()) + "</tr>" for t in self.tensors
+        )
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        title = html.escape(quote(self.destination))
+        return (
+            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+            f"<style>{_STYLE}</style></head><body><h1>{title}</h1><p>{html.escape(self.summary())}.</p><ul>{notes}</ul>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></body></html>\n"
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as its suffix says: .json, .md or .html."""
+        writers = {".json": self.to_json, ".md": self.to_markdown, ".html": self.to_html}
+        suffix = check_report_suffix(path)
+        with AtomicFile(path) as file:
+            file.write(writers[suffix]().encode("utf-8", "backslashreplace"))
+
+
+def check_report_suffix(path: str | os.PathLike[str]) -> str:
+    """The suffix of a report's path, if it is one that `save` knows; ask before the work, not after it."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".json", ".md", ".html"):
+        raise ValueError(f"report must end in .html, .json or .md, not {quote(path)}")
+    return suffix
+
+
+def _error_cells(t: TensorReport) -> tuple[str, str, str, str]:
+    if t.sparsity is None:
+        return ("", "", "", "")
+    snr = "" if t.snr_db is None else "exact" if math.isinf(t.snr_db) else f"{t.snr_db:.2f}"
+    return (f"{100 * t.sparsity:.1f}%", snr, "" if t.cosine is None else f"{t.cosine:.6f}", f"{t.worst:.3g}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

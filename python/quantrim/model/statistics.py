@@ -1,0 +1,65 @@
+"""What rounding and pruning cost a tensor."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .. import backend
+from ..checks import Array, rows
+
+
+@dataclass
+class Errors:
+    """Sums over the weights a and what their codes decode to, b; added up chunk by chunk, in order."""
+
+    sums: Array = field(default_factory=lambda: np.zeros(4))  # of a*a, b*b, a*b, (a-b)**2
+    worst: float = 0.0
+    count: int = 0
+    zeros: int = 0  # of b
+    lost_groups: int = 0  # whose scale became 0 though they hold a weight that is not
+
+    def add(self, other: Errors) -> None:
+        self.sums = self.sums + other.sums
+        self.worst = max(self.worst, other.worst)
+        self.count += other.count
+        self.zeros += other.zeros
+        self.lost_groups += other.lost_groups
+
+    @property
+    def snr_db(self) -> float | None:
+        """Signal to noise in dB; infinity without noise, None without signal."""
+        signal, noise = float(self.sums[0]), float(self.sums[3])
+        if not signal:
+            return None
+        return 10 * math.log10(signal / noise) if noise else math.inf
+
+    @property
+    def cosine(self) -> float | None:
+        """Cosine of the angle between a and b; None where one of them is 0."""
+        a, b, ab = map(float, self.sums[:3])
+        return ab / (math.sqrt(a) * math.sqrt(b)) if a and b else None
+
+    @property
+    def sparsity(self) -> float:
+        return self.zeros / self.count if self.count else 0.0
+
+
+def measure(a: Array, b: Array) -> Errors:
+    """a, b: matrices of one shape, finite."""
+    table = np.empty((*rows(a).shape[:1], 5))
+    backend.active.errors(rows(a), rows(b), table)
+    zeros = b.size - backend.active.count_nonzero(b.reshape(-1))
+    return Errors(table[:, :4].sum(axis=0), float(table[:, 4].max(initial=0.0)), b.size, zeros)
+
+
+def count_lost_groups(x: Array, scales: Array) -> int:
+    """Groups with scale 0 and a weight that is not 0. x: (rows, cols), scales: (rows, groups), groups divide
+    cols."""
+    zero = scales == 0
+    if not zero.any() or not backend.active.count_nonzero(x.reshape(-1)):
+        return 0
+    by_group = x.reshape(*scales.shape, -1)
+    return int(np.count_nonzero((by_group[zero] != 0).any(axis=-1)))

@@ -1,0 +1,261 @@
+"""One tensor from the source to the target, chunk by chunk: read, prune, quantize, write, measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from .. import checks
+from ..checks import Array
+from ..files import Checkpoint, FormatError
+from ..files.atomic import FileWriter
+from ..files.checkpoint import from_little_endian
+from ..files.errors import PATH_LIMIT, quote
+from ..layouts import compressed_tensors as layout
+from ..pruning import prune
+from ..quantization import dequantize, quantize
+from ..tensor import QuantizedTensor, row_bytes, scales_shape
+from .chunks import Chunk, column_step, cut
+from .plan import TensorPlan
+from .prune_stream import Cut, apply_cut, find_cut
+from .statistics import Errors, count_lost_groups, measure
+from .workers import Buffers, Workers
+
+COPY_BYTES = 8 << 20  # of a tensor that is copied, at a time
+ZERO_POINT_BLOCK = 1 << 20  # zero points that are packed at a time
+_U64 = 1 << 64
+_COUNTER_STEP = 0x9E3779B97F4A7C15  # of stochastic rounding: one weight further on
+
+T = TypeVar("T")
+Progress = Callable[[int], None]  # told of source bytes that are done with
+
+
+@dataclass
+class Source:
+    """The open checkpoint, and each thread's memory."""
+
+    checkpoint: Checkpoint
+    buffers: Buffers
+
+    def read(self, tensor: TensorPlan, chunk: Chunk) -> Array:
+        """The weights of a chunk as stored; float64 as float32. Valid until this thread reads again."""
+        info = tensor.info
+        dtype = info.numpy_dtype
+        raw = self.buffers.get("source", (chunk.size * dtype.itemsize,), np.dtype(np.uint8))
+        first = (chunk.row * info.matrix_shape[1] + chunk.col) * dtype.itemsize
+        self.checkpoint.read_into(tensor.name, raw, first)
+        x = from_little_endian(raw, dtype).reshape(chunk.rows, chunk.cols)
+        return x if dtype != np.float64 else checks.floats("weights", x)
+
+
+def copy_tensor(
+    source: Source, tensor: TensorPlan, out: FileWriter, offset: int, workers: Workers, progress: Progress
+) -> None:
+    """Byte for byte."""
+    name, nbytes = tensor.name, tensor.source_bytes
+
+    def job(first: int, count: int) -> int:
+        data = source.buffers.get("source", (count,), np.dtype(np.uint8))
+        source.checkpoint.read_into(name, data, first)
+        out.pwrite(data, offset + first)
+        return count
+
+    starts = range(0, nbytes, COPY_BYTES)
+    for done in workers.run(partial(job, first, min(COPY_BYTES, nbytes - first)) for first in starts):
+        progress(done)
+
+
+def compress_tensor(
+    source: Source,
+    tensor: TensorPlan,
+    out: FileWriter,
+    offsets: dict[str, int],
+    workers: Workers,
+    chunk_bytes: int,
+    progress: Progress,
+) -> Errors:
+    """Write the parts of a compressed tensor at their offsets in `out`; what that cost its weights."""
+    stream = _Stream(source, tensor, out, offsets)
+    chunks = list(stream.cut(chunk_bytes))
+    stream.find_cut(chunks, workers, progress)
+    stream.write_shape()
+    total = Errors()
+    itemsize = tensor.info.numpy_dtype.itemsize
+    jobs = (partial(stream.run, number, chunk) for number, chunk in enumerate(chunks))
+    for chunk, errors in zip(chunks, workers.run(jobs), strict=True):
+        total.add(errors)
+        progress(chunk.size * itemsize)
+    stream.write_packed_zero_points()
+    return total
+
+
+class _Stream:
+    def __init__(self, source: Source, tensor: TensorPlan, out: FileWriter, offsets: dict[str, int]) -> None:
+        assert tensor.scheme is not None
+        self.source, self.tensor, self.out = source, tensor, out
+        self.scheme, self.settings = tensor.scheme, tensor.settings
+        self.rows, self.cols = tensor.info.matrix_shape
+        self.groups = self.scheme.groups(self.cols)
+        self.begin = {role: offsets[part.name] for role, part in tensor.parts().items()}
+        self.streamed_cut: Cut | None = None
+        # zero points that are packed along the rows are written last; they are few
+        packed = not self.scheme.symmetric and self.scheme.format == layout.PACKED
+        self.zero_points = np.empty((self.rows, self.groups), np.uint8) if packed else None
+
+    def cut(self, chunk_bytes: int) -> Iterator[Chunk]:
+        pattern = self.settings.pattern
+        step = column_step(self.scheme.group_size, pattern[1] if pattern else None)
+        if self.settings.prune_axis is not None:
+            step = None
+        return cut(self.rows, self.cols, step, chunk_bytes)
+
+    # Pruning
+
+    def find_cut(self, chunks: list[Chunk], workers: Workers, progress: Progress) -> None:
+        """Look at the whole tensor where the weights to prune are not known from one chunk."""
+        if not self.settings.sparsity or self.settings.prune_axis is not None or len(chunks) == 1:
+            return
+
+        def each_chunk(f: Callable[[Array], T], step: int = 1) -> Iterable[T]:
+            def job(chunk: Chunk) -> T:
+                return f(self.source.read(self.tensor, chunk))
+
+            for found in workers.run(partial(job, chunk) for chunk in chunks[::step]):
+                progress(0)
+                yield found
+
+        removed = round(self.settings.sparsity * self.rows * self.cols)
+        bits = 16 if self.tensor.info.dtype in ("F16", "BF16") else 32
+        self.streamed_cut = find_cut(removed, self.rows * self.cols, bits, len(chunks), each_chunk)
+
+    def pruned(self, x: Array, number: int) -> Array:
+        settings = self.settings
+        if not settings.prune:
+            return x
+        out = self.source.buffers.get("pruned", x.shape, x.dtype)
+        if self.streamed_cut is not None:
+            if not apply_cut(x, self.streamed_cut, number, out):
+                raise ValueError("not finite")
+        elif isinstance(settings.prune, str):
+            prune(x, pattern=settings.prune, out=out)
+        else:
+            prune(x, settings.sparsity, axis=settings.prune_axis, out=out)
+        return out
+
+    # One chunk
+
+    def run(self, number: int, chunk: Chunk) -> Errors:
+        x = self._read(chunk)
+        try:
+            kept = self.pruned(x, number)
+            q = self._quantize(kept, chunk)
+        except ValueError as error:
+            raise self._explained(error, x, chunk) from None
+        self._write(q, chunk)
+        decoded = self.source.buffers.get("decoded", x.shape, np.dtype(np.float32))
+        errors = measure(x, dequantize(q, out=decoded))
+        errors.lost_groups = count_lost_groups(kept, q.scales)
+        return errors
+
+    def _read(self, chunk: Chunk) -> Array:
+        try:
+            return self.source.read(self.tensor, chunk)
+        except FormatError:
+            raise
+        except ValueError as error:
+            raise self._error(str(error)) from None
+
+    def _quantize(self, x: Array, chunk: Chunk) -> QuantizedTensor:
+        s, get = self.settings, self.source.buffers.get
+        group = self.scheme.group_size
+        of_scales = scales_shape(x.shape, group)
+        scales = get("scales", of_scales, np.dtype(np.float32))
+        zero_points = None if s.symmetric else get("zero_points", of_scales, np.dtype(np.uint8))
+        for part in (scales, zero_points):
+            if part is not None:
+                part[...] = 0  # what was there might be no scale or zero point
+        q = QuantizedTensor(
+            get("codes", (chunk.rows, row_bytes(chunk.cols, s.bits)), np.dtype(np.uint8)),
+            scales,
+            zero_points,
+            s.bits,
+            group,
+            (chunk.rows, chunk.cols),
+        )
+        seed = (s.seed + (chunk.row * self.cols + chunk.col) * _COUNTER_STEP) % _U64
+        return quantize(
+            x, s.bits, group_size=group, symmetric=s.symmetric, scale=s.scale, rounding=s.rounding,
+            scale_dtype=s.scale_dtype, seed=seed, out=q,
+        )  # fmt: skip
+
+    def _write(self, q: QuantizedTensor, chunk: Chunk) -> None:
+        width = layout.code_row_bytes(self.scheme, self.cols)
+        whole = chunk.col + chunk.cols == self.cols
+        # the words of a row end with its last column, so that only there is padding
+        inner = not whole and self.scheme.format == layout.PACKED
+        codes = q.data if inner else layout.encode_codes(q.data, self.scheme, chunk.cols)
+        at = chunk.row * width + chunk.col * self.scheme.bits // 8
+        self.out.pwrite(codes, self.begin["codes"] + at)
+        first_group = chunk.col * self.groups // self.cols
+        index = chunk.row * self.groups + first_group
+        scales = layout.encode_scales(q.scales, self.scheme)
+        self.out.pwrite(little_endian(scales), self.begin["scale"] + index * scales.itemsize)
+        if q.zero_points is None:
+            return
+        if self.zero_points is None:
+            zeros = layout.encode_zero_points(q.zero_points, self.scheme)
+            self.out.pwrite(zeros, self.begin["zero_point"] + index)
+        else:
+            count = q.zero_points.shape[1]
+            rows = slice(chunk.row, chunk.row + chunk.rows)
+            self.zero_points[rows, first_group : first_group + count] = q.zero_points
+
+    # The rest of the tensor
+
+    def write_shape(self) -> None:
+        if "shape" in self.begin:
+            self.out.pwrite(little_endian(layout.encode_shape((self.rows, self.cols))), self.begin["shape"])
+
+    def write_packed_zero_points(self) -> None:
+        if self.zero_points is None:
+            return
+        step = layout.ZERO_POINT_ROWS * max(1, ZERO_POINT_BLOCK // (layout.ZERO_POINT_ROWS * self.groups))
+        at = self.begin["zero_point"]
+        for row in range(0, self.rows, step):
+            words = layout.encode_zero_points(self.zero_points[row : row + step], self.scheme)
+            self.out.pwrite(words, at)
+            at += words.nbytes
+
+    # Errors
+
+    def _explained(self, error: ValueError, x: Array, chunk: Chunk) -> ValueError:
+        """The error about a chunk as one about the tensor."""
+        bad = ~np.isfinite(x)
+        if bad.any():
+            within = int(bad.reshape(-1).argmax())
+            index = chunk.row * self.cols + chunk.col + within
+            info = self.tensor.info
+            value = float(x.reshape(-1)[within])
+            problem = f"weights must be finite, not {value} at flat index {index}"
+            offset = info.offset + index * info.numpy_dtype.itemsize
+            return FormatError(problem, path=info.path, tensor=info.name, offset=offset)
+        if "overflows" in str(error):
+            rows = f"rows {chunk.row} to {chunk.row + chunk.rows}"
+            wanted = f"a scale in {rows} overflows {self.settings.scale_dtype}"
+            return self._error(f"{wanted}; use scale_dtype='float32' or 'bfloat16'")
+        return self._error(str(error))
+
+    def _error(self, problem: str) -> ValueError:
+        return ValueError(
+            f"{quote(self.tensor.info.path, PATH_LIMIT)}, tensor {quote(self.tensor.name)}: {problem}"
+        )
+
+
+def little_endian(a: Array) -> Array:
+    """The same values in the byte order of files."""
+    unsigned = a.view(np.dtype(f"u{a.dtype.itemsize}"))
+    return unsigned.astype(unsigned.dtype.newbyteorder("<"), copy=False)

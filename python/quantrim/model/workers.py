@@ -1,0 +1,107 @@
+"""Threads that each do one piece of work at a time, with the kernels inside them single-threaded."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .. import backend
+from ..checks import Array
+
+T = TypeVar("T")
+
+_lock = threading.Lock()
+_users = 0
+_before: backend.use_threads | None = None
+_count = 1
+
+
+@contextmanager
+def single_threaded_kernels() -> Iterator[int]:
+    """Kernels use one thread each while anybody is inside; gives the number that they might have used."""
+    global _users, _before, _count
+    with _lock:
+        _users += 1
+        if _users == 1:
+            _count = backend.current_threads()
+            _before = backend.use_threads(1)
+        count = _count
+    try:
+        yield count
+    finally:
+        with _lock:
+            _users -= 1
+            if not _users and _before is not None:
+                _before.__exit__(None, None, None)
+                _before = None
+
+
+class Workers:
+    """A pool of threads. As a context manager it ends when the pieces in hand are done, others are
+    dropped."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="quantrim")
+        self._pending: set[Future[Any]] = set()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        for future in self._pending:
+            future.cancel()
+        while True:  # no thread may write any more when the files are closed, however often Ctrl-C is pressed
+            try:
+                wait(self._pending)
+                self._pool.shutdown()
+                return
+            except KeyboardInterrupt:
+                continue
+
+    def run(self, jobs: Iterable[Callable[[], T]]) -> Iterator[T]:
+        """The results in the order of the jobs; the first error in that order is raised. Few jobs wait at a
+        time."""
+        queue: deque[Future[T]] = deque()
+        try:
+            for job in jobs:
+                queue.append(self._submit(job))
+                if len(queue) > 2 * self._count:
+                    yield self._next(queue)
+            while queue:
+                yield self._next(queue)
+        finally:  # the caller may want no more of them
+            self._pending -= {future for future in queue if future.cancel()}
+
+    def _submit(self, job: Callable[[], T]) -> Future[T]:
+        future = self._pool.submit(job)
+        self._pending.add(future)
+        return future
+
+    def _next(self, queue: deque[Future[T]]) -> T:
+        future = queue.popleft()
+        result = future.result()
+        self._pending.discard(future)
+        return result
+
+
+class Buffers(threading.local):
+    """Memory of one thread, used again for every piece of work."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Array] = {}
+
+    def get(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """An array with undefined contents; what `get` gave before under this name is undefined from now
+        on."""
+        size = int(np.prod(shape)) * dtype.itemsize
+        held = self._held.get(name)
+        if held is None or held.nbytes < size:
+            held = self._held[name] = np.empty(size, np.uint8)
+        return held[:size].view(dtype).reshape(shape)

@@ -1,0 +1,215 @@
+"""The output of compress in the hands of its readers: safetensors, compressed-tensors, transformers.
+
+They must give the bits of our own decoding, in the dtype in which they compute. QUANTRIM_MINILM names the
+folder of a real model, all-MiniLM-L6-v2; without it only small models of random weights are read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from model_helpers import save_folder, small_model
+from numpy.typing import NDArray
+
+import quantrim as qt
+from quantrim.files import open_checkpoint
+from quantrim.layouts import compressed_tensors as layout
+from quantrim.model import LogicalTensor, Report, compress, logical_tensors
+
+REASON = "needs the extra 'interop': torch, compressed-tensors, safetensors"
+torch = pytest.importorskip("torch", reason=REASON)
+library = pytest.importorskip("compressed_tensors", reason=REASON)
+safetensors_torch = pytest.importorskip("safetensors.torch", reason=REASON)
+
+OPTIONS: dict[str, tuple[dict[str, Any], float]] = {  # with the size that the weights may have at most
+    "int4": ({"bits": 4, "group_size": 32}, 13.2e6),
+    "int8": ({"bits": 8}, 23.2e6),
+    "int8 groups": ({"bits": 8, "group_size": 128, "scale_dtype": "float32"}, 24e6),
+    "int4 asymmetric": ({"bits": 4, "group_size": 32, "symmetric": False}, 13.6e6),
+    "int8 asymmetric": ({"bits": 8, "symmetric": False}, 23.3e6),
+    "int3 asymmetric bfloat16": (
+        {"bits": 3, "group_size": 64, "symmetric": False, "scale_dtype": "bfloat16"},
+        10e6,
+    ),
+    "int4 bfloat16": ({"bits": 4, "group_size": 32, "scale_dtype": "bfloat16"}, 13.2e6),
+    "int5 mse": ({"bits": 5, "scale": "mse"}, 15e6),
+    "int7 pruned": ({"bits": 7, "group_size": 16, "prune": 0.5}, 23e6),
+    "mixed": (
+        {"recipe": {"bits": 4, "rule": [{"match": "*embed*", "bits": 8}, {"match": "*key*", "bits": 3}]}},
+        18e6,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Path:
+    folder = os.environ.get("QUANTRIM_MINILM")
+    if not folder:
+        pytest.skip("needs QUANTRIM_MINILM, the folder of all-MiniLM-L6-v2")
+    assert (Path(folder) / "model.safetensors").stat().st_size == 90868376
+    return Path(folder)
+
+
+def bits_of(tensor: Any) -> NDArray[Any]:
+    """A torch tensor as the integers of its bits."""
+    kind = {2: torch.int16, 4: torch.int32}[tensor.element_size()]
+    return np.asarray(tensor.contiguous().view(kind).numpy())
+
+
+def our_bits(weights: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(weights).view(f"i{weights.dtype.itemsize}")
+
+
+def scheme_of(config: Any, module: str) -> tuple[Any, str]:
+    """The scheme and format that the library finds for a module of the checkpoint."""
+    from compressed_tensors.utils import match_targets
+
+    kind = torch.nn.Embedding if "embed" in module else torch.nn.Linear
+    targets = [target for group in config.config_groups.values() for target in group.targets]
+    first = match_targets(module, kind(1, 1), targets)[0]
+    group = next(group for group in config.config_groups.values() if first in group.targets)
+    return group, str(group.format or config.format)
+
+
+def ours(w: NDArray[Any], tensor: LogicalTensor, options: dict[str, Any]) -> NDArray[Any]:
+    """What `quantize` and `dequantize` of the whole original matrix give, in the reader's dtype."""
+    scheme = tensor.scheme
+    assert scheme is not None
+    if "prune" in options:
+        w = qt.prune(w, options["prune"])
+    q = qt.quantize(
+        w,
+        scheme.bits,
+        group_size=scheme.group_size,
+        symmetric=scheme.symmetric,
+        scale=options.get("scale", "absmax"),
+        scale_dtype=scheme.scale_dtype,
+    )
+    return qt.dequantize(q, dtype=tensor.dtype)
+
+
+def check(source: Path, target: Path, options: dict[str, Any]) -> Report:
+    """Compress a folder; decode it by the library, and require our own bits and the original names."""
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.quantization import QuantizationConfig
+    from compressed_tensors.utils import match_name
+
+    report = compress(source, target, **options)
+    config = QuantizationConfig.model_validate(
+        json.loads((target / "config.json").read_text())["quantization_config"]
+    )
+    stored: dict[str, Any] = {}
+    for file in sorted(target.glob("*.safetensors")):
+        stored |= safetensors_torch.load_file(file)
+    with open_checkpoint(source) as before, open_checkpoint(target) as after:
+        tensors = logical_tensors(after)
+        assert set(tensors) == set(before.tensors)
+        for name, tensor in tensors.items():
+            module, _, part = name.rpartition(".")
+            if tensor.scheme is None:
+                assert stored[name].shape == tensor.shape
+                assert not tensor.shape or after.raw(name) == before.raw(name)
+                if part == "weight" and len(tensor.shape) == 2:
+                    assert any(match_name(module, each) for each in config.ignore or [])
+                continue
+            assert not any(match_name(module, each) for each in config.ignore or [])
+            scheme, kind = scheme_of(config, module)
+            parts = {
+                k.removeprefix(f"{module}."): v for k, v in stored.items() if k.startswith(f"{module}.weight")
+            }
+            decoded = BaseCompressor.get_value_from_registry(kind).decompress(parts, scheme)["weight"]
+            expected = ours(before.read(name), tensor, options)
+            assert our_bits(tensor.rows(0, tensor.shape[0])).tobytes() == our_bits(expected).tobytes()
+            assert str(decoded.dtype) == f"torch.{expected.dtype}"
+            assert np.array_equal(bits_of(decoded), our_bits(expected)), name
+    return report
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_minilm_decodes_to_our_bits(minilm: Path, tmp_path: Path, case: str) -> None:
+    options, limit = OPTIONS[case]
+    report = check(minilm, tmp_path / "out", options)
+    assert (tmp_path / "out" / "model.safetensors").stat().st_size == report.stored_bytes < limit
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16], ids=str)
+@pytest.mark.parametrize("case", OPTIONS)
+def test_shards_of_every_dtype_decode_to_our_bits(tmp_path: Path, case: str, dtype: Any) -> None:
+    options = OPTIONS[case][0]
+    arrays = small_model(dtype) | {
+        "model.layers.0.key.weight": small_model(dtype)["model.layers.0.up.weight"][::-1]
+    }
+    check(save_folder(tmp_path / "source", arrays), tmp_path / "out", options)
+
+
+# transformers, through the library's ModelCompressor: whole models
+
+# what transformers opens at once; the rest of one scheme opens with dequantize=True, see reader_notes
+AT_ONCE = {"int8", "int8 asymmetric"}
+NEVER = {"mixed"}
+
+
+def outputs(model: Any) -> Any:
+    with torch.no_grad():
+        return model(torch.tensor([[101, 2023, 2003, 1037, 6251, 102]])).last_hidden_state
+
+
+@pytest.mark.parametrize("case", [case for case in OPTIONS if case not in NEVER])
+def test_transformers_opens_minilm(minilm: Path, tmp_path: Path, case: str) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    target = tmp_path / "out"
+    compress(minilm, target, **OPTIONS[case][0])
+    how = (
+        {}
+        if case in AT_ONCE
+        else {"quantization_config": transformers.CompressedTensorsConfig(dequantize=True)}
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the library, about itself
+        model = transformers.AutoModel.from_pretrained(target, **how)
+        original = transformers.AutoModel.from_pretrained(minilm)
+        found, wanted = outputs(model), outputs(original)
+    assert torch.nn.functional.cosine_similarity(found.flatten(), wanted.flatten(), dim=0) > 0.7
+    state = model.state_dict()
+    with open_checkpoint(target) as checkpoint:
+        for name, tensor in logical_tensors(checkpoint).items():
+            if tensor.scheme is not None:
+                reader = np.dtype(str(state[name].dtype).removeprefix("torch."))
+                decoded = tensor.quantized_rows(0, tensor.shape[0]).dequantize(reader)
+                if how:  # decoded in the dtype of the scales, widened after that
+                    decoded = tensor.rows(0, tensor.shape[0]).astype(reader)
+                assert np.array_equal(bits_of(state[name]), our_bits(decoded)), name
+
+
+def test_transformers_opens_linears_alone_at_once(minilm: Path, tmp_path: Path) -> None:
+    """What vLLM needs too: embeddings as they were, symmetric codes of 4 bits."""
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    report = compress(minilm, tmp_path / "out", bits=4, group_size=32, exclude="*embed*")
+    assert not report.notes
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = transformers.AutoModel.from_pretrained(tmp_path / "out")
+        found = outputs(model)
+    assert torch.isfinite(found).all()
+    assert model.encoder.layer[0].attention.self.query.quantization_scheme.weights.num_bits == 4
+
+
+def test_the_comparison_sees_one_wrong_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The positive control: one bit of what is written."""
+    real = layout.encode_codes
+
+    def wrong(data: NDArray[np.uint8], scheme: layout.Scheme, cols: int) -> NDArray[np.uint8]:
+        codes = real(data, scheme, cols).copy()
+        codes[-1, -1] ^= 0x10
+        return codes
+
+    monkeypatch.setattr(layout, "encode_codes", wrong)
+    with pytest.raises(AssertionError):
+        check(save_folder(tmp_path / "source", small_model()), tmp_path / "out", {"bits": 4})

@@ -1,0 +1,288 @@
+"""Arrays of every layout and dtype: the bits of a contiguous copy, or an error that says what is wrong."""
+
+from __future__ import annotations
+
+import decimal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from functions import FLOATS, FUNCTIONS, Array, Function, bits_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import quantrim as qt
+
+by_function = pytest.mark.parametrize("f", FUNCTIONS, ids=lambda f: f.name)
+FLOAT_FUNCTIONS = [f for f in FUNCTIONS if f.kind == "floats"]
+REFUSING = [f for f in FLOAT_FUNCTIONS if f.name not in ("sparsity", "quantize-saturate")]  # NaN and infinity
+
+
+def misaligned(a: Array, shift: int) -> Array:
+    memory = np.zeros(a.nbytes + shift, np.uint8)
+    memory[shift:] = np.frombuffer(a.tobytes(), np.uint8)
+    return memory[shift:].view(a.dtype).reshape(a.shape) if a.size else a
+
+
+def field(a: Array) -> Array:
+    """One field of a structured array with a stride of 72 bytes."""
+    record = np.zeros(a.shape, {"names": ["x"], "formats": [a.dtype], "offsets": [20], "itemsize": 72})
+    record["x"] = a
+    return record["x"]
+
+
+def spread(a: Array) -> Array:
+    wide = np.zeros((*a.shape[:-1], a.shape[-1] * 3), a.dtype)
+    wide[..., ::3] = a
+    return wide[..., ::3]
+
+
+def read_only(a: Array) -> Array:
+    a.flags.writeable = False
+    return a
+
+
+def mapped(a: Array) -> Array:
+    with tempfile.TemporaryFile() as file:
+        m = np.memmap(file, a.dtype, "w+", shape=a.shape)
+    m[...] = a
+    return m
+
+
+LAYOUTS: dict[str, Callable[[Array], Array]] = {
+    "A23 rows reversed": lambda a: a[::-1],
+    "A23 columns reversed": lambda a: a[:, ::-1],
+    "A23 both reversed": lambda a: a[::-1, ::-1],
+    "A24 Fortran order": np.asfortranarray,
+    "A24 transposed": lambda a: a.reshape(12, 8).T,
+    "A25 every third column": spread,
+    "A25 every second row": lambda a: a[::2],
+    "A25 field of a record": field,
+    "A25 overlapping windows": lambda a: np.lib.stride_tricks.sliding_window_view(a.reshape(-1), 8),
+    "A27 broadcast row": lambda a: np.broadcast_to(a[0], a.shape),
+    "A27 broadcast column": lambda a: np.broadcast_to(a[:, :1], a.shape),
+    "A27 one value": lambda a: np.broadcast_to(a[0, 0], a.shape),
+    "A28 big-endian": lambda a: a.astype(a.dtype.newbyteorder(">")),
+    "A31 read-only": read_only,
+    "memory-mapped": mapped,
+    "1-d": lambda a: a.reshape(-1),
+    "1-d strided": lambda a: spread(a.reshape(-1)),
+    "3-d": lambda a: a.reshape(2, -1, 4),
+    "3-d, axes swapped": lambda a: a.reshape(4, -1, 8).swapaxes(0, 1),
+    "A35 many axes": lambda a: a.reshape((1,) * 30 + a.shape),
+    "one element": lambda a: a[:1, :1],
+    "A19 no rows": lambda a: a[:0],
+    "A19 no columns": lambda a: a[:, :0],
+    "A19 nothing": lambda a: a[:0, :0],
+    "A19 1-d nothing": lambda a: a.reshape(-1)[:0],
+    "A19 3-d nothing": lambda a: np.zeros((3, 0, 4), a.dtype),
+}
+
+
+def check_layout(f: Function, a: Array) -> None:
+    """The bits of the contiguous copy; a, and how often it is referred to, as before."""
+    before, references = a.tobytes(), sys.getrefcount(a)
+    copy = np.array(a, a.dtype.newbyteorder("="), order="C")
+    assert bits_of(f.call(a)) == bits_of(f.call(copy))
+    assert a.tobytes() == before
+    assert sys.getrefcount(a) == references
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@by_function
+def test_layout(f: Function, layout: str) -> None:
+    for dtype in f.dtypes:
+        a = LAYOUTS[layout](f.values(1, (8, 12), dtype))
+        if a.shape[-1] % f.multiple == 0:
+            check_layout(f, a)
+
+
+@by_function
+def test_A26_misaligned(f: Function) -> None:
+    for dtype in f.dtypes:
+        a = f.values(2, (3, 36), dtype)
+        for shift in range(1, 64):
+            check_layout(f, misaligned(a, shift))
+
+
+Drawn = tuple[int, tuple[int, ...], list[int], list[int], bool, int]
+
+
+@st.composite
+def any_layout(draw: st.DrawFn) -> Drawn:
+    """Seed, shape, a step per axis, an order of the axes, whether big-endian, and a shift of the data."""
+    shape = draw(st.lists(st.integers(0, 9), min_size=1, max_size=4))
+    steps = draw(st.lists(st.sampled_from([1, -1, 2, -3]), min_size=len(shape), max_size=len(shape)))
+    order = draw(st.permutations(range(len(shape))))
+    return (
+        draw(st.integers(0, 99)),
+        tuple(shape),
+        steps,
+        list(order),
+        draw(st.booleans()),
+        draw(st.integers(0, 3)),
+    )
+
+
+@by_function
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(drawn=any_layout())
+def test_A23_A28_any_layout(f: Function, drawn: Drawn) -> None:
+    seed, shape, steps, order, swapped, shift = drawn
+    sizes = [n * abs(step) for n, step in zip(shape, steps, strict=True)]
+    for dtype in f.dtypes:
+        a = f.values(seed, tuple(sizes[k] for k in order), dtype)
+        a = misaligned(a.astype(a.dtype.newbyteorder(">")) if swapped else a, shift)
+        a = a.transpose(np.argsort(order))[tuple(slice(None, None, step) for step in steps)]
+        if a.shape[-1] % f.multiple == 0:
+            check_layout(f, a)
+
+
+def test_every_public_function_is_in_the_table() -> None:
+    """A new public function belongs in tests/functions.py, or here with the reason why not."""
+    without_arrays = {"isas", "current_isa", "current_threads", "use_isa", "use_threads", "importance.random"}
+    elsewhere = {"QuantizedTensor", "dequantize", "compress", "open_checkpoint"}  # in tests of their own
+    modules = {"": qt, "importance.": qt.importance}
+    public = {p + n for p, m in modules.items() for n in m.__all__ if callable(getattr(m, n))}
+    assert public - without_arrays - elsewhere == {f.function for f in FUNCTIONS}
+
+
+# Wrong dtypes and classes
+
+
+def wrong_dtypes() -> Iterator[Array]:
+    for kind in (
+        "int8",
+        "uint16",
+        "int32",
+        "int64",
+        "bool",
+        "complex64",
+        "complex128",
+        "longdouble",
+        "float32",
+    ):
+        yield np.ones((4, 8), kind)
+    yield np.full((4, 8), decimal.Decimal(1), object)
+    yield np.full((4, 8), "1.0")
+    yield np.full((4, 8), b"1.0")
+    yield np.full((4, 8), np.datetime64("2020-01-01"))
+    yield np.zeros((4, 8), np.dtype([("x", np.float32)]))
+
+
+@by_function
+def test_A29_wrong_dtype_is_named(f: Function) -> None:
+    accepted: list[Any] = {"floats": [np.float32], "uint8": [], "bool": [np.bool_]}[f.kind]
+    for a in wrong_dtypes():
+        if a.dtype not in accepted:
+            with pytest.raises(TypeError, match="must be") as caught:
+                f.call(a)
+            assert str(a.dtype) in str(caught.value)
+
+
+@pytest.mark.parametrize("f", FLOAT_FUNCTIONS, ids=lambda f: f.name)
+def test_A29_float64_is_narrowed(f: Function) -> None:
+    a = f.values(3, (4, 12), np.float32)
+    assert bits_of(f.call(a.astype(np.float64))) == bits_of(f.call(a))
+    assert bits_of(f.call(a.astype(">f8").T.copy().T)) == bits_of(f.call(a))
+
+
+@pytest.mark.parametrize("f", FLOAT_FUNCTIONS, ids=lambda f: f.name)
+def test_A29_float64_beyond_float32_is_refused(f: Function) -> None:
+    a = np.zeros((4, 8))
+    a[2, 3] = 1e40
+    with pytest.raises(ValueError, match=r"must fit float32, not .*1e\+40.* at flat index 19"):
+        f.call(a)
+
+
+@by_function
+def test_A30_masked_arrays_and_matrices_are_refused(f: Function) -> None:
+    a = f.values(4, (4, 8), f.dtypes[0])
+    for hidden in (np.ma.masked_array(a, a > 0), np.ma.masked_array(a), a.view(np.matrix)):
+        with pytest.raises(TypeError, match=r"plain array, not (MaskedArray|matrix)"):
+            f.call(hidden)
+
+
+@by_function
+def test_A30_other_subclasses_are_seen_as_arrays(f: Function) -> None:
+    class Tagged(np.ndarray):
+        def __array_finalize__(self, source: Any) -> None:
+            self.tag = getattr(source, "tag", None)
+
+    a = f.values(4, (4, 8), f.dtypes[0])
+    assert bits_of(f.call(a.view(Tagged))) == bits_of(f.call(a))
+
+
+def test_A30_lists_and_array_protocols() -> None:
+    class Wrapped:
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
+            return np.array([[1.0, -2.0]], np.float32)
+
+    for a in (Wrapped(), [[1.0, -2.0]], ((1.0, -2.0),), memoryview(np.array([[1.0, -2.0]]))):
+        assert qt.importance.magnitude(a).tolist() == [[1.0, 2.0]]
+
+
+@by_function
+def test_A20_no_axes(f: Function) -> None:
+    a = f.values(5, (1,), f.dtypes[0]).reshape(())
+    with pytest.raises(ValueError, match=r"at least one axis, not shape \(\)|must have shape|the shape of w"):
+        f.call(a)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("f", REFUSING, ids=lambda f: f.name)
+def test_A1_A2_not_finite(f: Function, bad: float) -> None:
+    """The error counts them and says where the first is, in flat order of the array as the caller sees it."""
+    for dtype in FLOATS.values():
+        a = f.values(6, (12, 8), dtype).T
+        flat = np.arange(96).reshape(8, 12)
+        a[5, 3] = a[7, 0] = bad
+        found = f"has 2 NaN or infinite of 96 values, the first {bad} at flat index {flat[5, 3]}"
+        with pytest.raises(ValueError, match=found):
+            f.call(a)
+
+
+# Memory that others hold
+
+
+def test_A36_buffers_are_held_during_a_call_and_released_after() -> None:
+    memory = bytearray(64 << 20)
+    started = threading.Event()
+    sums: list[float] = []
+
+    def work() -> None:
+        view = np.frombuffer(memory, np.float32)
+        started.set()
+        sums.extend(float(qt.importance.l1(view)) for _ in range(5))
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    started.wait()
+    with pytest.raises(BufferError):
+        memory.extend(b"more")
+    worker.join()
+    assert sums == [0.0] * 5
+    memory.extend(b"more")
+
+
+def test_A37_input_changed_during_a_call() -> None:
+    """The codes may be those of either content; each is one that some weight of the group can have."""
+    w = np.ones((256, 1024), np.float32)
+    stop = threading.Event()
+
+    def disturb() -> None:
+        while not stop.is_set():
+            w[:] = -w
+
+    worker = threading.Thread(target=disturb)
+    worker.start()
+    try:
+        for _ in range(30):
+            assert np.isin(qt.quantize(w, 4).codes(), (-7, 7)).all()
+    finally:
+        stop.set()
+        worker.join()

@@ -1,0 +1,346 @@
+"""Rules of the code base that a test can hold: who may use what, who may import whom, and what tools say."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cases import CASES
+
+import quantrim as qt
+from quantrim import _core, reference
+
+ROOT = Path(__file__).parents[1]
+CPP = sorted([*ROOT.glob("cpp/**/*.h"), *ROOT.glob("cpp/**/*.cpp")])
+PACKAGE = ROOT / "python" / "quantrim"
+PYTHON = sorted(PACKAGE.rglob("*.py"))
+SKIPPED_FOLDERS = {".git", ".hypothesis", "build", "dist", "__pycache__", ".venv", "results"}
+MOST_LINES = {"tests": 600}  # elsewhere 400; tables of bad inputs are long
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    """Every file of the project that is text, with its name."""
+    for path in sorted(ROOT.rglob("*")):
+        parts = path.relative_to(ROOT).parts
+        if path.is_file() and not any(
+            p in SKIPPED_FOLDERS or p.endswith(("_cache", ".egg-info")) for p in parts
+        ):
+            try:
+                yield name_of(path), path.read_text()
+            except UnicodeDecodeError:
+                continue
+
+
+def holders(pattern: str, paths: list[Path]) -> set[str]:
+    """The files in whose code, comments aside, the pattern occurs."""
+    return {name_of(p) for p in paths if re.search(pattern, re.sub(r"//.*", "", p.read_text()))}
+
+
+# One place for each worry
+
+
+def test_openmp_lives_in_one_header() -> None:
+    assert holders(r"#\s*pragma omp|\bomp\.h|\bomp_\w+\(", CPP) == {"cpp/parallel.h"}
+
+
+INTRINSICS = "|".join(
+    [
+        r"\b_mm\d*_\w+",
+        r"\b__m\d+\w*",
+        r"\bv\w+q?_[fsup]\d+\b",
+        r"\b(u?int|float)\d+x\d+(x\d)?_t\b",
+        r"immintrin\.h",
+        r"arm_neon\.h",
+    ]
+)
+
+
+def test_intrinsics_live_in_leaves() -> None:
+    """Registers and their instructions; a family needs none."""
+    exceptions = {
+        "cpp/parallel.h",  # MXCSR
+        "cpp/kernels.cpp",  # includes the headers that declare them
+    }
+    leaf = re.compile(r"cpp/kernels/(vec\w*|half_in_integers|stream|dot\w*)\.h")
+    assert {f for f in holders(INTRINSICS, CPP) if not leaf.fullmatch(f)} == exceptions
+
+
+def test_kernels_are_plain() -> None:
+    """No allocation, exceptions, threads or Python; of std only what vanishes in the compiler."""
+    kernels = [p for p in CPP if p.parent.name == "kernels"]
+    types = "remove_reference_t|integral_constant|true_type|false_type|is_same_v|conditional_t"
+    forbidden = rf"\bthrow\b|\bnew\b|\bmalloc\b|\bthread|\bpy::|\bPy_|\bstd::(?!({types})\b)"
+    assert holders(forbidden, kernels) == set()
+
+
+FLOORS_OF_CPP = {  # what files of a folder may include, from below
+    "kernels": r'"(vec_\w+|half_in_integers)\.h"',
+    "algorithms": r'"(\w+|\.\./(kernels|parallel))\.h"|<\w+>',
+    "bindings": r'"(\w+|\.\./\w+|\.\./algorithms/\w+)\.h"|<.*>',
+}
+
+
+@pytest.mark.parametrize("folder", FLOORS_OF_CPP)
+def test_lower_floors_of_cpp_do_not_include_upper_ones(folder: str) -> None:
+    for path in (ROOT / "cpp" / folder).iterdir():
+        for included in re.findall(r"^#include\s+(.*?)\s*$", path.read_text(), re.M):
+            assert re.fullmatch(FLOORS_OF_CPP[folder], included), f"{name_of(path)} includes {included}"
+
+
+def test_only_bindings_know_python() -> None:
+    assert {Path(f).parent.name for f in holders(r"pybind11|Python\.h|\bPyObject\b", CPP)} == {"bindings"}
+
+
+# Python floors, the lowest first: a module imports from lower floors and its own, never from above
+FLOORS = [
+    {"checks"},
+    {"_core", "reference"},
+    {"backend"},
+    {"outputs", "tensor"},
+    {
+        "importance",
+        "pruning",
+        "quantization",
+        "codebooks",
+        "packing",
+        "sparse",
+        "linear",
+        "distillation",
+        "splitting",
+    },
+    {"layouts"},
+    {"files"},
+    {"model"},
+    {"demo"},
+    {"commands"},
+    {"cli"},
+]
+UPWARDS = {  # with the reason
+    ("tensor", "packing"),  # QuantizedTensor.codes() unpacks, within the method
+    ("tensor", "quantization"),  # QuantizedTensor.dequantize(), within the method
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Parts of the package that a module imports, wherever in it."""
+    package = path.relative_to(PACKAGE).parts[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = [*package[: len(package) + 1 - node.level], *(node.module or "").split(".")]
+            names = [p for p in base if p][:1] or [a.name for a in node.names if not a.name.startswith("__")]
+            found.update(names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "quantrim":
+            found.update((node.module or "").split(".")[1:2] or [a.name for a in node.names])
+        elif isinstance(node, ast.Import):
+            found.update(a.name.split(".")[1] for a in node.names if a.name.startswith("quantrim."))
+    return found
+
+
+def test_lower_floors_of_python_do_not_import_upper_ones() -> None:
+    height = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+    for path in PYTHON:
+        part = path.relative_to(PACKAGE).with_suffix("").parts[0]
+        if part == "__init__":
+            continue
+        assert part in height, f"{name_of(path)}: give {part} a floor in FLOORS"
+        for other in imported(path) - {part}:
+            fine = height[other] <= height[part] or (part, other) in UPWARDS
+            assert fine, f"{name_of(path)} imports {other} from a floor above its own"
+
+
+def test_no_heavy_import_at_run_time() -> None:
+    """Dependencies of the library; those of the command line may appear in its own files only."""
+    plain, cli = {"numpy", "ml_dtypes", "tomli", "tomllib"}, {"typer", "rich", "click"}
+    for path in PYTHON:
+        part = path.relative_to(PACKAGE).with_suffix("").parts[0]
+        allowed = (
+            plain
+            | (cli if part in ("cli", "commands", "demo", "__main__") else set())
+            | set(sys.stdlib_module_names)
+        )
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, (ast.Import, ast.ImportFrom)) and not getattr(node, "level", 0):
+                names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+                unknown = {n.split(".")[0] for n in names} - allowed - {"quantrim"}
+                assert not unknown, f"{name_of(path)} imports {unknown}"
+
+
+# One row, many readers
+
+
+def kernels_of_reference() -> dict[str, Callable[..., Any]]:
+    return {name: getattr(reference, name) for name in reference.__all__}
+
+
+def stub_parameters() -> dict[str, list[str]]:
+    tree = ast.parse((PACKAGE / "_core.pyi").read_text())
+    functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
+    return {f.name: [a.arg for a in (*f.args.posonlyargs, *f.args.args)] for f in functions}
+
+
+@pytest.mark.parametrize("name", reference.__all__)
+def test_reference_compiled_module_and_stub_agree(name: str) -> None:
+    """Same names, same parameters in the same order."""
+    parameters = list(inspect.signature(getattr(reference, name)).parameters)
+    documented = (getattr(_core, name).__doc__ or "").splitlines()[0]
+    assert re.findall(r"(\w+): ", documented) == parameters
+    assert stub_parameters()[name] == parameters
+
+
+def test_the_compiled_module_has_nothing_more() -> None:
+    machine = {"built_isas", "isas", "current_isa", "use_isa", "current_threads", "use_threads"}
+    compiled = {n for n in dir(_core) if not n.startswith("_")}
+    assert compiled == machine | set(reference.__all__)
+    assert set(stub_parameters()) == compiled
+
+
+def test_cases_cover_every_kernel() -> None:
+    assert {case.function for case in CASES} == set(reference.__all__)
+
+
+def test_rows_of_the_kernel_table_are_used() -> None:
+    table = (ROOT / "cpp" / "kernels.h").read_text()
+    rows = re.findall(r"^\s*X\(\w+,\s*(\w+),", table, re.M)
+    callers = "".join(p.read_text() for p in CPP if p.parent.name in ("bindings", "algorithms"))
+    assert len(rows) > 20
+    assert [r for r in rows if not re.search(rf"(active\(\)|kernels_?)\.{r}\(", callers)] == []
+
+
+def public_functions() -> list[tuple[str, Any]]:
+    modules = {"": qt, "importance.": qt.importance}
+    return [(p + n, getattr(m, n)) for p, m in modules.items() for n in m.__all__ if callable(getattr(m, n))]
+
+
+@pytest.mark.parametrize("name,function", public_functions(), ids=[n for n, _ in public_functions()])
+def test_public_functions_show_an_example(name: str, function: Any) -> None:
+    assert ">>> " in (inspect.getdoc(function) or ""), f"{name} needs a docstring with an example"
+
+
+# Compiled objects
+
+
+def objects(pattern: str) -> list[Path]:
+    found = sorted(ROOT.glob(f"build/**/{pattern}"))
+    if not found:
+        pytest.skip(
+            "no build tree: build the package from this folder (pip install -e . --no-build-isolation)"
+        )
+    return found
+
+
+def output_of(tool: str, *arguments: object) -> str:
+    if not shutil.which(tool):
+        pytest.skip(f"needs {tool} (package binutils)")
+    return subprocess.run([tool, *map(str, arguments)], capture_output=True, text=True, check=True).stdout
+
+
+def test_one_symbol_per_instruction_set() -> None:
+    """F118: what the linker could merge between instruction sets would put wide code on old processors."""
+    for path in objects("kernels.cpp.o"):
+        isa = path.parent.parent.name.removesuffix(".dir")
+        defined = output_of("nm", "--demangle", "--defined-only", "--extern-only", path).splitlines()
+        assert [line.split(maxsplit=2)[2] for line in defined] == [f"{isa}::kernels"]
+        needed = {line.split()[-1] for line in output_of("nm", "--undefined-only", path).splitlines()}
+        assert needed <= {
+            "memcpy",
+            "memset",
+            "memmove",
+            "memcmp",
+            "__stack_chk_fail",
+            "_GLOBAL_OFFSET_TABLE_",
+        }
+
+
+def instructions(path: Path) -> str:
+    return output_of("objdump", "--disassemble", "--no-show-raw-insn", "-M", "intel", path)
+
+
+def test_F118_no_wide_instructions_outside_the_kernels() -> None:
+    for path in objects("CMakeFiles/_core.dir/**/*.o"):
+        code = instructions(path)
+        if "x86-64" in code.splitlines()[1]:
+            assert not re.search(
+                r"\b[xyz]mm\d+.*\b[yz]mm|\b[yz]mm\d|\t(v[a-z]+\s+xmm|lzcnt|andn|shlx|shrx|sarx)", code
+            )
+
+
+def test_F118_each_instruction_set_keeps_to_its_own() -> None:
+    beyond = {"x86_v2": r"\b[yz]mm\d|\tv[a-z]+\s+xmm|\tlzcnt", "x86_v3": r"\bzmm\d|\{k\d\}|\t(vpdpb|kmov)"}
+    for path in objects("kernels.cpp.o"):
+        isa = path.parent.parent.name.removesuffix(".dir")
+        if isa in beyond:
+            assert not re.search(beyond[isa], instructions(path)), isa
+
+
+# The tree as a whole
+
+
+def test_versions_agree() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    assert re.findall(r'^version = "(.*)"$', project, re.M) == [qt.__version__]
+
+
+@pytest.mark.parametrize("folder", ["cpp", "python", "tests", "bench", "examples"])
+def test_files_are_short(folder: str) -> None:
+    code = [p for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".pyi", ".h", ".cpp")]
+    lengths = {name_of(p): len(p.read_text().splitlines()) for p in code}
+    assert {name: n for name, n in lengths.items() if n > MOST_LINES.get(folder, 400)} == {}
+
+
+def test_no_machine_is_named() -> None:
+    """Neither folders of somebody's machine nor hosts that build or serve packages."""
+    folders = r"(?<![\w.])/(work|home|root|Users|mnt)/\w|[A-Z]:\\\\?Users"
+    hosts = r"\b(gitlab|jenkins|travis-ci|circleci|buildkite|appveyor|artifactory|index-url)\b"
+    found = {name for name, text in texts() if re.search(folders, text) or re.search(hosts, text.lower())}
+    assert found - {name_of(Path(__file__))} == set()
+
+
+def run_tool(*command: str) -> None:
+    if not shutil.which(command[0], path=str(Path(sys.executable).parent)) and not shutil.which(command[0]):
+        pytest.skip(f"needs {command[0]}: pip install quantrim[test]")
+    beside = Path(sys.executable).parent / command[0]
+    tool = str(beside) if beside.exists() else command[0]
+    done = subprocess.run([tool, *command[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_ruff() -> None:
+    run_tool("ruff", "check", ".")
+
+
+def test_mypy() -> None:
+    run_tool("mypy")
+
+
+def test_clang_format() -> None:
+    run_tool("clang-format", "--dry-run", "-Werror", *map(str, CPP))
+
+
+def test_aarch64_compiles() -> None:
+    compiler = shutil.which("aarch64-linux-gnu-g++")
+    if not compiler:
+        pytest.skip("needs aarch64-linux-gnu-g++ (package g++-aarch64-linux-gnu)")
+    flags = [
+        "-std=c++20",
+        "-O0",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-march=armv8-a",
+        "-DISA=arm_neon",
+        "-fsyntax-only",
+    ]
+    subprocess.run([compiler, *flags, str(ROOT / "cpp" / "kernels.cpp")], check=True)

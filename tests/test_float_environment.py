@@ -1,0 +1,133 @@
+"""Callers whose thread flushes subnormals or rounds otherwise get the same bits and keep their settings."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from functions import FUNCTIONS, Array, bits_of
+
+import quantrim as qt
+
+GCC = shutil.which("gcc")
+HELPER = """
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+unsigned long get(void) { return _mm_getcsr() & ~0x3fu; }  /* without the flags of exceptions that happened */
+void set(unsigned long bits) { _mm_setcsr((unsigned)bits); }
+#else
+unsigned long get(void) { unsigned long x; __asm__("mrs %0, fpcr" : "=r"(x)); return x; }
+void set(unsigned long bits) { __asm__("msr fpcr, %0" : : "r"(bits)); }
+#endif
+"""
+if platform.machine() == "x86_64":
+    DEFAULT = 0x1F80
+    MODES = {
+        "flush": DEFAULT | 0x8040,
+        "down": DEFAULT | 0x2000,
+        "up": DEFAULT | 0x4000,
+        "zero": DEFAULT | 0x6000,
+    }
+else:
+    DEFAULT = 0
+    MODES = {"flush": 1 << 24, "down": 2 << 22, "up": 1 << 22, "zero": 3 << 22}
+
+
+@pytest.fixture(scope="module")
+def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ctypes.CDLL]:
+    """get() and set() of the register that holds rounding and flushing."""
+    if not GCC:
+        pytest.skip("needs gcc to build a helper that sets MXCSR or FPCR")
+    folder: Path = tmp_path_factory.mktemp("control")
+    (folder / "control.c").write_text(HELPER)
+    subprocess.run([GCC, "-O1", "-shared", "-fPIC", "control.c", "-o", "control.so"], cwd=folder, check=True)
+    library = ctypes.CDLL(str(folder / "control.so"))
+    library.get.restype, library.set.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
+    yield library
+    library.set(DEFAULT)
+
+
+def in_mode(control: ctypes.CDLL, bits: int, call: Callable[[], Any]) -> Any:
+    """What the call returns in that mode; the mode must outlive it."""
+    control.set(bits)
+    try:
+        result = call()
+        assert control.get() == bits
+    finally:
+        control.set(DEFAULT)
+    return result
+
+
+def weights() -> Array:
+    """Normal rows, and rows of subnormals alone and among others."""
+    w = np.random.default_rng(0).standard_normal((40, 96)).astype(np.float32)
+    w[3] *= np.float32(1e-40)
+    w[5, ::3] *= np.float32(1e-42)
+    return w
+
+
+W = weights()
+SUBNORMAL = (W[:4] * np.float32(1e-39)).copy()
+MORE: dict[str, Callable[[], Any]] = {
+    "quantize-mse": lambda: qt.quantize(W, 3, group_size=32, scale="mse"),
+    "quantize-asymmetric": lambda: qt.quantize(W, 5, group_size=7, symmetric=False),
+    "quantize-power_of_two": lambda: qt.quantize(W, 4, scale="power_of_two"),
+    "quantize-stochastic": lambda: qt.quantize(W, 4, rounding="stochastic", seed=2),
+    "quantize-away": lambda: qt.quantize(W, 4, rounding="away"),
+    "quantize-float16": lambda: qt.quantize(W, 4, scale_dtype="float16"),
+    "quantize-subnormal": lambda: qt.quantize(SUBNORMAL, 8),
+    "dequantize": lambda: QUANTIZED.dequantize(),
+    "dequantize-float16": lambda: QUANTIZED.dequantize(dtype=np.float16),
+    "random": lambda: qt.importance.random(1000, 3),
+    "prune_mask-subnormal": lambda: qt.prune_mask(SUBNORMAL, 0.5),
+    "prune_mask-large": lambda: qt.prune_mask(LARGE, 0.4),
+    "sparsity-subnormal": lambda: qt.sparsity(SUBNORMAL),
+    "threshold-narrowed": lambda: qt.threshold(W, 0.3, mode="soft"),
+    "threshold-subnormal": lambda: qt.threshold(SUBNORMAL, 1e-40),
+    "float64": lambda: qt.importance.magnitude(DOUBLES),
+    "quantize-given": lambda: qt.quantize(W, 4, scale=np.linspace(0.1, 2, 40)[:, None]),
+    "quantize-given-subnormal": lambda: qt.quantize(SUBNORMAL, 4, scale=np.float32(1e-40)),
+    "quantize-tensor-subnormal": lambda: qt.quantize(SUBNORMAL, 4, group_size="tensor", symmetric=False),
+}
+QUANTIZED = qt.quantize(W, 4, group_size=32)
+LARGE = np.concatenate([SUBNORMAL.reshape(-1), W.reshape(-1)] * 80)
+DOUBLES = W.astype(np.float64) / 3
+
+ROWS = {f.name: (lambda f=f: f.call(W)) for f in FUNCTIONS if f.kind == "floats"} | MORE
+# Some steps are still done by numpy, or by a conversion from Python's float, in the caller's mode.
+OUTSIDE_THE_KERNELS = {
+    "importance.share", "importance.l2-columns", "threshold-narrowed", "threshold-subnormal", "float64",
+    "quantize-given", "quantize-given-subnormal", "quantize-tensor-subnormal",
+}  # fmt: skip
+CALLS = [
+    pytest.param(c, id=n, marks=pytest.mark.xfail(strict=True) if n in OUTSIDE_THE_KERNELS else [])
+    for n, c in ROWS.items()
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_A6_F121_same_bits_in_every_mode(call: Callable[[], Any], control: ctypes.CDLL) -> None:
+    want = bits_of(call())
+    for name, bits in MODES.items():
+        with qt.use_threads(1):
+            assert bits_of(in_mode(control, bits, call)) == want, name
+        with qt.use_threads(3):
+            assert bits_of(in_mode(control, bits, call)) == want, name
+
+
+def test_the_modes_are_real(control: ctypes.CDLL) -> None:
+    """The helper does what it says, or the tests above would show nothing."""
+    third, tiny = np.float32(1) / np.float32(3), np.float32(1e-38)
+    seen = {
+        name: in_mode(control, bits, lambda: np.float32(1) / np.float32(3)) for name, bits in MODES.items()
+    }
+    assert seen["up"] == third
+    assert seen["down"] == seen["zero"] == np.nextafter(third, np.float32(0))
+    assert in_mode(control, MODES["flush"], lambda: float(tiny / np.float32(3))) == 0 < tiny / np.float32(3)

@@ -1,0 +1,136 @@
+"""Scores against float64, and sums against their definition: sixteen lanes, folded by halves."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from functions import FLOATS, Array, bits_of
+
+import quantrim as qt
+
+imp = qt.importance
+DTYPES = pytest.mark.parametrize("dtype", FLOATS.values(), ids=FLOATS)
+EPSILON = 2.0**-24  # half a unit in the last place of a float32 near 1: what one rounding may cost
+
+
+def weights(seed: int, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32).astype(dtype)
+
+
+def lane_sum(terms: list[np.float32]) -> np.float32:
+    """Lane j adds terms j, j + 16, ... in order; then lane j adds lane j + 8, + 4, + 2, + 1."""
+    lane = [np.float32(0)] * 16
+    for i, x in enumerate(terms):
+        lane[i % 16] = np.float32(lane[i % 16] + x)
+    for half in (8, 4, 2, 1):
+        lane = [np.float32(lane[j] + lane[j + half]) for j in range(half)]
+    return lane[0]
+
+
+def norm(row: Array, power: int) -> np.float32:
+    x = [np.abs(np.float32(v)) for v in row]
+    return lane_sum([v if power == 1 else np.float32(v * v) for v in x])
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 8, 15, 16, 17, 31, 33, 100, 1025])
+@DTYPES
+def test_sums_follow_the_lanes(n: int, dtype: Any) -> None:
+    w = weights(n, (3, n), dtype)
+    ones, twos = [norm(row, 1) for row in w], [norm(row, 2) for row in w]
+    assert imp.l1(w, 1).tolist() == imp.l1(w.T, 0).tolist() == ones
+    assert imp.l2(w, 1).tolist() == imp.l2(w.T, 0).tolist() == [np.sqrt(s) for s in twos]
+    assert imp.l1(w) == lane_sum(ones)
+    assert imp.l2(w) == np.sqrt(lane_sum(twos))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, -2, -3])
+@DTYPES
+def test_norms_along_each_axis(axis: int, dtype: Any) -> None:
+    """Within one rounding per term of what float64 gives."""
+    w = weights(1, (6, 40, 17), dtype)
+    exact = np.abs(w.astype(np.float64))
+    terms = w.shape[axis]
+    np.testing.assert_allclose(imp.l1(w, axis), exact.sum(axis), rtol=terms * EPSILON)
+    np.testing.assert_allclose(imp.l2(w, axis), np.sqrt((exact**2).sum(axis)), rtol=(terms + 2) * EPSILON)
+    moved = np.moveaxis(w, axis, -1).reshape(-1, terms)
+    assert imp.l1(w, axis).reshape(-1).tolist() == [norm(row, 1) for row in moved]
+
+
+@DTYPES
+def test_norms_of_everything(dtype: Any) -> None:
+    w = weights(2, (5, 8, 33), dtype)
+    exact = np.abs(w.astype(np.float64))
+    assert imp.l1(w) == pytest.approx(exact.sum(), rel=w.size * EPSILON)
+    assert imp.l2(w) == pytest.approx(math.sqrt((exact**2).sum()), rel=w.size * EPSILON)
+    assert type(imp.l1(w)) is type(imp.l2(w)) is np.float32
+    assert imp.l1(w) == lane_sum([norm(row, 1) for row in w.reshape(-1, 33)])
+
+
+def test_A19_norms_of_nothing_are_zero() -> None:
+    for shape in ((0,), (0, 3), (3, 0), (0, 0, 2)):
+        empty = np.zeros(shape, np.float32)
+        assert imp.l1(empty) == imp.l2(empty) == 0
+        for axis in range(len(shape)):
+            left = shape[:axis] + shape[axis + 1 :]
+            assert bits_of(imp.l1(empty, axis)) == bits_of(np.zeros(left, np.float32))
+
+
+@DTYPES
+def test_scores_per_weight(dtype: Any) -> None:
+    """One product of exact float32 values each: numpy's float32 gives the same bits."""
+    w, grad = weights(3, (5, 37), dtype), weights(4, (5, 37), dtype)
+    x, g = w.astype(np.float32), grad.astype(np.float32)
+    inputs = np.abs(weights(5, (37,)))
+    assert bits_of(imp.magnitude(w)) == bits_of(np.abs(x))
+    assert bits_of(imp.taylor(w, grad)) == bits_of(np.abs(x * g))
+    assert bits_of(imp.taylor(w, g)) == bits_of(np.abs(x * g))
+    assert bits_of(imp.wanda(w, inputs)) == bits_of(np.abs(x) * inputs)
+    assert bits_of(imp.wanda(w, inputs.astype(np.float64))) == bits_of(np.abs(x) * inputs)
+
+
+@pytest.mark.parametrize("shape", [(1,), (9,), (9, 1), (9, 70), (3, 4, 5)])
+@DTYPES
+def test_share(shape: tuple[int, ...], dtype: Any) -> None:
+    w = weights(6, shape, dtype)
+    rows = np.abs(w.astype(np.float64)).reshape(len(w), -1).sum(1)
+    np.testing.assert_allclose(imp.share(w), rows / rows.sum(), rtol=3 * w.size * EPSILON)
+    assert float(imp.share(w).astype(np.float64).sum()) == pytest.approx(1, abs=len(w) * EPSILON * 2)
+
+
+def test_share_of_zeros_and_of_nothing() -> None:
+    assert imp.share(np.zeros((3, 4), np.float32)).tolist() == [0, 0, 0]
+    assert imp.share(np.zeros((3, 0), np.float32)).tolist() == [0, 0, 0]
+    assert imp.share(np.zeros((0, 4), np.float32)).tolist() == []
+
+
+def test_share_whose_sum_overflows_is_refused() -> None:
+    with pytest.raises(ValueError, match="w must have a sum of magnitudes within float32"):
+        imp.share(np.full((2, 2), 3e38, np.float32))
+
+
+def test_random_is_a_counter() -> None:
+    """A longer draw begins with the shorter one; any shape holds the same numbers; seeds differ."""
+    draw = imp.random(100_000, 7)
+    assert bits_of(imp.random(1000, 7)) == bits_of(draw[:1000])
+    assert bits_of(imp.random((20, 50), 7)) == bits_of(draw[:1000].reshape(20, 50))
+    assert (imp.random(1000, 8) != draw[:1000]).mean() > 0.99
+    assert bits_of(imp.random(np.int64(5), np.uint64(7))) == bits_of(draw[:5])  # type: ignore[arg-type]
+    assert imp.random((), 7).shape == ()
+    assert imp.random((3, 0), 7).shape == (3, 0)
+
+
+def test_random_is_uniform() -> None:
+    """Mean, variance, 64 equal bins and neighbours, each within five standard deviations."""
+    n = 1_000_000
+    draw = imp.random(n, 3).astype(np.float64)
+    assert draw.min() >= 0
+    assert draw.max() < 1
+    assert abs(draw.mean() - 0.5) < 5 * math.sqrt(1 / 12 / n)
+    assert abs(draw.var() - 1 / 12) < 5 * math.sqrt(1 / 180 / n)
+    bins = np.bincount((draw * 64).astype(int), minlength=64)
+    chi_square = ((bins - n / 64) ** 2 / (n / 64)).sum()
+    assert abs(chi_square - 63) < 5 * math.sqrt(2 * 63)
+    assert abs(np.corrcoef(draw[:-1], draw[1:])[0, 1]) < 5 / math.sqrt(n)

@@ -1,0 +1,71 @@
+"""G12: the memory of compress does not depend on the size of the model. Sources are sparse files of zeros."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from children import printed
+from model_helpers import sparse_checkpoint
+
+from quantrim.model.chunks import CHUNK_BYTES
+
+MIB = 1 << 20
+LIMIT = 300 * MIB
+
+RUN = """
+import sys
+from pathlib import Path
+import quantrim as qt
+with qt.use_threads(2):
+    qt.compress({source!r}, {target!r}, **{options!r})
+status = Path("/proc/self/status").read_text()
+print(1024 * int(status.split("VmHWM:")[1].split()[0]))  # ru_maxrss may be that of the parent
+"""
+
+
+def peak(source: Path, **options: object) -> int:
+    """Peak resident bytes of a process that compresses the source."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("needs /proc/self/status, to see the peak of a process")
+    target = source.with_name("target.safetensors")
+    found = int(printed(RUN.format(source=str(source), target=str(target), options=options), limit=600))
+    target.unlink()
+    return found
+
+
+def some(total: int) -> list[tuple[str, str, list[int]]]:
+    """Tensors of `total` bytes together: half of them in one, of several dtypes, one in few long rows."""
+    return [
+        ("big.weight", "F32", [total // 2 // 4 // 4096, 4096]),
+        ("long.weight", "F32", [4, total // 4 // 4 // 4]),
+        ("half.weight", "F16", [total // 8 // 2 // 1024, 1024]),
+        ("copied", "BF16", [total // 8 // 2]),
+    ]
+
+
+@pytest.mark.parametrize("options", [{}, {"prune": 0.5, "bits": 8, "group_size": 128}], ids=str)
+def test_G12_half_a_gigabyte(tmp_path: Path, options: dict[str, object]) -> None:
+    found = peak(sparse_checkpoint(tmp_path / "m.safetensors", some(512 * MIB)), **options)
+    assert found < 200 * MIB, f"{found / MIB:.0f} MiB"
+
+
+def test_G12_the_measure_sees_a_tensor_that_is_read_whole(tmp_path: Path) -> None:
+    """The positive control: one chunk for everything."""
+    code = RUN.replace("with qt", f"qt.model.chunks.CHUNK_BYTES = {256 * CHUNK_BYTES}\nwith qt")
+    source = sparse_checkpoint(tmp_path / "m.safetensors", [("big.weight", "F32", [16384, 4096])])
+    found = int(printed(code.format(source=str(source), target=str(tmp_path / "t.safetensors"), options={})))
+    assert found > LIMIT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"bits": 4, "symmetric": False}, {"prune": 0.5}, {"prune": 0.5, "symmetric": False}],
+    ids=str,
+)
+def test_G12_C104_eight_gigabytes(tmp_path: Path, options: dict[str, object]) -> None:
+    small = peak(sparse_checkpoint(tmp_path / "s.safetensors", some(512 * MIB)), **options)
+    found = peak(sparse_checkpoint(tmp_path / "m.safetensors", some(8192 * MIB)), **options)
+    print(f"{options}: {found / MIB:.0f} MiB for 8 GiB, {small / MIB:.0f} MiB for 512 MiB")
+    assert found < LIMIT, f"{found / MIB:.0f} MiB"

@@ -1,0 +1,140 @@
+"""The plan: which tensors, which groups, how many bytes; the same bytes that are written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from model_helpers import save, save_folder, small_model, weights
+from numpy.typing import DTypeLike
+
+from quantrim.files import open_checkpoint
+from quantrim.model import compress, plan
+
+
+def stored(source: Path, **options: object) -> dict[str, str]:
+    return {tensor.name: tensor.stored for tensor in plan(source, **options).tensors}  # type: ignore[arg-type]
+
+
+def test_only_matrices_of_floats_named_weight(tmp_path: Path) -> None:
+    arrays = small_model() | {"pos_embed": weights(96, 64), "int.weight": np.ones((64, 64), np.int32)}
+    arrays |= {"f8.weight": np.ones((64, 64), ml_dtypes.float8_e4m3fn), "tiny.weight": weights(63, 64)}
+    found = plan(save(tmp_path / "m.safetensors", arrays))
+    assert {t.name for t in found.tensors if t.scheme} == {
+        n for n in arrays if "layers" in n and "p.weight" in n
+    } | {
+        "model.embed_tokens.weight",
+        "model.layers.0.down.weight",
+    }
+    reasons = {t.name: t.reason for t in found.tensors}
+    assert reasons["model.layers.1.conv.weight"] == "4 dimensions: only matrices are compressed"
+    assert reasons["pos_embed"] == "the layout holds only tensors named <module>.weight"
+    assert reasons["int.weight"] == "I32: only F32, F16, BF16, F64 are compressed"
+    assert reasons["tiny.weight"] == "fewer than min_elements=4096 weights"
+    assert reasons["model.empty.weight"] == "empty"
+
+
+@pytest.mark.parametrize(
+    ("cols", "group", "label"),
+    [
+        (256, None, "group 128"),
+        (192, None, "group 64"),
+        (96, None, "group 32"),
+        (48, None, "group 16"),
+        (100, None, "channel"),
+        (100, 50, "group 50"),
+        (100, 64, "channel"),
+        (96, 64, "group 32"),
+        (96, 16, "group 16"),
+        (40, 16, "channel"),
+        (96, "channel", "channel"),
+        (64, 64, "group 64"),
+    ],
+)
+def test_F_groups_that_do_not_divide(tmp_path: Path, cols: int, group: int | str | None, label: str) -> None:
+    source = save(tmp_path / "m.safetensors", {"a.weight": weights(200, cols)})
+    found = plan(source, group_size=group)
+    assert found.tensors[0].stored == f"int4 {label} symmetric"
+    fell_back = label.split()[-1] != str(group or 128)
+    assert bool(found.tensors[0].reason) is fell_back is bool(found.notes)
+    if fell_back:
+        assert f"{cols} columns are no multiple of {group or 128}" in found.tensors[0].reason
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16, np.float64])
+@pytest.mark.parametrize("options", [{}, {"bits": 8}, {"bits": 3, "symmetric": False}, {"prune": "2:4"}])
+@pytest.mark.parametrize("shards", [0, 1, 3])
+def test_bytes_are_those_that_are_written(
+    tmp_path: Path, dtype: DTypeLike, options: dict[str, object], shards: int
+) -> None:
+    arrays = small_model(dtype)
+    source, target = tmp_path / "source", tmp_path / "target"
+    if shards:
+        save_folder(source, arrays, shards)
+    else:
+        source, target = save(tmp_path / "m.safetensors", arrays), tmp_path / "t.safetensors"
+    found = plan(source, **options)  # type: ignore[arg-type]
+    report = compress(source, target, **options)  # type: ignore[arg-type]
+    files = [target] if not shards else sorted(target.glob("*.safetensors"))
+    assert {file.name: file.stat().st_size for file in files} == (
+        {s.name: s.size for s in found.shards} if shards else {target.name: found.stored_bytes}
+    )
+    assert (report.source_bytes, report.stored_bytes) == (found.source_bytes, found.stored_bytes)
+    assert [row.stored_bytes for row in report.tensors] == [t.stored_bytes for t in found.tensors]
+    with open_checkpoint(target) as checkpoint:
+        assert checkpoint.total_size == sum(t.stored_bytes for t in found.tensors)
+    assert found.ratio == report.ratio > 1
+
+
+def test_lines_say_what_and_why(tmp_path: Path) -> None:
+    source = save(tmp_path / "m.safetensors", small_model())
+    text = "\n".join(plan(source, prune=0.5).lines())
+    assert "int4 group 64 symmetric, 50% pruned" in text
+    assert "only matrices are compressed" in text and "times smaller" in text
+
+
+def test_recipes_reach_their_tensors(tmp_path: Path) -> None:
+    source = save(tmp_path / "m.safetensors", small_model())
+    rules = [{"match": "*embed*", "bits": 8}, {"match": "*.down.*", "bits": 2, "group_size": 32}]
+    found = stored(source, recipe={"rule": rules})
+    assert found["model.embed_tokens.weight"] == "int8 channel symmetric"
+    assert found["model.layers.0.down.weight"] == "int2 group 32 symmetric"
+    assert stored(source, exclude="*embed*")["model.embed_tokens.weight"] == "F32"
+    with pytest.raises(ValueError, match="matched 0 tensors"):
+        plan(source, exclude="*head*")
+
+
+def test_a_pattern_that_does_not_divide_the_columns(tmp_path: Path) -> None:
+    source = save(tmp_path / "m.safetensors", {"a.weight": weights(100, 90)})
+    with pytest.raises(
+        ValueError, match=r"tensor 'a\.weight': prune='2:4' needs columns .* multiple of 4, not 90"
+    ):
+        plan(source, prune="2:4")
+
+
+def test_nothing_to_compress(tmp_path: Path) -> None:
+    source = save(tmp_path / "m.safetensors", {"a": weights(100, 90), "b": weights(3)})
+    with pytest.raises(
+        ValueError, match=r"no tensor can be compressed: 1 dimensions: .*; the layout holds only"
+    ):
+        plan(source)
+    with pytest.raises(ValueError, match="no tensor can be compressed: it holds no tensors"):
+        plan(save(tmp_path / "e.safetensors", {}))
+
+
+def test_what_is_quantized_already(tmp_path: Path) -> None:
+    source = save(tmp_path / "m.safetensors", small_model())
+    once = tmp_path / "once.safetensors"
+    compress(source, once)
+    with pytest.raises(ValueError, match="quantized already: its metadata has a quantization_config"):
+        compress(once, tmp_path / "twice.safetensors")
+    folder = save_folder(tmp_path / "f", small_model(), config={"quantization_config": {"bits": 4}})
+    with pytest.raises(ValueError, match=r"quantized already: config\.json has a quantization_config"):
+        plan(folder)
+    parts = save(tmp_path / "p.safetensors", {"a.weight": weights(99, 90), "a.weight_scale": weights(99, 1)})
+    with pytest.raises(ValueError, match=r"quantized already: tensor 'a\.weight_scale' is a part"):
+        plan(parts)
+    assert json.loads((folder / "config.json").read_text())["quantization_config"]

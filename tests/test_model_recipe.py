@@ -1,0 +1,191 @@
+"""Recipes: read strictly, matched in order, written so that they read back."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quantrim.model import Recipe, Rule, Settings
+from quantrim.model.recipe import KEYS, recipe_from_options
+
+TEXT = """
+bits = 3
+group_size = 64
+min_elements = 100
+
+[[rule]]
+match = "lm_head.*"
+keep = true
+
+[[rule]]
+match = "*.down.weight"
+bits = 8
+group_size = "channel"
+prune = "2:4"
+
+[[rule]]
+match = "*.norm[12]*"
+prune = 0.25
+prune_axis = 1
+"""
+NAMES = ["lm_head.weight", "a.down.weight", "a.up.weight", "a.norm1.weight"]
+
+
+def test_first_match_decides_and_rules_inherit() -> None:
+    found = Recipe.from_toml(TEXT).assign(NAMES)
+    assert found["lm_head.weight"] == Settings(bits=3, group_size=64, keep=True)
+    assert found["a.down.weight"] == Settings(bits=8, group_size="channel", prune="2:4")
+    assert found["a.up.weight"] == Settings(bits=3, group_size=64)
+    assert found["a.norm1.weight"] == Settings(bits=3, group_size=64, prune=0.25, prune_axis=1)
+    assert Recipe.from_toml(TEXT).min_elements == 100
+
+
+def test_the_usual_group_follows_the_bits() -> None:
+    recipe = Recipe.from_toml('[[rule]]\nmatch = "a"\nbits = 8\n[[rule]]\nmatch = "b"\nbits = 2')
+    found = recipe.assign(["a", "b", "c"])
+    assert [found[name].group for name in "abc"] == ["channel", 128, 128]
+
+
+def test_B47_a_rule_that_matches_nothing() -> None:
+    with pytest.raises(ValueError, match=r"rule 1, match 'lm_head\.\*', matched 0 tensors"):
+        Recipe.from_toml(TEXT).assign(["a.down.weight", "a.norm1.weight"])
+
+
+def test_B47_a_rule_that_is_never_reached() -> None:
+    recipe = Recipe(rules=(Rule("a*", Settings(bits=2)), Rule("ab", Settings(bits=3))))
+    with pytest.raises(
+        ValueError, match="rule 2, match 'ab', matched 1 tensors, but rules before it match all"
+    ):
+        recipe.assign(["ab", "ac"])
+
+
+@pytest.mark.parametrize("pattern", ["*a" * 400, "?*" * 400 + "b", "*" * 900 + "b", "[a-z]*" * 150 + "b"])
+def test_B47_pathological_patterns_take_little_time(pattern: str) -> None:
+    begin = time.perf_counter()
+    with pytest.raises(ValueError, match="matched 0 tensors"):
+        Recipe(rules=(Rule(pattern, Settings()),)).assign(["a" * 20_000 + "!"])
+    assert time.perf_counter() - begin < 2
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("bit = 4", ValueError, "recipe must have keys among keep, bits, .*, not 'bit'"),
+        (
+            '[[rule]]\nmatch = "*"\nbits = 4\nmin_elements = 3',
+            ValueError,
+            "rule 1 must have keys among match, keep",
+        ),
+        ("[[rule]]\nbits = 4", ValueError, "rule 1 must have a match"),
+        ("[[rule]]\nmatch = 4", TypeError, "rule 1: match must be a str"),
+        ('[[rule]]\nmatch = ""', ValueError, r"rule 1: match must be 1\.\.1000 characters, not 0"),
+        ("rule = 3", TypeError, "rule must be a list of tables"),
+        ("bits = 9", ValueError, r"bits must be an integer of 2\.\.8, not 9"),
+        ("bits = 1", ValueError, r"bits must be an integer of 2\.\.8, not 1"),
+        ("bits = 4.0", TypeError, r"bits must be an integer of 2\.\.8, not 4\.0"),
+        ("bits = true", TypeError, r"bits must be an integer of 2\.\.8, not True"),
+        ('bits = "4"', TypeError, r"bits must be an integer of 2\.\.8, not '4'"),
+        ("group_size = 0", ValueError, "group_size must be an integer of 1"),
+        ("group_size = -1", ValueError, "group_size must be an integer of 1"),
+        ('group_size = "tensor"', ValueError, 'group_size must be "channel" or an integer'),
+        ("symmetric = 1", TypeError, "symmetric must be True or False, not 1"),
+        ('keep = "yes"', TypeError, "keep must be True or False, not 'yes'"),
+        ('scale = "max"', ValueError, "scale must be one of 'absmax', 'mse', 'power_of_two', not 'max'"),
+        ('scale_dtype = "float64"', ValueError, "scale_dtype must be one of .*, not 'float64'"),
+        ('rounding = "up"', ValueError, "rounding must be one of"),
+        ("seed = -1", ValueError, "seed must be an integer"),
+        ("prune = 1.5", ValueError, r"prune must be a number of 0\.0\.\.1\.0, not 1\.5"),
+        ("prune = nan", ValueError, r"prune must be a number of 0\.0\.\.1\.0, not nan"),
+        ('prune = "4:2"', ValueError, 'prune must be a fraction of 0..1 or "n:m"'),
+        ('prune = "2:64"', ValueError, 'prune must be a fraction of 0..1 or "n:m"'),
+        ('prune = "half"', ValueError, 'prune must be a fraction of 0..1 or "n:m"'),
+        ("prune = true", TypeError, "prune must be a number"),
+        ("prune = 0.5\nprune_axis = 0", ValueError, r"prune_axis must be an integer of 1\.\.1, not 0"),
+        ('prune = "2:4"\nprune_axis = 1', ValueError, "prune_axis must not be given with prune='2:4'"),
+        ("min_elements = -1", ValueError, "min_elements must be an integer of 0"),
+        ("bits = ", ValueError, "recipe must be TOML"),
+        ("a = " + "[" * 100_000, ValueError, "recipe must be TOML"),
+    ],
+)
+def test_B40_B41_B42_B48_what_a_recipe_may_not_say(text: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        Recipe.from_toml(text)
+
+
+SETTINGS = st.builds(
+    Settings,
+    keep=st.booleans(),
+    bits=st.integers(2, 8),
+    group_size=st.one_of(st.none(), st.just("channel"), st.integers(1, 4096)),
+    symmetric=st.booleans(),
+    scale=st.sampled_from(["absmax", "mse", "power_of_two"]),
+    scale_dtype=st.sampled_from(["float16", "bfloat16", "float32"]),
+    rounding=st.sampled_from(["even", "away", "floor", "stochastic"]),
+    seed=st.integers(0, 2**64 - 1),
+    prune=st.one_of(st.none(), st.floats(0, 1), st.just("2:4")),
+)
+GLOBS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+
+
+@given(SETTINGS, st.lists(st.builds(Rule, GLOBS, SETTINGS), max_size=3), st.integers(0, 10**6))
+def test_a_recipe_reads_back_as_it_was(defaults: Settings, rules: list[Rule], min_elements: int) -> None:
+    recipe = Recipe(defaults, tuple(rules), min_elements)
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+    assert Recipe.from_dict(recipe.as_dict()) == recipe
+
+
+def test_options_make_the_same_recipes() -> None:
+    assert recipe_from_options() == Recipe()
+    assert recipe_from_options(bits=3, prune=0.5) == Recipe(Settings(bits=3, prune=0.5))
+    found = recipe_from_options(bits=3, include="a*", exclude=["*b"]).assign(["ab", "ac", "cc"])
+    assert [found[name].keep for name in ("ab", "ac", "cc")] == [True, False, True]
+    assert found["ac"].bits == 3
+
+
+def test_a_recipe_comes_as_table_object_or_file(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(TEXT)
+    recipe = Recipe.from_toml(TEXT)
+    assert (
+        recipe_from_options(path) == recipe_from_options(str(path)) == recipe_from_options(recipe) == recipe
+    )
+    assert recipe_from_options(recipe.as_dict()) == recipe
+
+
+@pytest.mark.parametrize("extra", [{"bits": 4}, {"exclude": "*"}, {"include": ["a"]}, {"min_elements": 0}])
+def test_B48_recipe_and_options_together(extra: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"either a recipe or options, not recipe and {next(iter(extra))}"):
+        recipe_from_options(Recipe(), **extra)
+
+
+def test_B48_options_that_are_none_of_ours() -> None:
+    with pytest.raises(ValueError, match="options must have keys among"):
+        recipe_from_options(nbits=4)
+    with pytest.raises(TypeError, match="recipe must be a Recipe, a table, or the path"):
+        recipe_from_options(4)
+    with pytest.raises(TypeError, match="exclude must be a glob or a list of globs"):
+        recipe_from_options(exclude=[4])  # type: ignore[list-item]
+
+
+def test_files_that_are_no_recipes(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_bytes(b"bits = 4 # \xff")
+    with pytest.raises(ValueError, match=r"r\.toml' must be UTF-8: .* at byte 11"):
+        Recipe.from_file(path)
+    path.write_bytes(b"bits = 44")
+    with pytest.raises(ValueError, match=r"r\.toml': bits must be"):
+        Recipe.from_file(path)
+    path.write_bytes(b"#" * (2 << 20))
+    with pytest.raises(ValueError, match="must be at most 1048576 bytes"):
+        Recipe.from_file(path)
+    with pytest.raises(FileNotFoundError):
+        Recipe.from_file(tmp_path / "absent.toml")
+
+
+def test_every_setting_is_a_key_of_the_table() -> None:
+    assert set(KEYS) == set(Settings.__dataclass_fields__)

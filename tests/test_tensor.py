@@ -1,0 +1,137 @@
+"""QuantizedTensor: what it insists on, what it counts, what it gives back."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+import quantrim as qt
+
+
+def parts(**changes: Any) -> dict[str, Any]:
+    """A valid 4-bit tensor of (3, 5) in groups of 2, with some parts changed."""
+    good = {
+        "data": np.zeros((3, 3), np.uint8),
+        "scales": np.ones((3, 3), np.float32),
+        "zero_points": None,
+        "bits": 4,
+        "group_size": 2,
+        "shape": (3, 5),
+    }
+    return good | changes
+
+
+def test_valid_forms() -> None:
+    assert qt.QuantizedTensor(**parts()).codes().tolist() == [[-8] * 5] * 3
+    for group_size, shape in (
+        (5, (3, 1)),
+        (99, (3, 1)),
+        ("channel", (3, 1)),
+        ("tensor", (1, 1)),
+        (1, (3, 5)),
+    ):
+        q = qt.QuantizedTensor(**parts(scales=np.ones(shape, np.float32), group_size=group_size))
+        assert (q.dequantize() == -8).all()
+
+
+@pytest.mark.parametrize(
+    "changes,words",
+    [
+        (
+            {"data": np.zeros((3, 2), np.uint8)},
+            r"data must have shape \(3, 3\) \(9 bytes\), not \(3, 2\) \(6 bytes\)",
+        ),
+        (
+            {"data": np.zeros((3, 4), np.uint8)},
+            r"data must have shape \(3, 3\) \(9 bytes\), not \(3, 4\) \(12 bytes\)",
+        ),
+        ({"data": np.zeros(9, np.uint8)}, r"data must have shape \(3, 3\)"),
+        (
+            {"scales": np.ones((3, 2), np.float32)},
+            r"scales must have shape \(3, 3\) \(36 bytes\), not \(3, 2\)",
+        ),
+        ({"zero_points": np.zeros((3, 1), np.uint8)}, r"zero_points must have shape \(3, 3\)"),
+        ({"shape": ()}, "shape must have at least one axis"),
+        ({"shape": (3, -5)}, "shape must be an integer of 0"),
+        ({"bits": 0}, r"bits must be an integer of 1\.\.8, not 0"),
+        ({"bits": 9}, r"bits must be an integer of 1\.\.8, not 9"),
+        ({"group_size": 0}, "group_size must be"),
+        ({"group_size": "row"}, "group_size must be"),
+    ],
+    ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
+)
+def test_A38_parts_of_another_size(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        qt.QuantizedTensor(**parts(**changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data": np.zeros((3, 3), np.int8)},
+        {"data": [[0] * 3] * 3},
+        {"scales": np.ones((3, 3))},
+        {"scales": np.ones((3, 3), ">f4")},
+        {"zero_points": np.zeros((3, 3), np.float32)},
+        {"bits": True},
+        {"bits": 4.0},
+        {"shape": (3.0, 5)},
+        {"group_size": 2.0},
+    ],
+    ids=lambda v: next(iter(v)),
+)
+def test_A33_parts_of_wrong_type(changes: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=f"{next(iter(changes))} must be"):
+        qt.QuantizedTensor(**parts(**changes))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -1.0])
+def test_B44_scales_must_be_finite_and_not_negative(bad: float) -> None:
+    scales = np.ones((3, 3), np.float32)
+    scales[1, 2] = bad
+    with pytest.raises(
+        ValueError, match=f"scales must be finite and not negative, not {bad} at flat index 5"
+    ):
+        qt.QuantizedTensor(**parts(scales=scales))
+
+
+def test_B44_zero_points_must_be_codes() -> None:
+    zeros = np.full((3, 3), 15, np.uint8)
+    assert not qt.QuantizedTensor(**parts(zero_points=zeros)).symmetric
+    zeros[2, 0] = 16
+    with pytest.raises(ValueError, match="zero_points must be codes of 4 bits, at most 15, not 16"):
+        qt.QuantizedTensor(**parts(zero_points=zeros))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_sizes(bits: int, symmetric: bool) -> None:
+    q = qt.quantize(np.ones((6, 50), np.float32), bits, group_size=16, symmetric=symmetric)
+    data, groups = 6 * -(-50 * bits // 8), 6 * 4
+    assert q.nbytes == data + 4 * groups + (0 if symmetric else groups)
+    assert q.bits_per_weight == 8 * q.nbytes / 300
+    assert q.symmetric is symmetric
+    assert q.codes().dtype == (np.int8 if symmetric else np.uint8)
+
+
+def test_frozen() -> None:
+    q = qt.QuantizedTensor(**parts())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        q.bits = 8  # type: ignore[misc]
+
+
+def test_strided_parts_are_read_as_they_are() -> None:
+    """A view of somebody's file need not be contiguous."""
+    w = np.random.default_rng(0).standard_normal((6, 50)).astype(np.float32)
+    q = qt.quantize(w, 4, group_size=16, symmetric=False)
+    assert q.zero_points is not None
+    wide = {
+        name: np.repeat(getattr(q, name), 2, axis=-1)[:, ::2] for name in ("data", "scales", "zero_points")
+    }
+    view = dataclasses.replace(q, **wide)
+    assert not view.data.flags.c_contiguous
+    assert (view.dequantize() == q.dequantize()).all()
+    assert (view.codes() == q.codes()).all()
