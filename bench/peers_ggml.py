@@ -106,7 +106,12 @@ def converter(
         ctypes.c_void_p(source.ctypes.data),
         ctypes.c_void_p(target.ctypes.data),
     )
-    return lambda: run(*pointers, blocks, ctypes.c_int64(GROUP), *map(ctypes.c_int64, sizes), threads)
+
+    def call() -> object:
+        run(*pointers, blocks, ctypes.c_int64(GROUP), *map(ctypes.c_int64, sizes), threads)
+        return source, target  # pointers keep no array alive
+
+    return call
 
 
 def decoded(kind: int, blocks: Array) -> Callable[[Array], Array]:

@@ -52,7 +52,11 @@ def bound(
         binding.bind_input(name, "cpu", 0, a.dtype, a.shape, a.ctypes.data)
     for name, a in outputs.items():
         binding.bind_output(name, "cpu", 0, a.dtype, a.shape, a.ctypes.data)
-    return lambda: session.run_with_iobinding(binding)
+
+    def call() -> object:
+        return session.run_with_iobinding(binding), inputs, outputs  # the binding itself keeps no array alive
+
+    return call
 
 
 def constant(name: str, value: Any, dtype: Any = np.float32) -> Any:

@@ -2,9 +2,9 @@
 
 #include <atomic>
 
-#define DECLARE(name)             \
-  namespace name {                \
-  extern const Kernels kernels;   \
+#define DECLARE(name)           \
+  namespace name {              \
+  extern const Kernels kernels; \
   }
 
 namespace {

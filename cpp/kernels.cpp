@@ -1,6 +1,7 @@
 // Compiled once per instruction set with -DISA=<name>; exports exactly one symbol, ISA::kernels.
 #include "kernels.h"
 
+#include <cstddef>
 #include <type_traits>
 
 #if defined(__x86_64__)
@@ -9,7 +10,8 @@
 #include <arm_neon.h>
 #endif
 
-#define KERNEL __attribute__((flatten))  // its helpers and lambdas become part of its loop
+#define KERNEL __attribute__((flatten))           // its helpers and lambdas become part of its loop
+#define APART __attribute__((flatten, noinline))  // except for these, which would be compiled again into every caller
 
 namespace ISA {
 namespace {
@@ -27,10 +29,9 @@ namespace {
 #define STRING_(x) #x
 #define STRING(x) STRING_(x)
 extern const Kernels kernels;
-const Kernels kernels = {
-    STRING(ISA),
+const Kernels kernels = {STRING(ISA),
 #define X(result, name, args) name,
-    KERNELS(X)
+                         KERNELS(X)
 #undef X
 };
 }  // namespace ISA

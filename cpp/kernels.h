@@ -21,8 +21,14 @@ struct MutableWeights {
   MutableWeights at(int64_t i) const { return {static_cast<char*>(data) + i * itemsize(), dtype}; }
 };
 
-enum class Cut : int { kMagnitude, kSigned, kSoft };                       // threshold: what falls
-enum class ScaleRule : int { kAbsmax, kMse, kPowerOfTwo, kScale, kGiven };  // quantize: kScale reads scales, kGiven zero points too
+enum class Cut : int { kMagnitude, kSigned, kSoft };  // threshold: what falls
+enum class ScaleRule : int {
+  kAbsmax,
+  kMse,
+  kPowerOfTwo,
+  kScale,
+  kGiven
+};  // quantize: kScale reads scales, kGiven zero points too
 enum class Rounding : int { kEven, kAway, kFloor, kStochastic };
 
 struct Grid {

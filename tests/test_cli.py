@@ -443,6 +443,14 @@ def test_tables_leave_columns_out_where_there_is_no_room() -> None:
     assert max(map(len, text.getvalue().splitlines())) <= 80
 
 
+def test_a_column_that_was_left_out_too_early_is_taken_back() -> None:
+    lines = [["name", "1" * 10, "2" * 10, "3" * 40]]
+    assert terminal.fitting(lines, 40, [1, 2, 3]) == [0, 1, 2]
+    assert terminal.fitting(lines, 20, [1, 2, 3]) == [0, 2]
+    assert terminal.fitting(lines, 10, [1, 2, 3]) == [0]
+    assert terminal.fitting(lines, 72, [1, 2, 3]) == [0, 1, 2, 3]
+
+
 def test_histograms_fall_back_to_ascii() -> None:
     ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     assert terminal.bars([0, 1, 100], ascii_only) == " .@"

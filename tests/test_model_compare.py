@@ -74,6 +74,12 @@ def test_blocks_do_not_change_the_figures(rows: int, cols: int, seed: int) -> No
     assert parts.cosine == pytest.approx(whole.cosine, rel=1e-12, abs=1e-12)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_weight_may_have_either_sign(sign: int) -> None:
+    a = np.array([[1.0, sign * 4.0]], np.float32)
+    assert apart(a, a + np.float32(1)).relative == 0.25
+
+
 def test_zero_against_zero_and_against_noise() -> None:
     zero, one = np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)
     assert apart(zero, -zero).equal
@@ -144,11 +150,29 @@ def test_the_overall_figure_is_that_of_all_weights_together() -> None:
     assert compare_tensors(a, b).snr == pytest.approx(whole.snr, rel=1e-12)  # order of sums
 
 
+def test_tensors_that_are_equal_do_not_drown_the_others() -> None:
+    a = {"x": Held(normal(4, 4), "x"), "index": Held(np.arange(512)[None], "index")}
+    b = {**a, "x": Held(normal(4, 4, seed=2), "x")}
+    found = compare_tensors(a, b)
+    assert found.snr == apart(a["x"].array, b["x"].array).snr and not found.equal
+    assert compare_tensors(a, a).snr == math.inf and compare_tensors(a, a).equal
+
+
 def test_progress_names_every_tensor() -> None:
     a = {name: Held(normal(2, 3), name) for name in ("x", "y")}
     calls: list[tuple[int, int, str]] = []
     compare_tensors(a, a, lambda *call: calls.append(call))
     assert calls == [(0, 48, "x"), (24, 48, "y")]
+
+
+def test_progress_goes_on_within_a_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 2 * 3 * 4)
+    a = {name: Held(normal(5, 3), name) for name in ("x", "y")}
+    calls: list[tuple[int, int, str]] = []
+    compare_tensors(a, a, lambda *call: calls.append(call))
+    assert [(done, name) for done, _, name in calls] == [
+        (0, "x"), (24, "x"), (48, "x"), (60, "y"), (84, "y"), (108, "y"),
+    ]  # fmt: skip
 
 
 @pytest.fixture

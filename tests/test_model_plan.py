@@ -138,3 +138,10 @@ def test_what_is_quantized_already(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"quantized already: tensor 'a\.weight_scale' is a part"):
         plan(parts)
     assert json.loads((folder / "config.json").read_text())["quantization_config"]
+
+
+def test_models_with_transposed_matrices_are_warned_of(tmp_path: Path) -> None:
+    source = save_folder(tmp_path / "s", small_model(), config={"model_type": "gpt2"})
+    assert any("Conv1D" in note for note in plan(source, exclude="*embed*").notes)
+    source = save_folder(tmp_path / "t", small_model(), config={"model_type": ["gpt2"]})
+    assert plan(source, exclude="*embed*", group_size=16).notes == ()

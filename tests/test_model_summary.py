@@ -113,6 +113,13 @@ def test_a_large_tensor_is_sampled_evenly(size: int) -> None:
     assert max(h.counts) - min(h.counts) <= 1 + max(h.counts) // 100
 
 
+def test_blocks_do_not_change_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    w = normal(3001, 401)
+    whole = statistics(Held(w)).histogram
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 7 * 401 * 4)
+    assert statistics(Held(w)).histogram == whole
+
+
 def test_sampling_sees_every_column_of_a_matrix_of_powers_of_two() -> None:
     w = np.zeros((1024, 1024), np.float32)
     w[:, 3] = 1

@@ -9,10 +9,10 @@
 
 namespace {
 
-constexpr int64_t kSlice = 1 << 18;        // scores of one slice of a large set: its ties are counted apart
-constexpr int64_t kRoom = kSlice / 8;      // candidates that a slice may hand on
-constexpr int64_t kSampleBlocks = 8192;    // places where a large set is looked at first, sixteen scores each
-constexpr double kDeviations = 6;          // half the width of the bracket, in standard deviations of the sample's rank
+constexpr int64_t kSlice = 1 << 18;      // scores of one slice of a large set: its ties are counted apart
+constexpr int64_t kRoom = kSlice / 8;    // candidates that a slice may hand on
+constexpr int64_t kSampleBlocks = 8192;  // places where a large set is looked at first, sixteen scores each
+constexpr double kDeviations = 6;        // half the width of the bracket, in standard deviations of the sample's rank
 
 int64_t slices_of(int64_t n) { return (n + kSlice - 1) / kSlice; }
 int64_t size_of(int64_t slice, int64_t n) { return std::min(kSlice, n - slice * kSlice); }
@@ -25,8 +25,15 @@ struct Bracket {
 class Search {
  public:
   Search(const Kernels& kernels, Weights scores, int64_t n, bool absolute, int64_t rank)
-      : kernels_(kernels), scores_(scores), n_(n), absolute_(absolute), rank_(rank), slices_(slices_of(n)),
-        inside_(slices_), below_(slices_), candidates_(new uint32_t[slices_ * kRoom]) {}
+      : kernels_(kernels),
+        scores_(scores),
+        n_(n),
+        absolute_(absolute),
+        rank_(rank),
+        slices_(slices_of(n)),
+        inside_(slices_),
+        below_(slices_),
+        candidates_(new uint32_t[slices_ * kRoom]) {}
 
   // The part of the answer that falls to each slice.
   std::vector<Below> run() {
@@ -56,7 +63,8 @@ class Search {
 
  private:
   std::vector<Below> trivial() {
-    finite_ = parallel_elements(n_, [&](int64_t first, int64_t some, int) { return kernels_.is_finite(scores_.at(first), some); });
+    finite_ = parallel_elements(
+        n_, [&](int64_t first, int64_t some, int) { return kernels_.is_finite(scores_.at(first), some); });
     return std::vector<Below>(slices_, rank_ <= 0 ? Below{INT32_MIN, 0} : Below{INT32_MAX, n_});
   }
 
@@ -108,7 +116,8 @@ class Search {
     if (answer.ties > 0)
       for (int64_t s = 0; s < slices_; ++s) {
         const uint32_t* keys = candidates_.get() + s * kRoom;
-        equal[s] = kernels_.count_below(keys, inside_[s], answer.cut + 1) - kernels_.count_below(keys, inside_[s], answer.cut);
+        equal[s] =
+            kernels_.count_below(keys, inside_[s], answer.cut + 1) - kernels_.count_below(keys, inside_[s], answer.cut);
       }
     return shared(answer, equal);
   }
@@ -136,7 +145,8 @@ class Search {
 
 // Calls apply(first, count, below) for stretches that make up all sets, each with its part of the answer.
 template <class Apply>
-bool each_answer(const Kernels& kernels, Weights scores, int64_t sets, int64_t n, int64_t rank, bool absolute, const Apply& apply) {
+bool each_answer(const Kernels& kernels, Weights scores, int64_t sets, int64_t n, int64_t rank, bool absolute,
+                 const Apply& apply) {
   if (n >= 2 * kSampleBlocks * 16) {
     bool finite = true;
     for (int64_t set = 0; set < sets; ++set) {
@@ -166,15 +176,16 @@ bool each_answer(const Kernels& kernels, Weights scores, int64_t sets, int64_t n
 
 }  // namespace
 
-bool lowest_mask(const Kernels& kernels, Weights scores, int64_t sets, int64_t n, int64_t count, bool absolute, uint8_t* mask) {
+bool lowest_mask(const Kernels& kernels, Weights scores, int64_t sets, int64_t n, int64_t count, bool absolute,
+                 uint8_t* mask) {
   return each_answer(kernels, scores, sets, n, count, absolute, [&](int64_t first, int64_t some, Below below) {
     kernels.mask_below(scores.at(first), some, absolute, below, mask + first);
     return true;
   });
 }
 
-bool prune_lowest(const Kernels& kernels, Weights w, Weights scores, int64_t sets, int64_t n, int64_t count, bool absolute,
-                  MutableWeights out, bool streamed) {
+bool prune_lowest(const Kernels& kernels, Weights w, Weights scores, int64_t sets, int64_t n, int64_t count,
+                  bool absolute, MutableWeights out, bool streamed) {
   return each_answer(kernels, scores, sets, n, count, absolute, [&](int64_t first, int64_t some, Below below) {
     return kernels.prune_below(w.at(first), scores.at(first), some, absolute, below, out.at(first), streamed);
   });

@@ -5,7 +5,8 @@ static bool magnitude(const py::array& w, py::array& out) {
   const Weights x = weights(w);
   float* o = numbers<float>("out", out, n);
   const bool stream = streamed(o, n * 4, x.data);
-  return run_elements(n, [&](int64_t i, int64_t count, int) { return active().magnitude(x.at(i), count, o + i, stream); });
+  return run_elements(n,
+                      [&](int64_t i, int64_t count, int) { return active().magnitude(x.at(i), count, o + i, stream); });
 }
 
 static bool product_magnitude(const py::array& w, const py::array& grad, py::array& out) {
@@ -41,9 +42,8 @@ static bool norm_rows(const py::array& w, int power, py::array& out) {
   const int64_t n = cols;
   const Weights x = weights(w);
   float* o = numbers<float>("out", out, rows);
-  return run_rows(rows, n, [&](int64_t r, int64_t count, int) {
-    return active().norm_rows(x.at(r * n), count, n, power, o + r);
-  });
+  return run_rows(
+      rows, n, [&](int64_t r, int64_t count, int) { return active().norm_rows(x.at(r * n), count, n, power, o + r); });
 }
 
 static bool norm_columns(const py::array& w, int power, py::array& out) {

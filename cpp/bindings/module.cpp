@@ -25,7 +25,8 @@ int64_t size_of(const py::array& a) {
 
 void same_size(const char* name, int64_t found, int64_t needed) {
   if (found != needed)
-    throw py::value_error(std::string(name) + " must have " + std::to_string(needed) + " elements, not " + std::to_string(found));
+    throw py::value_error(std::string(name) + " must have " + std::to_string(needed) + " elements, not " +
+                          std::to_string(found));
 }
 
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {

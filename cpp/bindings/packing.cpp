@@ -10,7 +10,8 @@ static bool pack(const py::array& codes, int bits, py::array& out) {
   const int64_t n = cols, bytes = (n * bits + 7) / 8;
   const auto* c = numbers<const uint8_t>("codes", codes, rows * n);
   auto* p = numbers<uint8_t>("out", out, rows * bytes);
-  return run_rows(rows, n, [&](int64_t r, int64_t count, int) { return active().pack(c + r * n, count, n, bits, p + r * bytes); });
+  return run_rows(
+      rows, n, [&](int64_t r, int64_t count, int) { return active().pack(c + r * n, count, n, bits, p + r * bytes); });
 }
 
 static void unpack(const py::array& packed, int bits, py::array& out) {

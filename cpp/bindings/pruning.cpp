@@ -16,7 +16,9 @@ static MutableWeights like(const py::array& w, py::array& out) {
   return o;
 }
 
-static bool streamed(MutableWeights out, int64_t n, Weights w) { return streamed(out.data, n * out.itemsize(), w.data); }
+static bool streamed(MutableWeights out, int64_t n, Weights w) {
+  return streamed(out.data, n * out.itemsize(), w.data);
+}
 
 static bool threshold(const py::array& w, float t, const std::string& mode, py::array& out) {
   const int64_t n = size_of(w);
@@ -24,9 +26,8 @@ static bool threshold(const py::array& w, float t, const std::string& mode, py::
   const MutableWeights o = like(w, out);
   const Cut cut = cut_of(mode);
   const bool stream = streamed(o, n, x);
-  return run_elements(n, [&](int64_t i, int64_t count, int) {
-    return active().threshold(x.at(i), count, t, cut, o.at(i), stream);
-  });
+  return run_elements(
+      n, [&](int64_t i, int64_t count, int) { return active().threshold(x.at(i), count, t, cut, o.at(i), stream); });
 }
 
 static bool apply_mask(const py::array& w, const py::array& mask, py::array& out) {
@@ -35,9 +36,8 @@ static bool apply_mask(const py::array& w, const py::array& mask, py::array& out
   const auto* keep = reinterpret_cast<const uint8_t*>(numbers<const bool>("mask", mask, n));
   const MutableWeights o = like(w, out);
   const bool stream = streamed(o, n, x);
-  return run_elements(n, [&](int64_t i, int64_t count, int) {
-    return active().apply_mask(x.at(i), keep + i, count, o.at(i), stream);
-  });
+  return run_elements(
+      n, [&](int64_t i, int64_t count, int) { return active().apply_mask(x.at(i), keep + i, count, o.at(i), stream); });
 }
 
 static int64_t count_nonzero(const py::array& w) {
@@ -80,7 +80,8 @@ static bool prune_lowest(const py::array& w, const py::array& scores, int64_t co
 }
 
 static void check_pattern(int64_t count, int n, int m) {
-  if (n < 1 || n >= m || m > 32 || count % m) throw py::value_error("n and m must be 1 <= n < m <= 32, m a part of the size");
+  if (n < 1 || n >= m || m > 32 || count % m)
+    throw py::value_error("n and m must be 1 <= n < m <= 32, m a part of the size");
 }
 
 // Slices of whole groups that are also whole cache lines.
@@ -97,9 +98,8 @@ static bool n_of_m_mask(const py::array& scores, int n, int m, bool absolute, py
   check_pattern(count, n, m);
   const Weights s = weights(scores);
   auto* keep = reinterpret_cast<uint8_t*>(numbers<bool>("mask", mask, count));
-  return run_groups(count, m, [&](int64_t i, int64_t some) {
-    return active().n_of_m_mask(s.at(i), some, n, m, absolute, keep + i);
-  });
+  return run_groups(
+      count, m, [&](int64_t i, int64_t some) { return active().n_of_m_mask(s.at(i), some, n, m, absolute, keep + i); });
 }
 
 static bool prune_n_of_m(const py::array& w, const py::array& scores, int n, int m, bool absolute, py::array& out) {
@@ -119,8 +119,8 @@ void bind_pruning(py::module_& m) {
   m.def("apply_mask", &apply_mask, "w"_a, "mask"_a, "out"_a);
   m.def("count_nonzero", &count_nonzero, "w"_a);
   m.def("is_finite", &is_finite, "w"_a);
-  m.def("lowest_mask", py::overload_cast<const py::array&, int64_t, bool, py::array&>(&lowest_mask), "scores"_a, "count"_a,
-        "absolute"_a, "mask"_a);
+  m.def("lowest_mask", py::overload_cast<const py::array&, int64_t, bool, py::array&>(&lowest_mask), "scores"_a,
+        "count"_a, "absolute"_a, "mask"_a);
   m.def("prune_lowest", py::overload_cast<const py::array&, const py::array&, int64_t, bool, py::array&>(&prune_lowest),
         "w"_a, "scores"_a, "count"_a, "absolute"_a, "out"_a);
   m.def("n_of_m_mask", &n_of_m_mask, "scores"_a, "n"_a, "m"_a, "absolute"_a, "mask"_a);

@@ -11,15 +11,25 @@ static T word(const char* name, const std::string& value, const std::map<std::st
 }
 
 static ScaleRule rule_of(const std::string& rule) {
-  return word<ScaleRule>("rule", rule, {{"absmax", ScaleRule::kAbsmax}, {"mse", ScaleRule::kMse}, {"power_of_two", ScaleRule::kPowerOfTwo}, {"scale", ScaleRule::kScale}, {"given", ScaleRule::kGiven}});
+  return word<ScaleRule>("rule", rule,
+                         {{"absmax", ScaleRule::kAbsmax},
+                          {"mse", ScaleRule::kMse},
+                          {"power_of_two", ScaleRule::kPowerOfTwo},
+                          {"scale", ScaleRule::kScale},
+                          {"given", ScaleRule::kGiven}});
 }
 
 static Rounding rounding_of(const std::string& rounding) {
-  return word<Rounding>("rounding", rounding, {{"even", Rounding::kEven}, {"away", Rounding::kAway}, {"floor", Rounding::kFloor}, {"stochastic", Rounding::kStochastic}});
+  return word<Rounding>("rounding", rounding,
+                        {{"even", Rounding::kEven},
+                         {"away", Rounding::kAway},
+                         {"floor", Rounding::kFloor},
+                         {"stochastic", Rounding::kStochastic}});
 }
 
 static Dtype scale_dtype_of(const std::string& dtype) {
-  return word<Dtype>("scale_dtype", dtype, {{"float32", Dtype::kFloat32}, {"float16", Dtype::kFloat16}, {"bfloat16", Dtype::kBfloat16}});
+  return word<Dtype>("scale_dtype", dtype,
+                     {{"float32", Dtype::kFloat32}, {"float16", Dtype::kFloat16}, {"bfloat16", Dtype::kBfloat16}});
 }
 
 // Rows of weights with their codes, cut into groups.
@@ -42,9 +52,10 @@ static bool ranges(const py::array& w, int64_t group_size, py::array& low, py::a
 }
 
 static bool quantize(const py::array& w, int bits, int64_t group_size, bool symmetric, const std::string& rule,
-                     const std::string& scale_dtype, const std::string& rounding, uint64_t seed, std::optional<py::array> data,
-                     py::array& scales, std::optional<py::array> zero_points) {
-  if (bits < 2 || symmetric != !zero_points) throw py::value_error("bits must be 2..8, and zero_points None where symmetric");
+                     const std::string& scale_dtype, const std::string& rounding, uint64_t seed,
+                     std::optional<py::array> data, py::array& scales, std::optional<py::array> zero_points) {
+  if (bits < 2 || symmetric != !zero_points)
+    throw py::value_error("bits must be 2..8, and zero_points None where symmetric");
   const Layout at(shape_of(w), bits, group_size);
   const Weights x = weights(w);
   const Grid grid{bits, group_size, symmetric, rule_of(rule), scale_dtype_of(scale_dtype), rounding_of(rounding), seed};
@@ -67,15 +78,16 @@ static void dequantize(const py::array& data, int bits, int64_t group_size, cons
   const MutableWeights o = mutable_weights(out);
   const bool stream = streamed(o.data, at.rows, at.cols * o.itemsize(), nullptr);
   run_rows(at.rows, at.cols, [&](int64_t r, int64_t count, int) {
-    active().dequantize(d + r * at.bytes, count, at.cols, bits, group_size, s + r * at.groups, z ? z + r * at.groups : nullptr,
-                        o.at(r * at.cols), stream);
+    active().dequantize(d + r * at.bytes, count, at.cols, bits, group_size, s + r * at.groups,
+                        z ? z + r * at.groups : nullptr, o.at(r * at.cols), stream);
     return true;
   });
 }
 
-static bool round_to_int(const py::array& w, float multiplier, int offset, int bits, bool is_signed, const std::string& rounding,
-                         uint64_t seed, py::array& out) {
-  if (bits < 1 || bits > 8 || offset < -(1 << 16) || offset > 1 << 16) throw py::value_error("bits or offset out of range");
+static bool round_to_int(const py::array& w, float multiplier, int offset, int bits, bool is_signed,
+                         const std::string& rounding, uint64_t seed, py::array& out) {
+  if (bits < 1 || bits > 8 || offset < -(1 << 16) || offset > 1 << 16)
+    throw py::value_error("bits or offset out of range");
   const int64_t n = size_of(w);
   const Weights x = weights(w);
   const Rounding mode = rounding_of(rounding);
@@ -100,9 +112,10 @@ static bool errors(const py::array& a, const py::array& b, py::array& out) {
 
 void bind_quantization(py::module_& m) {
   m.def("ranges", &ranges, "w"_a, "group_size"_a, "low"_a, "high"_a);
-  m.def("quantize", &quantize, "w"_a, "bits"_a, "group_size"_a, "symmetric"_a, "rule"_a, "scale_dtype"_a, "rounding"_a, "seed"_a,
-        "data"_a.none(true), "scales"_a, "zero_points"_a.none(true));
+  m.def("quantize", &quantize, "w"_a, "bits"_a, "group_size"_a, "symmetric"_a, "rule"_a, "scale_dtype"_a, "rounding"_a,
+        "seed"_a, "data"_a.none(true), "scales"_a, "zero_points"_a.none(true));
   m.def("dequantize", &dequantize, "data"_a, "bits"_a, "group_size"_a, "scales"_a, "zero_points"_a.none(true), "out"_a);
-  m.def("round_to_int", &round_to_int, "w"_a, "multiplier"_a, "offset"_a, "bits"_a, "signed"_a, "rounding"_a, "seed"_a, "out"_a);
+  m.def("round_to_int", &round_to_int, "w"_a, "multiplier"_a, "offset"_a, "bits"_a, "signed"_a, "rounding"_a, "seed"_a,
+        "out"_a);
   m.def("errors", &errors, "a"_a, "b"_a, "out"_a);
 }

@@ -1,9 +1,13 @@
 // Calls body with the weights as pointers of their own type.
-template <class Body> inline auto typed(Weights w, const Body& body) {
+template <class Body>
+inline auto typed(Weights w, const Body& body) {
   switch (w.dtype) {
-    case Dtype::kFloat16: return body(static_cast<const Half*>(w.data));
-    case Dtype::kBfloat16: return body(static_cast<const Brain*>(w.data));
-    default: return body(static_cast<const float*>(w.data));
+    case Dtype::kFloat16:
+      return body(static_cast<const Half*>(w.data));
+    case Dtype::kBfloat16:
+      return body(static_cast<const Brain*>(w.data));
+    default:
+      return body(static_cast<const float*>(w.data));
   }
 }
 
@@ -54,7 +58,8 @@ KERNEL bool wanda(Weights w, const float* norm, int64_t rows, int64_t cols, floa
 }
 
 // Calls body with what is summed: |x| or x * x.
-template <class Body> inline bool with_power(int power, const Body& body) {
+template <class Body>
+inline bool with_power(int power, const Body& body) {
   if (power == 1) return body([](F32x16 x) { return abs(x); });
   return body([](F32x16 x) { return x * x; });
 }

@@ -1,5 +1,3 @@
-constexpr int64_t kStretch = 4096;  // codes that wait between two steps, in L1; a multiple of 8
-
 // Eight codes in the bytes of a word become 8 * bits bits: neighbours join in pairs, fours and eights.
 //   h000 g000 ... b000 a000  ->  hg00 fe00 dc00 ba00  ->  hgfe0000 dcba0000  ->  hgfedcba
 inline uint64_t join_eight(uint64_t x, int bits) {
@@ -9,7 +7,8 @@ inline uint64_t join_eight(uint64_t x, int bits) {
 }
 
 inline uint64_t split_eight(uint64_t x, int bits) {
-  const uint64_t four = (uint64_t{1} << 4 * bits) - 1, two = (uint64_t{1} << 2 * bits) - 1, one = (uint64_t{1} << bits) - 1;
+  const uint64_t four = (uint64_t{1} << 4 * bits) - 1, two = (uint64_t{1} << 2 * bits) - 1,
+                 one = (uint64_t{1} << bits) - 1;
   x = (x & four) | (x & four << 4 * bits) << (32 - 4 * bits);
   x = (x & (two | two << 32)) | (x & (two | two << 32) << 2 * bits) << (16 - 2 * bits);
   const uint64_t ones = one | one << 16 | one << 32 | one << 48;
@@ -23,20 +22,28 @@ inline uint64_t load_word(const uint8_t* p, int64_t n) {
 }
 
 // Calls body with the bits as a constant, so that words of that many bytes are loads and stores of a fixed size.
-template <class Body> inline void with_bits(int bits, const Body& body) {
+template <class Body>
+inline void with_bits(int bits, const Body& body) {
   switch (bits) {
-    case 1: return body(std::integral_constant<int, 1>{});
-    case 2: return body(std::integral_constant<int, 2>{});
-    case 3: return body(std::integral_constant<int, 3>{});
-    case 4: return body(std::integral_constant<int, 4>{});
-    case 5: return body(std::integral_constant<int, 5>{});
-    case 6: return body(std::integral_constant<int, 6>{});
-    default: return body(std::integral_constant<int, 7>{});
+    case 1:
+      return body(std::integral_constant<int, 1>{});
+    case 2:
+      return body(std::integral_constant<int, 2>{});
+    case 3:
+      return body(std::integral_constant<int, 3>{});
+    case 4:
+      return body(std::integral_constant<int, 4>{});
+    case 5:
+      return body(std::integral_constant<int, 5>{});
+    case 6:
+      return body(std::integral_constant<int, 6>{});
+    default:
+      return body(std::integral_constant<int, 7>{});
   }
 }
 
 // n codes, each below 2^bits, into ceil(n * bits / 8) bytes; those of 4 and 8 bits past the caches where streamed.
-inline void pack_row(const uint8_t* codes, int64_t n, int bits, uint8_t* packed, bool streamed = false) {
+APART void pack_row(const uint8_t* codes, int64_t n, int bits, uint8_t* packed, bool streamed = false) {
   int64_t i = 0;
   if (bits == 8 && streamed)
     for (; i + 16 <= n; i += 16) stream_16(packed + i, codes + i);
@@ -62,7 +69,7 @@ inline void pack_row(const uint8_t* codes, int64_t n, int bits, uint8_t* packed,
   }
 }
 
-inline void unpack_row(const uint8_t* packed, int64_t n, int bits, uint8_t* codes) {
+APART void unpack_row(const uint8_t* packed, int64_t n, int bits, uint8_t* codes) {
   int64_t i = 0;
   if (bits == 8) return static_cast<void>(__builtin_memcpy(codes, packed, static_cast<size_t>(n)));
   if (bits == 4)

@@ -1,4 +1,7 @@
-template <class T> inline T* as_type_of(const T*, MutableWeights out) { return static_cast<T*>(out.data); }
+template <class T>
+inline T* as_type_of(const T*, MutableWeights out) {
+  return static_cast<T*>(out.data);
+}
 
 // out[i] = change(w[i]) for all i; whether every weight was finite.
 template <class Change>
@@ -32,7 +35,7 @@ KERNEL bool threshold(Weights w, int64_t n, float t, Cut mode, MutableWeights ou
   }
 }
 
-KERNEL bool apply_mask(Weights w, const uint8_t* mask, int64_t n, MutableWeights out, bool streamed) {
+APART bool apply_mask(Weights w, const uint8_t* mask, int64_t n, MutableWeights out, bool streamed) {
   return map_weights(w, n, out, streamed, [&](F32x16 x, int64_t i, auto part) {
     return select(load(mask + i, part) == splat(0), splat(0.0f), x);
   });
@@ -48,7 +51,7 @@ KERNEL int64_t count_nonzero(Weights w, int64_t n) {
   });
 }
 
-KERNEL bool is_finite(Weights w, int64_t n) {
+APART bool is_finite(Weights w, int64_t n) {
   return typed(w, [&](auto* x) {
     Finite finite;
     sixteens(n, [&](int64_t i, auto part) { finite.see(load(x + i, part)); });
@@ -84,7 +87,8 @@ inline Mask16 keep_of_two(I32x16 key) {
 }
 
 // The bits of the m <= 32 keys at p that outrank at least `removed` others.
-template <class T> inline uint32_t keep_of(const T* p, int m, int removed, bool absolute) {
+template <class T>
+APART uint32_t keep_of(const T* p, int m, int removed, bool absolute) {
   const int tail = m - 16;
   const I32x16 beyond = splat(INT32_MAX);  // never below anything
   const Mask16 valid0 = mask_of(tail >= 0 ? 0xffff : (1u << m) - 1), valid1 = mask_of(tail > 0 ? (1u << tail) - 1 : 0);
@@ -105,11 +109,9 @@ template <class T> inline uint32_t keep_of(const T* p, int m, int removed, bool 
 
 // Calls many(i, mask of what stays) for sixteen scores at a time, or group(i, bits of what stays) for each m of them.
 template <class T, class Many, class Group>
-inline void each_n_of_m(const T* s, int64_t count, int n, int m, bool absolute, const Many& many, const Group& group) {
+inline void each_n_of_m(const T* s, int64_t count, int n, int m, auto absolute, const Many& many, const Group& group) {
   const auto sixteen = [&](auto keep) {
-    with_constant(absolute, [&](auto by_magnitude) {
-      sixteens(count, [&](int64_t i, auto part) { many(i, keep(key_of(load(s + i, part), by_magnitude)), part); });
-    });
+    sixteens(count, [&](int64_t i, auto part) { many(i, keep(key_of(load(s + i, part), absolute)), part); });
   };
   if (m == 2) return sixteen([](I32x16 key) { return keep_of_two(key); });
   if (m == 4 && n == 3) return sixteen([](I32x16 key) { return keep_of_four(key, 1); });
@@ -119,34 +121,46 @@ inline void each_n_of_m(const T* s, int64_t count, int n, int m, bool absolute, 
 }
 
 inline void store_mask(uint8_t* mask, Mask16 keep, All) { store_bytes(mask, select(keep, splat(1), splat(0))); }
-inline void store_mask(uint8_t* mask, Mask16 keep, Some some) { store_bytes(mask, select(keep, splat(1), splat(0)), some.n); }
+inline void store_mask(uint8_t* mask, Mask16 keep, Some some) {
+  store_bytes(mask, select(keep, splat(1), splat(0)), some.n);
+}
 
-KERNEL bool n_of_m_mask(Weights scores, int64_t count, int n, int m, bool absolute, uint8_t* mask) {
+APART bool n_of_m_mask(Weights scores, int64_t count, int n, int m, bool absolute, uint8_t* mask) {
   typed(scores, [&](auto* s) {
-    each_n_of_m(s, count, n, m, absolute,
-                [&](int64_t i, Mask16 keep, auto part) { store_mask(mask + i, keep, part); },
-                [&](int64_t i, uint32_t keep) { for (int j = 0; j < m; ++j) mask[i + j] = keep >> j & 1; });
+    each_n_of_m(
+        s, count, n, m, absolute, [&](int64_t i, Mask16 keep, auto part) { store_mask(mask + i, keep, part); },
+        [&](int64_t i, uint32_t keep) {
+          for (int j = 0; j < m; ++j) mask[i + j] = keep >> j & 1;
+        });
   });
   return is_finite(scores, count);
 }
 
 KERNEL bool prune_n_of_m(Weights w, Weights scores, int64_t count, int n, int m, bool absolute, MutableWeights out,
                          bool streamed) {
+  if (!absolute || scores.data != w.data) {
+    alignas(64) uint8_t mask[64 * 32];
+    const int64_t stretch = 64 * m;  // whole groups, whole lines
+    bool finite = true;
+    for (int64_t i = 0; i < count; i += stretch) {
+      const int64_t some = smaller(stretch, count - i);
+      finite &= n_of_m_mask(scores.at(i), some, n, m, absolute, mask);
+      finite &= apply_mask(w.at(i), mask, some, out.at(i), streamed);
+    }
+    return finite;
+  }
   return typed(w, [&](auto* x) {
-    return typed(scores, [&](auto* s) {
-      Finite finite;
-      with_target(as_type_of(x, out), streamed && (m == 2 || m == 4), [&](auto to) {
-        const auto put = [&](int64_t i, Mask16 keep, auto part) {
-          const F32x16 v = load(x + i, part);
-          finite.see(v);
-          if (scores.data != w.data) finite.see(load(s + i, part));
-          store(to + i, select(keep, v, splat(0.0f)), part);
-        };
-        each_n_of_m(s, count, n, m, absolute, put, [&](int64_t i, uint32_t keep) {
-          for (int j = 0; j < m; j += 16) put(i + j, mask_of(keep >> j & 0xffff), Some{smaller(16, m - j)});
-        });
+    Finite finite;
+    with_target(as_type_of(x, out), streamed && (m == 2 || m == 4), [&](auto to) {
+      const auto put = [&](int64_t i, Mask16 keep, auto part) {
+        const F32x16 v = load(x + i, part);
+        finite.see(v);
+        store(to + i, select(keep, v, splat(0.0f)), part);
+      };
+      each_n_of_m(x, count, n, m, std::true_type{}, put, [&](int64_t i, uint32_t keep) {
+        for (int j = 0; j < m; j += 16) put(i + j, mask_of(keep >> j & 0xffff), Some{smaller(16, m - j)});
       });
-      return finite.all();
     });
+    return finite.all();
   });
 }

@@ -1,9 +1,10 @@
 constexpr float kLift = 0x1p100f;  // scales below 1 / kLift are lifted by it, so that their inverse is finite
 constexpr int kClips = 48;         // clips that ScaleRule::kMse tries: 1, 63/64, 62/64, ...
 
-constexpr int kTogether = 16;      // groups fitted at once: the scales of sixteen are one vector
+constexpr int kTogether = 16;  // groups fitted at once: the scales of sixteen are one vector
 
-template <Rounding rounding> inline F32x16 rounded(F32x16 x, const float* u) {
+template <Rounding rounding>
+inline F32x16 rounded(F32x16 x, const float* u) {
   if constexpr (rounding == Rounding::kFloor) return floor(x);
   if constexpr (rounding == Rounding::kStochastic) return floor(x + load(u));
   if constexpr (rounding == Rounding::kAway) {  // x - trunc(x) is exact, so that 0.49999997 stays below a half
@@ -20,7 +21,8 @@ struct Coders {
   alignas(64) uint32_t zero[16];
   bool lifted;  // any of them
 
-  template <Rounding rounding> F32x16 steps(F32x16 x, int k, const float* u) const {
+  template <Rounding rounding>
+  F32x16 steps(F32x16 x, int k, const float* u) const {
     const F32x16 y = (lifted ? x * splat(lift[k]) : x) * splat(inverse[k]);
     return min(max(rounded<rounding>(y, u), splat(lowest[k])), splat(highest[k]));
   }
@@ -37,7 +39,8 @@ inline F32x16 through(F32x16 scale, Dtype dtype) {
   return load(reinterpret_cast<const Brain*>(some));
 }
 
-// Rounding the mantissa up carries into the exponent. The bits of a subnormal are its value: as a float they round alike.
+// Rounding the mantissa up carries into the exponent. The bits of a subnormal are its value: as a float they round
+// alike.
 inline F32x16 next_power_of_two(F32x16 scale) {  // scale >= 0; at most 2^127
   const auto up = [](I32x16 b) { return (b + splat(0x007fffff)) & splat(0x7f800000); };
   const I32x16 b = bits(scale), small = nearest(from_bits(up(bits(to_float(b & splat(0x007fffff))))));
@@ -85,7 +88,8 @@ inline void set_zeros(Coders& coders, F32x16 zero, const Grid& grid) {
 }
 
 // The range of a group with 0 in it. Symmetric grids need its largest magnitude alone.
-template <bool symmetric, class T> inline void range_with_zero(const T* x, int64_t n, Finite& finite, float* low, float* high) {
+template <bool symmetric, class T>
+inline void range_with_zero(const T* x, int64_t n, Finite& finite, float* low, float* high) {
   I32x16 most = splat(0);
   F32x16 least = splat(0.0f);
   sixteens(n, [&](int64_t i, auto part) {
@@ -119,7 +123,8 @@ inline void each_group(int64_t n, int count, Size size, const Body& body) {
 }
 
 // The clip of kClips with the least squared error for one group, the wider among equals. Sixteen are prepared at once.
-template <class T> inline float best_clip(const T* x, int64_t n, float low, float high, const Grid& grid) {
+template <class T>
+APART float best_clip(const T* x, int64_t n, float low, float high, const Grid& grid) {
   float best = 1, least = 0;
   for (int first = 0; first < kClips; first += 16) {
     alignas(64) float factor[16];
@@ -132,7 +137,8 @@ template <class T> inline float best_clip(const T* x, int64_t n, float low, floa
       F32x16 total = splat(0.0f);
       sixteens(n, [&](int64_t i, auto part) {
         const F32x16 v = load(x + i, part);
-        const F32x16 miss = v - to_float(nearest(coders.steps<Rounding::kEven>(v, k, nullptr))) * splat(coders.scale[k]);
+        const F32x16 miss =
+            v - to_float(nearest(coders.steps<Rounding::kEven>(v, k, nullptr))) * splat(coders.scale[k]);
         total = total + miss * miss;
       });
       const float error = sum(total);
@@ -146,8 +152,8 @@ template <class T> inline float best_clip(const T* x, int64_t n, float low, floa
 
 // Finds scales and zero points of up to sixteen groups that follow each other in a row, or reads those that are given.
 template <class T, class Size>
-inline void fit(const T* x, int64_t n, int count, Size size, const Grid& grid, float* scales, uint8_t* zeros, Coders& coders,
-                Finite& finite) {
+APART void fit(const T* x, int64_t n, int count, Size size, const Grid& grid, float* scales, uint8_t* zeros,
+               Coders& coders, Finite& finite) {
   alignas(64) float low[16] = {}, high[16] = {}, given[16] = {}, zero[16];
   with_constant(grid.symmetric, [&](auto symmetric) {
     Finite here;  // in a register; `finite` is in memory by now
@@ -188,9 +194,11 @@ struct PackedRow {
   }
 };
 
-// Codes of n weights of group k. A large group's successor is fetched meanwhile, since nothing else uses the memory then.
+// Codes of n weights of group k. A large group's successor is fetched meanwhile, since nothing else uses the memory
+// then.
 template <Rounding rounding, bool ahead, class T>
-inline void code_weights(const T* x, int64_t n, const Coders& coders, int k, const Grid& grid, int64_t first, uint8_t* codes) {
+inline void code_weights(const T* x, int64_t n, const Coders& coders, int k, const Grid& grid, int64_t first,
+                         uint8_t* codes) {
   const I32x16 zero = splat(static_cast<int32_t>(coders.zero[k]));
   sixteens(n, [&](int64_t i, auto part) {
     if constexpr (ahead) __builtin_prefetch(x + i + grid.group_size, 0, 2);
@@ -201,7 +209,8 @@ inline void code_weights(const T* x, int64_t n, const Coders& coders, int k, con
 }
 
 template <Rounding rounding, class T>
-inline void code_large_group(const T* x, int64_t n, const Coders& coders, const Grid& grid, int64_t first, PackedRow& row) {
+inline void code_large_group(const T* x, int64_t n, const Coders& coders, const Grid& grid, int64_t first,
+                             PackedRow& row) {
   for (int64_t at = 0; at < n;) {
     const int64_t some = smaller(n - at, kStretch - row.count);
     code_weights<rounding, true>(x + at, some, coders, 0, grid, first + at, row.codes + row.count);
@@ -213,8 +222,8 @@ inline void code_large_group(const T* x, int64_t n, const Coders& coders, const 
 
 // Codes of groups that follow each other in a row, where all of them fit into a stretch.
 template <Rounding rounding, class T, class Size>
-inline void code_groups(const T* x, int64_t n, int count, Size size, const Coders& coders, const Grid& grid, int64_t first,
-                        PackedRow& row) {
+inline void code_groups(const T* x, int64_t n, int count, Size size, const Coders& coders, const Grid& grid,
+                        int64_t first, PackedRow& row) {
   if (row.count + size * kTogether > kStretch) row.flush();  // sixteen groups are whole bytes
   uint8_t* codes = row.codes + row.count;
   each_group(n, count, size, [&](int k, int64_t at, auto some) {
@@ -224,8 +233,8 @@ inline void code_groups(const T* x, int64_t n, int count, Size size, const Coder
 }
 
 template <Rounding rounding, class T, class Size>
-KERNEL __attribute__((noinline)) bool quantize_rows(const T* x, int64_t rows, int64_t cols, Size size, const Grid& grid, int64_t first, uint8_t* data,
-                          float* scales, uint8_t* zeros, bool streamed) {
+APART bool quantize_rows(const T* x, int64_t rows, int64_t cols, Size size, const Grid& grid, int64_t first,
+                         uint8_t* data, float* scales, uint8_t* zeros, bool streamed) {
   Finite finite;
   Coders coders[2];  // the next groups are fitted before these are coded, so that the divisions are done when needed
   PackedRow row{data, grid.bits, streamed, 0, {}};
@@ -243,7 +252,8 @@ KERNEL __attribute__((noinline)) bool quantize_rows(const T* x, int64_t rows, in
       const int count = static_cast<int>(smaller(together, groups - g));
       fit_from(g + together, coders[turn ^ 1]);
       if (data && together > 1) code_groups<rounding>(x + at, left, count, size, coders[turn], grid, first + at, row);
-      if (data && together == 1) code_large_group<rounding>(x + at, smaller(size, left), coders[turn], grid, first + at, row);
+      if (data && together == 1)
+        code_large_group<rounding>(x + at, smaller(size, left), coders[turn], grid, first + at, row);
     }
     if (data) row.flush();
     scales += groups;
@@ -254,21 +264,27 @@ KERNEL __attribute__((noinline)) bool quantize_rows(const T* x, int64_t rows, in
 }
 
 // Calls body with the rounding as a constant.
-template <class Body> inline auto with_rounding(Rounding rounding, const Body& body) {
+template <class Body>
+inline auto with_rounding(Rounding rounding, const Body& body) {
   switch (rounding) {
-    case Rounding::kAway: return body(std::integral_constant<Rounding, Rounding::kAway>{});
-    case Rounding::kFloor: return body(std::integral_constant<Rounding, Rounding::kFloor>{});
-    case Rounding::kStochastic: return body(std::integral_constant<Rounding, Rounding::kStochastic>{});
-    default: return body(std::integral_constant<Rounding, Rounding::kEven>{});
+    case Rounding::kAway:
+      return body(std::integral_constant<Rounding, Rounding::kAway>{});
+    case Rounding::kFloor:
+      return body(std::integral_constant<Rounding, Rounding::kFloor>{});
+    case Rounding::kStochastic:
+      return body(std::integral_constant<Rounding, Rounding::kStochastic>{});
+    default:
+      return body(std::integral_constant<Rounding, Rounding::kEven>{});
   }
 }
 
 bool quantize(Weights w, int64_t rows, int64_t cols, const Grid& grid, int64_t first, uint8_t* data, float* scales,
-                     uint8_t* zeros, bool streamed) {
+              uint8_t* zeros, bool streamed) {
   return typed(w, [&](auto* x) {
     return with_rounding(grid.rounding, [&](auto rounding) {
       if (grid.group_size == 32)  // the commonest group, unrolled
-        return quantize_rows<rounding>(x, rows, cols, std::integral_constant<int64_t, 32>{}, grid, first, data, scales, zeros, streamed);
+        return quantize_rows<rounding>(x, rows, cols, std::integral_constant<int64_t, 32>{}, grid, first, data, scales,
+                                       zeros, streamed);
       return quantize_rows<rounding>(x, rows, cols, grid.group_size, grid, first, data, scales, zeros, streamed);
     });
   });
@@ -302,8 +318,8 @@ KERNEL bool ranges(Weights w, int64_t rows, int64_t cols, int64_t group_size, fl
   });
 }
 
-KERNEL void dequantize(const uint8_t* data, int64_t rows, int64_t cols, int bits, int64_t group_size, const float* scales,
-                       const uint8_t* zeros, MutableWeights out, bool streamed) {
+KERNEL void dequantize(const uint8_t* data, int64_t rows, int64_t cols, int bits, int64_t group_size,
+                       const float* scales, const uint8_t* zeros, MutableWeights out, bool streamed) {
   alignas(64) uint8_t codes[kStretch + 16];
   const int64_t groups = (cols + group_size - 1) / group_size;
   typed(Weights{out.data, out.dtype}, [&](auto* type) {
@@ -318,7 +334,8 @@ KERNEL void dequantize(const uint8_t* data, int64_t rows, int64_t cols, int bits
             const I32x16 zero = splat(zeros ? zeros[group] : 1 << (bits - 1));
             const uint8_t* from = codes + at - first;
             const auto target = to + (r * cols + at);
-            sixteens(here, [&](int64_t i, auto part) { store(target + i, to_float(load(from + i) - zero) * scale, part); });
+            sixteens(here,
+                     [&](int64_t i, auto part) { store(target + i, to_float(load(from + i) - zero) * scale, part); });
             at += here;
           }
         }
@@ -328,7 +345,8 @@ KERNEL void dequantize(const uint8_t* data, int64_t rows, int64_t cols, int bits
 
 KERNEL bool round_to_int(Weights w, int64_t n, float multiplier, int offset, int low, int high, Rounding rounding,
                          uint64_t seed, int64_t first, uint8_t* out, bool streamed) {
-  const F32x16 factor = splat(multiplier), below = splat(static_cast<float>(low - offset)), above = splat(static_cast<float>(high - offset));
+  const F32x16 factor = splat(multiplier), below = splat(static_cast<float>(low - offset)),
+               above = splat(static_cast<float>(high - offset));
   const I32x16 shift = splat(offset);
   return typed(w, [&](auto* x) {
     return with_rounding(rounding, [&](auto mode) {

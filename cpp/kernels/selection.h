@@ -16,8 +16,8 @@ KERNEL bool selection_keys(Weights scores, int64_t n, bool absolute, uint32_t* k
 
 // One comparison says low <= key <= high: as unsigned, key - low is at most high - low. Flipping the top bit of both
 // sides turns the signed comparison that every ISA has into the unsigned one.
-KERNEL bool collect_keys(Weights scores, int64_t n, bool by_magnitude, int32_t low, int32_t high, uint32_t* keys, int64_t room,
-                         int64_t* collected, int64_t* below) {
+KERNEL bool collect_keys(Weights scores, int64_t n, bool by_magnitude, int32_t low, int32_t high, uint32_t* keys,
+                         int64_t room, int64_t* collected, int64_t* below) {
   const uint32_t span = static_cast<uint32_t>(high) - static_cast<uint32_t>(low);
   const I32x16 start = splat(low), top = splat(INT32_MIN), limit = splat(static_cast<int32_t>(span ^ 0x80000000u));
   return typed(scores, [&](auto* s) {
@@ -81,32 +81,39 @@ KERNEL Below select_rank(const uint32_t* keys, int64_t n, int64_t rank) {
 inline uint32_t fallen(I32x16 key, Below& below, uint32_t valid) {
   uint32_t gone = bits(key < splat(below.cut)) & valid;
   if (below.ties > 0)
-    for (uint32_t equal = bits(key == splat(below.cut)) & valid; equal && below.ties > 0; equal &= equal - 1, --below.ties)
+    for (uint32_t equal = bits(key == splat(below.cut)) & valid; equal && below.ties > 0;
+         equal &= equal - 1, --below.ties)
       gone |= equal & -equal;
   return gone;
 }
 
-KERNEL void mask_below(Weights scores, int64_t n, bool absolute, Below below, uint8_t* mask) {
+APART Below mask_some(Weights scores, int64_t n, bool absolute, Below below, uint8_t* mask) {
   typed(scores, [&](auto* s) {
     sixteens(n, [&](int64_t i, auto part) {
       const uint32_t gone = fallen(key_of(load(s + i, part), absolute), below, lanes(part));
       store_mask(mask + i, mask_of(~gone & 0xffff), part);
     });
   });
+  return below;
 }
 
-KERNEL bool prune_below(Weights w, Weights scores, int64_t n, bool by_magnitude, Below below, MutableWeights out,
+KERNEL void mask_below(Weights scores, int64_t n, bool absolute, Below below, uint8_t* mask) {
+  mask_some(scores, n, absolute, below, mask);
+}
+
+KERNEL bool prune_below(Weights w, Weights scores, int64_t n, bool absolute, Below below, MutableWeights out,
                         bool streamed) {
-  return typed(scores, [&](auto* s) {
-    return with_constant(by_magnitude, [&](auto absolute) {
-      const I32x16 cut = splat(below.cut);
-      if (below.ties == 0)
-        return map_weights(w, n, out, streamed, [&](F32x16 x, int64_t i, auto part) {
-          return select(key_of(load(s + i, part), absolute) < cut, splat(0.0f), x);
-        });
-      return map_weights(w, n, out, streamed, [&](F32x16 x, int64_t i, auto part) {
-        return select(mask_of(fallen(key_of(load(s + i, part), absolute), below, lanes(part))), splat(0.0f), x);
-      });
-    });
-  });
+  if (!absolute || scores.data != w.data || below.ties > 0) {
+    alignas(64) uint8_t mask[kStretch];
+    bool finite = true;
+    for (int64_t i = 0; i < n; i += kStretch) {
+      const int64_t some = smaller(kStretch, n - i);
+      below = mask_some(scores.at(i), some, absolute, below, mask);
+      finite &= apply_mask(w.at(i), mask, some, out.at(i), streamed);
+    }
+    return finite;
+  }
+  const I32x16 cut = splat(below.cut);
+  return map_weights(w, n, out, streamed,
+                     [&](F32x16 x, int64_t, auto) { return select(magnitude_bits(x) < cut, splat(0.0f), x); });
 }

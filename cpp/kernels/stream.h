@@ -12,7 +12,8 @@ inline void stream_end() {}
 #endif
 
 // A place to store to, like a pointer, past the caches.
-template <class T> struct Past {
+template <class T>
+struct Past {
   T* p;
   Past operator+(int64_t i) const { return {p + i}; }
 };
@@ -20,13 +21,17 @@ template <class T> struct Past {
 inline void store(Past<float> out, F32x16 a, All) {
   for (int k = 0; k < kRegs; ++k) stream_float(out.p + k * kLanes, a.r[k]);
 }
-template <class T> inline void store(Past<T> out, F32x16 a, All) {  // Half, Brain
+template <class T>
+inline void store(Past<T> out, F32x16 a, All) {  // Half, Brain
   alignas(64) T some[16];
   store(some, a);
   stream_16(out.p, some);
   stream_16(out.p + 8, some + 8);
 }
-template <class T> inline void store(Past<T> out, F32x16 a, Some some) { store(out.p, a, some.n); }
+template <class T>
+inline void store(Past<T> out, F32x16 a, Some some) {
+  store(out.p, a, some.n);
+}
 inline void store_bytes(Past<uint8_t> out, I32x16 a, All) {
   alignas(16) uint8_t some[16];
   store_bytes(some, a);
@@ -35,10 +40,13 @@ inline void store_bytes(Past<uint8_t> out, I32x16 a, All) {
 inline void store_bytes(Past<uint8_t> out, I32x16 a, Some some) { store_bytes(out.p, a, some.n); }
 
 // Calls body with `out` as what it is to be stored through.
-template <class T, class Body> inline void with_target(T* out, bool streamed, const Body& body) {
+template <class T, class Body>
+inline void with_target(T* out, bool streamed, const Body& body) {
   if (!streamed) return body(out);
   body(Past<T>{out});
   stream_end();
 }
+
+constexpr int64_t kStretch = 4096;  // codes or marks that wait between two steps, in L1
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }

@@ -11,21 +11,25 @@
 #endif
 
 constexpr int kRegs = 16 / kLanes;
-struct F32x16 { FloatReg r[kRegs]; };
-struct I32x16 { IntReg r[kRegs]; };
-struct Mask16 { MaskReg r[kRegs]; };
+struct F32x16 {
+  FloatReg r[kRegs];
+};
+struct I32x16 {
+  IntReg r[kRegs];
+};
+struct Mask16 {
+  MaskReg r[kRegs];
+};
 
 // name(a) or name(a, b) on sixteen lanes is `op` on each register.
-#define EACH_REGISTER(result, expression)               \
-  {                                                     \
-    result y;                                           \
+#define EACH_REGISTER(result, expression)                \
+  {                                                      \
+    result y;                                            \
     for (int k = 0; k < kRegs; ++k) y.r[k] = expression; \
-    return y;                                           \
+    return y;                                            \
   }
-#define UNARY(result, name, A, op) \
-  inline result name(A a) EACH_REGISTER(result, op(a.r[k]))
-#define BINARY(result, name, A, B, op) \
-  inline result name(A a, B b) EACH_REGISTER(result, op(a.r[k], b.r[k]))
+#define UNARY(result, name, A, op) inline result name(A a) EACH_REGISTER(result, op(a.r[k]))
+#define BINARY(result, name, A, B, op) inline result name(A a, B b) EACH_REGISTER(result, op(a.r[k], b.r[k]))
 
 BINARY(F32x16, operator+, F32x16, F32x16, add_float)
 BINARY(F32x16, operator-, F32x16, F32x16, sub_float)
@@ -52,21 +56,24 @@ BINARY(I32x16, min, I32x16, I32x16, min_int)
 BINARY(Mask16, operator<, I32x16, I32x16, less_int)
 BINARY(Mask16, operator<=, I32x16, I32x16, less_equal_int)
 BINARY(Mask16, operator==, I32x16, I32x16, equal_int)
-template <int n> UNARY(I32x16, shift_left, I32x16, shift_left<n>)
-template <int n> UNARY(I32x16, shift_right, I32x16, shift_right<n>)
-template <int n> UNARY(I32x16, shift_right_signed, I32x16, shift_right_signed<n>)
-UNARY(I32x16, swap_pairs, I32x16, swap_pairs)
-template <int n> UNARY(I32x16, rotate_quads, I32x16, rotate_quads<n>)
+template <int n>
+UNARY(I32x16, shift_left, I32x16, shift_left<n>)
+template <int n>
+UNARY(I32x16, shift_right, I32x16, shift_right<n>)
+template <int n>
+UNARY(I32x16, shift_right_signed, I32x16, shift_right_signed<n>)
+UNARY(I32x16, swap_pairs, I32x16, swap_pairs) template <int n>
+UNARY(I32x16, rotate_quads, I32x16, rotate_quads<n>)
 
-BINARY(Mask16, operator&, Mask16, Mask16, and_mask)
-BINARY(Mask16, operator|, Mask16, Mask16, or_mask)
+BINARY(Mask16, operator&, Mask16, Mask16, and_mask) BINARY(Mask16, operator|, Mask16, Mask16, or_mask)
 #undef UNARY
 #undef BINARY
 
-inline F32x16 splat(float x) EACH_REGISTER(F32x16, splat_float(x))
-inline I32x16 splat(int32_t x) EACH_REGISTER(I32x16, splat_int(x))
-inline I32x16 select(Mask16 m, I32x16 a, I32x16 b) EACH_REGISTER(I32x16, select_int(m.r[k], a.r[k], b.r[k]))
-inline F32x16 select(Mask16 m, F32x16 a, F32x16 b) { return from_bits(select(m, bits(a), bits(b))); }
+    inline F32x16 splat(float x) EACH_REGISTER(F32x16, splat_float(x)) inline I32x16
+    splat(int32_t x) EACH_REGISTER(I32x16, splat_int(x)) inline I32x16 select(Mask16 m, I32x16 a, I32x16 b)
+        EACH_REGISTER(I32x16, select_int(m.r[k], a.r[k], b.r[k])) inline F32x16 select(Mask16 m, F32x16 a, F32x16 b) {
+  return from_bits(select(m, bits(a), bits(b)));
+}
 inline I32x16 magnitude_bits(F32x16 a) { return bits(a) & splat(0x7fffffff); }
 inline F32x16 abs(F32x16 a) { return from_bits(magnitude_bits(a)); }
 
@@ -78,14 +85,15 @@ inline uint32_t bits(Mask16 m) {
 }
 inline Mask16 mask_of(uint32_t all) EACH_REGISTER(Mask16, mask_of_bits(all >> (k * kLanes)))
 
-inline int32_t largest(I32x16 a) {
+    inline int32_t largest(I32x16 a) {
   IntReg m = a.r[0];
   for (int k = 1; k < kRegs; ++k) m = max_int(m, a.r[k]);
   return largest_lane(m);
 }
 
 // The one order of sums: lane j takes lane j + 8, then + 4, + 2, + 1.
-template <class T> inline T fold(T* lane) {
+template <class T>
+inline T fold(T* lane) {
   for (int half = 8; half; half /= 2)
     for (int j = 0; j < half; ++j) lane[j] += lane[j + half];
   return lane[0];
@@ -97,16 +105,20 @@ inline float sum(F32x16 a) {
 }
 
 // Weights in memory: float, or the bits of a float16 (Half) or of a bfloat16 (Brain).
-struct Half { uint16_t bits; };
-struct Brain { uint16_t bits; };
+struct Half {
+  uint16_t bits;
+};
+struct Brain {
+  uint16_t bits;
+};
 
-inline F32x16 load(const float* p) EACH_REGISTER(F32x16, load_float(p + k * kLanes))
-inline F32x16 load(const Half* p) EACH_REGISTER(F32x16, load_half(&p[k * kLanes].bits))
-inline F32x16 load(const Brain* p) EACH_REGISTER(F32x16, float_of_bits(shift_left<16>(load_u16(&p[k * kLanes].bits))))
-inline I32x16 load(const uint8_t* p) EACH_REGISTER(I32x16, load_u8(p + k * kLanes))
-inline I32x16 load(const uint32_t* p) EACH_REGISTER(I32x16, load_int(p + k * kLanes))
+inline F32x16 load(const float* p) EACH_REGISTER(F32x16, load_float(p + k * kLanes)) inline F32x16 load(const Half* p)
+    EACH_REGISTER(F32x16, load_half(&p[k * kLanes].bits)) inline F32x16 load(const Brain* p)
+        EACH_REGISTER(F32x16, float_of_bits(shift_left<16>(load_u16(&p[k * kLanes].bits)))) inline I32x16
+    load(const uint8_t* p) EACH_REGISTER(I32x16, load_u8(p + k * kLanes)) inline I32x16 load(const uint32_t* p)
+        EACH_REGISTER(I32x16, load_int(p + k * kLanes))
 
-inline void store(float* p, F32x16 a) {
+            inline void store(float* p, F32x16 a) {
   for (int k = 0; k < kRegs; ++k) store_float(p + k * kLanes, a.r[k]);
 }
 inline void store(Half* p, F32x16 a) {
@@ -166,12 +178,14 @@ inline void split_nibbles(uint8_t* codes, const uint8_t* packed) {
 #endif
 
 // The first n < 16 elements; lanes past them read as zero.
-template <class T> inline auto load(const T* p, int64_t n) {
+template <class T>
+inline auto load(const T* p, int64_t n) {
   alignas(64) T some[16] = {};
   __builtin_memcpy(some, p, static_cast<size_t>(n) * sizeof(T));
   return load(some);
 }
-template <class T> inline void store(T* p, F32x16 a, int64_t n) {
+template <class T>
+inline void store(T* p, F32x16 a, int64_t n) {
   alignas(64) T some[16];
   store(some, a);
   __builtin_memcpy(p, some, static_cast<size_t>(n) * sizeof(T));
@@ -184,17 +198,32 @@ inline void store_bytes(uint8_t* p, I32x16 a, int64_t n) {
 
 // All sixteen elements, or the last few: sixteens() calls its body with one or the other.
 struct All {};
-struct Some { int64_t n; };
-template <class T> inline auto load(const T* p, All) { return load(p); }
-template <class T> inline auto load(const T* p, Some some) { return load(p, some.n); }
-template <class T> inline void store(T* p, F32x16 a, All) { store(p, a); }
-template <class T> inline void store(T* p, F32x16 a, Some some) { store(p, a, some.n); }
+struct Some {
+  int64_t n;
+};
+template <class T>
+inline auto load(const T* p, All) {
+  return load(p);
+}
+template <class T>
+inline auto load(const T* p, Some some) {
+  return load(p, some.n);
+}
+template <class T>
+inline void store(T* p, F32x16 a, All) {
+  store(p, a);
+}
+template <class T>
+inline void store(T* p, F32x16 a, Some some) {
+  store(p, a, some.n);
+}
 inline void store_bytes(uint8_t* p, I32x16 a, All) { store_bytes(p, a); }
 inline void store_bytes(uint8_t* p, I32x16 a, Some some) { store_bytes(p, a, some.n); }
 inline uint32_t lanes(All) { return 0xffff; }
 inline uint32_t lanes(Some some) { return (1u << some.n) - 1; }
 
-template <class Body> inline void sixteens(int64_t n, const Body& body) {
+template <class Body>
+inline void sixteens(int64_t n, const Body& body) {
   int64_t i = 0;
   for (; i + 16 <= n; i += 16) body(i, All{});
   if (i < n) body(i, Some{n - i});
@@ -211,6 +240,7 @@ struct Finite {
 };
 
 // Calls body with a truth that its loops need not ask for again.
-template <class Body> inline auto with_constant(bool truth, const Body& body) {
+template <class Body>
+inline auto with_constant(bool truth, const Body& body) {
   return truth ? body(std::true_type{}) : body(std::false_type{});
 }

@@ -40,11 +40,22 @@ inline IntReg or_int(IntReg a, IntReg b) { return _mm256_or_si256(a, b); }
 inline IntReg xor_int(IntReg a, IntReg b) { return _mm256_xor_si256(a, b); }
 inline IntReg max_int(IntReg a, IntReg b) { return _mm256_max_epi32(a, b); }
 inline IntReg min_int(IntReg a, IntReg b) { return _mm256_min_epi32(a, b); }
-template <int n> inline IntReg shift_left(IntReg a) { return _mm256_slli_epi32(a, n); }
-template <int n> inline IntReg shift_right(IntReg a) { return _mm256_srli_epi32(a, n); }
-template <int n> inline IntReg shift_right_signed(IntReg a) { return _mm256_srai_epi32(a, n); }
+template <int n>
+inline IntReg shift_left(IntReg a) {
+  return _mm256_slli_epi32(a, n);
+}
+template <int n>
+inline IntReg shift_right(IntReg a) {
+  return _mm256_srli_epi32(a, n);
+}
+template <int n>
+inline IntReg shift_right_signed(IntReg a) {
+  return _mm256_srai_epi32(a, n);
+}
 inline MaskReg less_int(IntReg a, IntReg b) { return _mm256_cmpgt_epi32(b, a); }
-inline MaskReg less_equal_int(IntReg a, IntReg b) { return _mm256_xor_si256(_mm256_cmpgt_epi32(a, b), _mm256_set1_epi32(-1)); }
+inline MaskReg less_equal_int(IntReg a, IntReg b) {
+  return _mm256_xor_si256(_mm256_cmpgt_epi32(a, b), _mm256_set1_epi32(-1));
+}
 inline MaskReg equal_int(IntReg a, IntReg b) { return _mm256_cmpeq_epi32(a, b); }
 inline int32_t largest_lane(IntReg a) {
   __m128i m = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
@@ -52,8 +63,13 @@ inline int32_t largest_lane(IntReg a) {
   return _mm_cvtsi128_si32(_mm_max_epi32(m, _mm_shuffle_epi32(m, 0x39)));
 }
 // lane 4i + j receives lane 4i + (j + n) % 4
-template <int n> inline IntReg rotate_quads(IntReg a) { return _mm256_shuffle_epi32(a, n == 1 ? 0x39 : n == 2 ? 0x4e : 0x93); }
-inline IntReg swap_pairs(IntReg a) { return _mm256_shuffle_epi32(a, 0xb1); }  // lane 2i receives lane 2i + 1 and the other way round
+template <int n>
+inline IntReg rotate_quads(IntReg a) {
+  return _mm256_shuffle_epi32(a, n == 1 ? 0x39 : n == 2 ? 0x4e : 0x93);
+}
+inline IntReg swap_pairs(IntReg a) {
+  return _mm256_shuffle_epi32(a, 0xb1);
+}  // lane 2i receives lane 2i + 1 and the other way round
 
 inline MaskReg and_mask(MaskReg a, MaskReg b) { return _mm256_and_si256(a, b); }
 inline MaskReg or_mask(MaskReg a, MaskReg b) { return _mm256_or_si256(a, b); }
@@ -64,8 +80,12 @@ inline MaskReg mask_of_bits(uint32_t bits) {
   return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane), lane);
 }
 
-inline IntReg load_u16(const uint16_t* p) { return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
-inline IntReg load_u8(const uint8_t* p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); }
+inline IntReg load_u16(const uint16_t* p) {
+  return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline IntReg load_u8(const uint8_t* p) {
+  return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+}
 inline void store_low16(uint16_t* p, IntReg a) {
   const __m256i low = _mm256_and_si256(a, _mm256_set1_epi32(0xffff));
   // packus works within halves: a0..a3 a0..a3 | a4..a7 a4..a7, so quarters 0 and 2 are the result
@@ -78,5 +98,9 @@ inline void store_low8(uint8_t* p, IntReg a) {
   const __m128i w = _mm256_castsi256_si128(words);
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(w, w));
 }
-inline FloatReg load_half(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
-inline void store_half(uint16_t* p, FloatReg a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT)); }
+inline FloatReg load_half(const uint16_t* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline void store_half(uint16_t* p, FloatReg a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}

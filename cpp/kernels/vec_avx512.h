@@ -42,18 +42,30 @@ inline IntReg or_int(IntReg a, IntReg b) { return _mm512_or_si512(a, b); }
 inline IntReg xor_int(IntReg a, IntReg b) { return _mm512_xor_si512(a, b); }
 inline IntReg max_int(IntReg a, IntReg b) { return _mm512_max_epi32(a, b); }
 inline IntReg min_int(IntReg a, IntReg b) { return _mm512_min_epi32(a, b); }
-template <int n> inline IntReg shift_left(IntReg a) { return _mm512_slli_epi32(a, n); }
-template <int n> inline IntReg shift_right(IntReg a) { return _mm512_srli_epi32(a, n); }
-template <int n> inline IntReg shift_right_signed(IntReg a) { return _mm512_srai_epi32(a, n); }
+template <int n>
+inline IntReg shift_left(IntReg a) {
+  return _mm512_slli_epi32(a, n);
+}
+template <int n>
+inline IntReg shift_right(IntReg a) {
+  return _mm512_srli_epi32(a, n);
+}
+template <int n>
+inline IntReg shift_right_signed(IntReg a) {
+  return _mm512_srai_epi32(a, n);
+}
 inline MaskReg less_int(IntReg a, IntReg b) { return _mm512_cmplt_epi32_mask(a, b); }
 inline MaskReg less_equal_int(IntReg a, IntReg b) { return _mm512_cmple_epi32_mask(a, b); }
 inline MaskReg equal_int(IntReg a, IntReg b) { return _mm512_cmpeq_epi32_mask(a, b); }
 inline int32_t largest_lane(IntReg a) { return _mm512_reduce_max_epi32(a); }
 // lane 4i + j receives lane 4i + (j + n) % 4
-template <int n> inline IntReg rotate_quads(IntReg a) {
+template <int n>
+inline IntReg rotate_quads(IntReg a) {
   return _mm512_shuffle_epi32(a, static_cast<_MM_PERM_ENUM>(n == 1 ? 0x39 : n == 2 ? 0x4e : 0x93));
 }
-inline IntReg swap_pairs(IntReg a) { return _mm512_shuffle_epi32(a, static_cast<_MM_PERM_ENUM>(0xb1)); }  // lane 2i receives lane 2i + 1 and the other way round
+inline IntReg swap_pairs(IntReg a) {
+  return _mm512_shuffle_epi32(a, static_cast<_MM_PERM_ENUM>(0xb1));
+}  // lane 2i receives lane 2i + 1 and the other way round
 
 inline MaskReg and_mask(MaskReg a, MaskReg b) { return a & b; }
 inline MaskReg or_mask(MaskReg a, MaskReg b) { return a | b; }
@@ -65,9 +77,21 @@ inline uint32_t* store_where(uint32_t* p, MaskReg m, IntReg a) {
   return p + __builtin_popcount(m);
 }
 
-inline IntReg load_u16(const uint16_t* p) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
-inline IntReg load_u8(const uint8_t* p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
-inline void store_low16(uint16_t* p, IntReg a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(a)); }
-inline void store_low8(uint8_t* p, IntReg a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a)); }
-inline FloatReg load_half(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
-inline void store_half(uint16_t* p, FloatReg a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT)); }
+inline IntReg load_u16(const uint16_t* p) {
+  return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline IntReg load_u8(const uint8_t* p) {
+  return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline void store_low16(uint16_t* p, IntReg a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(a));
+}
+inline void store_low8(uint8_t* p, IntReg a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a));
+}
+inline FloatReg load_half(const uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline void store_half(uint16_t* p, FloatReg a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}

@@ -34,15 +34,27 @@ inline IntReg or_int(IntReg a, IntReg b) { return vorrq_s32(a, b); }
 inline IntReg xor_int(IntReg a, IntReg b) { return veorq_s32(a, b); }
 inline IntReg max_int(IntReg a, IntReg b) { return vmaxq_s32(a, b); }
 inline IntReg min_int(IntReg a, IntReg b) { return vminq_s32(a, b); }
-template <int n> inline IntReg shift_left(IntReg a) { return vshlq_n_s32(a, n); }
-template <int n> inline IntReg shift_right(IntReg a) { return vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(a), n)); }
-template <int n> inline IntReg shift_right_signed(IntReg a) { return vshrq_n_s32(a, n); }
+template <int n>
+inline IntReg shift_left(IntReg a) {
+  return vshlq_n_s32(a, n);
+}
+template <int n>
+inline IntReg shift_right(IntReg a) {
+  return vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(a), n));
+}
+template <int n>
+inline IntReg shift_right_signed(IntReg a) {
+  return vshrq_n_s32(a, n);
+}
 inline MaskReg less_int(IntReg a, IntReg b) { return vcltq_s32(a, b); }
 inline MaskReg less_equal_int(IntReg a, IntReg b) { return vcleq_s32(a, b); }
 inline MaskReg equal_int(IntReg a, IntReg b) { return vceqq_s32(a, b); }
 inline int32_t largest_lane(IntReg a) { return vmaxvq_s32(a); }
 // lane 4i + j receives lane 4i + (j + n) % 4
-template <int n> inline IntReg rotate_quads(IntReg a) { return vextq_s32(a, a, n); }
+template <int n>
+inline IntReg rotate_quads(IntReg a) {
+  return vextq_s32(a, a, n);
+}
 inline IntReg swap_pairs(IntReg a) { return vrev64q_s32(a); }  // lane 2i receives lane 2i + 1 and the other way round
 
 inline MaskReg and_mask(MaskReg a, MaskReg b) { return vandq_u32(a, b); }

@@ -37,9 +37,18 @@ inline IntReg or_int(IntReg a, IntReg b) { return _mm_or_si128(a, b); }
 inline IntReg xor_int(IntReg a, IntReg b) { return _mm_xor_si128(a, b); }
 inline IntReg max_int(IntReg a, IntReg b) { return _mm_max_epi32(a, b); }
 inline IntReg min_int(IntReg a, IntReg b) { return _mm_min_epi32(a, b); }
-template <int n> inline IntReg shift_left(IntReg a) { return _mm_slli_epi32(a, n); }
-template <int n> inline IntReg shift_right(IntReg a) { return _mm_srli_epi32(a, n); }
-template <int n> inline IntReg shift_right_signed(IntReg a) { return _mm_srai_epi32(a, n); }
+template <int n>
+inline IntReg shift_left(IntReg a) {
+  return _mm_slli_epi32(a, n);
+}
+template <int n>
+inline IntReg shift_right(IntReg a) {
+  return _mm_srli_epi32(a, n);
+}
+template <int n>
+inline IntReg shift_right_signed(IntReg a) {
+  return _mm_srai_epi32(a, n);
+}
 inline MaskReg less_int(IntReg a, IntReg b) { return _mm_cmplt_epi32(a, b); }
 inline MaskReg less_equal_int(IntReg a, IntReg b) { return _mm_xor_si128(_mm_cmpgt_epi32(a, b), _mm_set1_epi32(-1)); }
 inline MaskReg equal_int(IntReg a, IntReg b) { return _mm_cmpeq_epi32(a, b); }
@@ -48,8 +57,13 @@ inline int32_t largest_lane(IntReg a) {
   return _mm_cvtsi128_si32(_mm_max_epi32(m, _mm_shuffle_epi32(m, 0x39)));
 }
 // lane 4i + j receives lane 4i + (j + n) % 4
-template <int n> inline IntReg rotate_quads(IntReg a) { return _mm_shuffle_epi32(a, n == 1 ? 0x39 : n == 2 ? 0x4e : 0x93); }
-inline IntReg swap_pairs(IntReg a) { return _mm_shuffle_epi32(a, 0xb1); }  // lane 2i receives lane 2i + 1 and the other way round
+template <int n>
+inline IntReg rotate_quads(IntReg a) {
+  return _mm_shuffle_epi32(a, n == 1 ? 0x39 : n == 2 ? 0x4e : 0x93);
+}
+inline IntReg swap_pairs(IntReg a) {
+  return _mm_shuffle_epi32(a, 0xb1);
+}  // lane 2i receives lane 2i + 1 and the other way round
 
 inline MaskReg and_mask(MaskReg a, MaskReg b) { return _mm_and_si128(a, b); }
 inline MaskReg or_mask(MaskReg a, MaskReg b) { return _mm_or_si128(a, b); }
@@ -60,7 +74,9 @@ inline MaskReg mask_of_bits(uint32_t bits) {
   return _mm_cmpeq_epi32(_mm_and_si128(_mm_set1_epi32(static_cast<int>(bits)), lane), lane);
 }
 
-inline IntReg load_u16(const uint16_t* p) { return _mm_cvtepu16_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); }
+inline IntReg load_u16(const uint16_t* p) {
+  return _mm_cvtepu16_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+}
 inline IntReg load_u8(const uint8_t* p) {
   int32_t four;
   __builtin_memcpy(&four, p, 4);

@@ -74,6 +74,6 @@ def show(info: Info, out: Console) -> None:
         ("python", f"{info.python} on {info.platform}, numpy {info.numpy}, ml_dtypes {info.ml_dtypes}"),
         *(("reads" if k == 0 else "", text) for k, text in enumerate(info.reads)),
         *(("writes" if k == 0 else "", text) for k, text in enumerate(info.writes)),
-        ("to choose", "QUANTRIM_ISA and QUANTRIM_THREADS in the environment"),
+        ("environment", "QUANTRIM_ISA and QUANTRIM_THREADS choose; QUANTRIM_DEBUG=1 shows tracebacks"),
     ]
     print_pairs(out, rows)

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from .plan import Plan, ShardPlan, TensorPlan, make_plan
 from .recipe import Recipe, recipe_from_options
 from .report import Report, TensorReport
 from .statistics import Errors
-from .stream import COPY_BYTES, Source, compress_tensor, copy_tensor
+from .stream import COPY_BYTES, Jobs, Source, compress_jobs, copy_jobs
 from .workers import Buffers, Workers, single_threaded_kernels
 
 Progress = Callable[[int, int, str], object]  # source bytes done, of how many, the tensor at work
@@ -46,29 +47,25 @@ def compress(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Write a smaller copy of a checkpoint in the layout of compressed-tensors, which vLLM and transformers
-    read.
+    """Write a smaller copy of a checkpoint in the layout of compressed-tensors, for vLLM and transformers.
 
     source: a .safetensors file, or a model folder (with its index, if it has shards). destination: a
         .safetensors file, or a folder, like the source. It appears whole or not at all, whatever happens; one
         that exists is replaced only with overwrite=True.
     bits: 2..8, 4 by default. group_size: columns that share a scale, or "channel"; by default 128, "channel"
         at 8 bits. Where it does not divide the columns, the largest of 64, 32, 16 that does, else "channel".
-    symmetric, scale, rounding, seed: as in `quantize`. scale_dtype: "float16" (default), "bfloat16" or
-        "float32".
-    prune: the fraction of each tensor's weights to remove first, or "n:m". prune_axis=1: the fraction of each
-        row.
-    include, exclude: globs of tensor names; with include, only those are compressed; what exclude names is
-        not.
-    min_elements: smaller matrices (4096) are copied, as is everything that is no matrix named
+    symmetric, scale, rounding, seed: as in `quantize`.
+    scale_dtype: "float16" (default), "bfloat16" or "float32".
+    prune: the fraction of each tensor's weights to remove first (of each row, with prune_axis=1), or "n:m".
+    include, exclude: globs of tensor names. With include, only those are compressed; those of exclude never.
+    min_elements: matrices of fewer weights (default 4096) are copied, as is all that is no matrix named
         "<module>.weight".
     recipe: a Recipe, a table, or the path of a TOML file, instead of all of these options.
-    progress: called with (bytes done, bytes in all, tensor name), in this thread; what it raises ends the
-        work.
+    progress: called with (bytes done, bytes in all, tensor) in this thread; what it raises ends the work.
 
-    Memory: some 30 MB for each thread, whatever the size of the model. The bytes written do not depend on
-    threads or machine. ValueError for what cannot be done (NaN, a scale that overflows, a rule that matches
-    nothing, ...).
+    Memory: some 20 MB for each thread, and a byte for each zero point of one tensor, whatever the size of the
+    model. The bytes written do not depend on threads or machine. ValueError for what cannot be done: NaN, a
+    scale that overflows, a rule that matches nothing.
     """
     started = time.perf_counter()
     wish = recipe_from_options(
@@ -92,9 +89,10 @@ def compress(
         plan = make_plan(checkpoint, wish)
         with single_threaded_kernels() as count:
             run = _Run(checkpoint, plan, progress)
-            with _targets(checkpoint, plan, target, overwrite) as open_target, Workers(count) as workers:
+            with _targets(checkpoint, plan, target, overwrite) as open_target:
                 for shard in plan.shards:
-                    with open_target(shard) as out:
+                    # the workers end before the file is closed: none may write to a descriptor used anew
+                    with open_target(shard) as out, Workers(count) as workers:
                         run.write_shard(shard, out, workers)
                 checkpoint.check_unchanged()
     seconds = time.perf_counter() - started
@@ -113,24 +111,19 @@ class _Run:
 
     def write_shard(self, shard: ShardPlan, out: FileWriter, workers: Workers) -> None:
         out.pwrite(shard.header, 0)
-        for tensor in shard.tensors:
-            self._advance(tensor, 0)
-            if tensor.scheme is None:
-                offset = shard.offsets[tensor.name]
-                copy_tensor(self._source, tensor, out, offset, workers, self._advancing(tensor))
-            else:
-                self.errors[tensor.name] = compress_tensor(
-                    self._source,
-                    tensor,
-                    out,
-                    shard.offsets,
-                    workers,
-                    chunks.CHUNK_BYTES,
-                    self._advancing(tensor),
-                )
+        jobs = (job for tensor in shard.tensors for job in self._jobs(shard, tensor, out, workers))
+        for done in workers.run(jobs):
+            if done.errors is not None:
+                self.errors.setdefault(done.tensor.name, Errors()).add(done.errors)
+            if done.finish is not None:
+                done.finish()
+            self._advance(done.tensor, done.nbytes)
 
-    def _advancing(self, tensor: TensorPlan) -> Callable[[int], None]:
-        return lambda nbytes: self._advance(tensor, nbytes)
+    def _jobs(self, shard: ShardPlan, tensor: TensorPlan, out: FileWriter, workers: Workers) -> Jobs:
+        if tensor.scheme is None:
+            return copy_jobs(self._source, tensor, out, shard.offsets[tensor.name])
+        progress = partial(self._advance, tensor)
+        return compress_jobs(self._source, tensor, out, shard.offsets, workers, chunks.CHUNK_BYTES, progress)
 
     def _advance(self, tensor: TensorPlan, nbytes: int) -> None:
         self._done += nbytes

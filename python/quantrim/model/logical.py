@@ -135,10 +135,12 @@ def _compressed(checkpoint: Checkpoint, module: str, config: Mapping[str, Any]) 
         if "weight" in parts and "weight_packed" in parts:
             raise ValueError("weight and weight_packed must not both be there")
         infos = {name: (info.numpy_dtype, info.shape) for name, info in parts.items()}
-        values = None
+        values = allowed = None
         if "weight_shape" in parts and parts["weight_shape"].nbytes <= 16:
             values = checkpoint.read(parts["weight_shape"].name)
-        scheme, shape = layout.infer(infos, values, bits_for(config, module) or None)
+            if values.size and 0 <= values[-1] < 32:  # so few that codes of several widths have as many words
+                allowed = bits_for(config, module) or None
+        scheme, shape = layout.infer(infos, values, allowed)
     except FormatError:
         raise
     except ValueError as error:

@@ -18,6 +18,12 @@ from .recipe import Recipe, Settings, recipe_from_options
 
 WEIGHT = ".weight"  # what compressed-tensors compresses: parameters of this name
 FALLBACK_GROUPS = (128, 64, 32, 16)
+_TRANSPOSED = (
+    "gpt2",
+    "openai-gpt",
+    "imagegpt",
+    "decision_transformer",
+)  # model types whose products are Conv1D
 MATRIX_DTYPES = ("F32", "F16", "BF16", "F64")
 _PART_SUFFIXES = ("_packed", "_scale", "_shape", "_zero_point", "_g_idx")
 
@@ -159,7 +165,8 @@ def make_plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
         for shard in checkpoint.shards
     )
     source_bytes = sum((checkpoint.folder / shard).stat().st_size for shard in checkpoint.shards)
-    return Plan(os.fspath(checkpoint.path), recipe, shards, config, source_bytes, _notes(plans))
+    notes = _notes(plans, (checkpoint.config or {}).get("model_type"))
+    return Plan(os.fspath(checkpoint.path), recipe, shards, config, source_bytes, notes)
 
 
 def _refuse_quantized(checkpoint: Checkpoint) -> None:
@@ -257,8 +264,15 @@ def _provenance(recipe: Recipe) -> dict[str, str]:
     return {"quantrim_version": __version__, "quantrim_recipe": recipe.to_toml()}
 
 
-def _notes(plans: list[TensorPlan]) -> tuple[str, ...]:
+def _notes(plans: list[TensorPlan], model_type: object) -> tuple[str, ...]:
     schemes = {plan.module: plan.scheme for plan in plans if plan.scheme}
+    notes = reader_notes(schemes)
     other_groups = sum(1 for plan in plans if plan.scheme and plan.reason)
-    notes = [f"{other_groups} tensors have other groups than asked for, which do not divide their columns"]
-    return (*notes[: bool(other_groups)], *reader_notes(schemes))
+    if other_groups:
+        what = "tensors have other groups than asked for, which do not divide their columns"
+        notes.insert(0, f"{other_groups} {what}")
+    if model_type in _TRANSPOSED:
+        notes.append(
+            f"{model_type} models hold their matrices transposed (Conv1D), which no reader decompresses"
+        )
+    return tuple(notes)

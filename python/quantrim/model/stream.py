@@ -52,24 +52,34 @@ class Source:
         return x if dtype != np.float64 else checks.floats("weights", x)
 
 
-def copy_tensor(
-    source: Source, tensor: TensorPlan, out: FileWriter, offset: int, workers: Workers, progress: Progress
-) -> None:
-    """Byte for byte."""
-    name, nbytes = tensor.name, tensor.source_bytes
+@dataclass(frozen=True)
+class Done:
+    """A piece of work that was done: source bytes, what it cost, what to do when all before it are done."""
 
-    def job(first: int, count: int) -> int:
+    tensor: TensorPlan
+    nbytes: int
+    errors: Errors | None = None
+    finish: Callable[[], None] | None = None
+
+
+Jobs = Iterator[Callable[[], Done]]
+
+
+def copy_jobs(source: Source, tensor: TensorPlan, out: FileWriter, offset: int) -> Jobs:
+    """Pieces that copy a tensor byte for byte, at least one."""
+
+    def job(first: int, count: int) -> Done:
         data = source.buffers.get("source", (count,), np.dtype(np.uint8))
-        source.checkpoint.read_into(name, data, first)
+        source.checkpoint.read_into(tensor.name, data, first)
         out.pwrite(data, offset + first)
-        return count
+        return Done(tensor, count)
 
-    starts = range(0, nbytes, COPY_BYTES)
-    for done in workers.run(partial(job, first, min(COPY_BYTES, nbytes - first)) for first in starts):
-        progress(done)
+    nbytes = tensor.source_bytes
+    for first in range(0, max(1, nbytes), COPY_BYTES):
+        yield partial(job, first, min(COPY_BYTES, nbytes - first))
 
 
-def compress_tensor(
+def compress_jobs(
     source: Source,
     tensor: TensorPlan,
     out: FileWriter,
@@ -77,20 +87,20 @@ def compress_tensor(
     workers: Workers,
     chunk_bytes: int,
     progress: Progress,
-) -> Errors:
-    """Write the parts of a compressed tensor at their offsets in `out`; what that cost its weights."""
+) -> Jobs:
+    """Pieces that write the parts of a compressed tensor at their offsets in `out`. Where the weights to
+    prune are not known from one chunk, asking for the first piece looks at the whole tensor."""
     stream = _Stream(source, tensor, out, offsets)
     chunks = list(stream.cut(chunk_bytes))
     stream.find_cut(chunks, workers, progress)
-    stream.write_shape()
-    total = Errors()
     itemsize = tensor.info.numpy_dtype.itemsize
-    jobs = (partial(stream.run, number, chunk) for number, chunk in enumerate(chunks))
-    for chunk, errors in zip(chunks, workers.run(jobs), strict=True):
-        total.add(errors)
-        progress(chunk.size * itemsize)
-    stream.write_packed_zero_points()
-    return total
+
+    def job(number: int, chunk: Chunk) -> Done:
+        last = stream.finish if number == len(chunks) - 1 else None
+        return Done(tensor, chunk.size * itemsize, stream.run(number, chunk), last)
+
+    for number, chunk in enumerate(chunks):
+        yield partial(job, number, chunk)
 
 
 class _Stream:
@@ -216,11 +226,10 @@ class _Stream:
 
     # The rest of the tensor
 
-    def write_shape(self) -> None:
+    def finish(self) -> None:
+        """Write what belongs to no chunk: the shape, and zero points packed along the rows."""
         if "shape" in self.begin:
             self.out.pwrite(little_endian(layout.encode_shape((self.rows, self.cols))), self.begin["shape"])
-
-    def write_packed_zero_points(self) -> None:
         if self.zero_points is None:
             return
         step = layout.ZERO_POINT_ROWS * max(1, ZERO_POINT_BLOCK // (layout.ZERO_POINT_ROWS * self.groups))

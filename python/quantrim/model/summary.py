@@ -205,7 +205,7 @@ def summarize(
 def bytes_done(
     tensors: Sequence[Tensor], progress: Callable[[int, int, str], None]
 ) -> Callable[[Tensor, int], None]:
-    """What tells `progress` the bytes done of all tensors, from the elements done of one; they come in order."""
+    """What tells `progress` the bytes done of all, from elements done of one tensor; they come in order."""
     before, total = {}, 0
     for tensor in tensors:
         before[tensor.name] = total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -100,7 +101,7 @@ class Buffers(threading.local):
     def get(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """An array with undefined contents; what `get` gave before under this name is undefined from now
         on."""
-        size = int(np.prod(shape)) * dtype.itemsize
+        size = math.prod(shape) * dtype.itemsize
         held = self._held.get(name)
         if held is None or held.nbytes < size:
             held = self._held[name] = np.empty(size, np.uint8)

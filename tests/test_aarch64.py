@@ -1,0 +1,45 @@
+"""The NEON kernels: they compile without a warning, and under an emulator return the bits of x86."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+KERNELS = HERE.parent / "cpp" / "kernels.cpp"
+CROSS = shutil.which("aarch64-linux-gnu-g++")
+EMULATOR = shutil.which("qemu-aarch64")
+NATIVE = shutil.which("g++")
+FLAGS = ["-std=c++20", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fno-math-errno"]
+QUICK = "-Dflatten=unused"  # helpers stay functions, which compiles ten times faster and changes no result
+
+
+def build(compiler: str, *options: object) -> None:
+    done = subprocess.run([compiler, *FLAGS, *map(str, options)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_compiles() -> None:
+    if not CROSS:
+        pytest.skip("needs aarch64-linux-gnu-g++ (package g++-aarch64-linux-gnu)")
+    build(CROSS, "-march=armv8-a", "-DISA=arm_neon", "-fsyntax-only", KERNELS)
+
+
+@pytest.mark.slow
+def test_F123_F124_same_bits_as_x86(tmp_path: Path) -> None:
+    """G7: every kernel on some 25 000 inputs; tests/checksums.cpp says which."""
+    if not (CROSS and EMULATOR and NATIVE and platform.machine() == "x86_64"):
+        pytest.skip("needs x86-64 with g++, aarch64-linux-gnu-g++ and qemu-aarch64 (package qemu-user)")
+    sources = KERNELS, HERE / "checksums.cpp"
+    arm, x86 = tmp_path / "arm", tmp_path / "x86"
+    build(CROSS, "-O2", QUICK, "-static", "-march=armv8-a", "-DISA=arm_neon", *sources, "-o", arm)
+    build(NATIVE, "-O1", QUICK, "-march=x86-64-v2", "-DISA=x86_v2", *sources, "-o", x86)
+    sums = [
+        subprocess.run(c, capture_output=True, text=True, check=True).stdout for c in ([EMULATOR, arm], [x86])
+    ]
+    assert len(sums[0].splitlines()) == 12
+    assert sums[0] == sums[1]
