@@ -106,10 +106,9 @@ def _blank(data: Data, bits: int, group_size: int | str) -> qt.QuantizedTensor:
 def _quantize(bits: int, group_size: int | str) -> Callable[[Data], list[Contestant]]:
     def make(data: Data) -> list[Contestant]:
         q = _blank(data, bits, group_size)
-        if bits == 4:
-            answer = scaled_nibbles(q.data, q.scales)
-        else:
-            answer = lambda rows: scaled(_signed(q.data), q.scales)(rows)  # noqa: E731
+        def answer(rows: Array) -> Array:
+            return (scaled_nibbles(q.data, q.scales) if bits == 4 else scaled(_signed(q.data), q.scales))(rows)
+
         return [
             Contestant("quantize", lambda: qt.quantize(data.w, bits, group_size=group_size, out=q), answer),
         ]

@@ -37,9 +37,11 @@ class Case:
 
 
 def weights(rng: np.random.Generator, rows: int, cols: int, dtype: Any) -> Array:
-    """Normal weights with what breaks kernels among them: zeros of both signs, ties, tiny, huge and subnormal values."""
+    """Normal weights with what breaks kernels among them: zeros of both signs, ties, tiny, huge, subnormal."""
     w = rng.standard_normal((rows, cols)).astype(np.float32)
-    special = np.array([0.0, -0.0, 0.5, -0.5, 1.5, 2.5, -2.5, 1e-30, 1e-45, -1e-38, 6e-8, 3e4, 127.5, -126.5], np.float32)
+    special = np.array(
+        [0.0, -0.0, 0.5, -0.5, 1.5, 2.5, -2.5, 1e-30, 1e-45, -1e-38, 6e-8, 3e4, 127.5, -126.5], np.float32
+    )
     spots = rng.random((rows, cols)) < 0.2
     w[spots] = rng.choice(special, int(spots.sum()))
     w[:1, : min(cols, 40)] = 0
@@ -116,12 +118,19 @@ def pair(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
 
 CASES = [
     Case("magnitude", lambda g, r, c, d: (weights(g, r, c, d).reshape(-1), Out((r * c,), np.float32))),
-    Case("product_magnitude", lambda g, r, c, d: (*(weights(g, r, c, d).reshape(-1) for _ in "ab"), Out((r * c,), np.float32))),
+    Case(
+        "product_magnitude",
+        lambda g, r, c, d: (*(weights(g, r, c, d).reshape(-1) for _ in "ab"), Out((r * c,), np.float32)),
+    ),
     Case("wanda", lambda g, r, c, d: (weights(g, r, c, d), g.random(c, np.float32), Out((r, c), np.float32))),
     Case("norm_rows", lambda g, r, c, d: (weights(g, r, c, d), 1, Out((r,), np.float32))),
     Case("norm_rows-squares", lambda g, r, c, d: (weights(g, r, c, d), 2, Out((r,), np.float32)), "norm_rows"),
     Case("norm_columns", lambda g, r, c, d: (weights(g, r, c, d)[None], 1, Out((1, c), np.float32))),
-    Case("norm_columns-squares", lambda g, r, c, d: (weights(g, 2 * r, c, d).reshape(2, r, c), 2, Out((2, c), np.float32)), "norm_columns"),
+    Case(
+        "norm_columns-squares",
+        lambda g, r, c, d: (weights(g, 2 * r, c, d).reshape(2, r, c), 2, Out((2, c), np.float32)),
+        "norm_columns",
+    ),
     Case("uniform", lambda g, r, c, d: (2**63 + 5, 1, Out((r * c,), np.float32)), typed=False),
     *(Case(f"threshold-{mode}", plain(0.5, mode), "threshold") for mode in ("magnitude", "signed", "soft")),
     Case("apply_mask", lambda g, r, c, d: (weights(g, r, c, d).reshape(-1), g.random(r * c) < 0.5, Out((r * c,), d))),
@@ -132,13 +141,45 @@ CASES = [
     Case("prune_lowest", lowest("prune_lowest", 0.5, True)),
     Case("prune_lowest-scores", lowest("prune_lowest", 0.9, False), "prune_lowest"),
     Case("n_of_m_mask", n_of_m(2, 4, False, mask=True), multiple=4),
-    *(Case(f"prune_n_of_m-{n}:{m}", n_of_m(n, m, m % 3 > 0), "prune_n_of_m", multiple=m)
-      for n, m in ((2, 4), (1, 4), (3, 4), (1, 2), (3, 7), (4, 16), (5, 17), (31, 32))),
-    *(Case(f"pack-{b}", lambda g, r, c, d, b=b: (g.integers(0, 2**b, (r, c)).astype(np.uint8), b, Out((r, -(-c * b // 8)), np.uint8)), "pack", typed=False)
-      for b in range(1, 9)),
-    *(Case(f"unpack-{b}", lambda g, r, c, d, b=b: (g.integers(0, 256, (r, -(-c * b // 8))).astype(np.uint8), b, Out((r, c), np.uint8)), "unpack", typed=False)
-      for b in range(1, 9)),
-    Case("ranges", lambda g, r, c, d: (weights(g, r, c, d), 32, Out((r, -(-c // 32)), np.float32), Out((r, -(-c // 32)), np.float32))),
+    *(
+        Case(f"prune_n_of_m-{n}:{m}", n_of_m(n, m, m % 3 > 0), "prune_n_of_m", multiple=m)
+        for n, m in ((2, 4), (1, 4), (3, 4), (1, 2), (3, 7), (4, 16), (5, 17), (31, 32))
+    ),
+    *(
+        Case(
+            f"pack-{b}",
+            lambda g, r, c, d, b=b: (
+                g.integers(0, 2**b, (r, c)).astype(np.uint8),
+                b,
+                Out((r, -(-c * b // 8)), np.uint8),
+            ),
+            "pack",
+            typed=False,
+        )
+        for b in range(1, 9)
+    ),
+    *(
+        Case(
+            f"unpack-{b}",
+            lambda g, r, c, d, b=b: (
+                g.integers(0, 256, (r, -(-c * b // 8))).astype(np.uint8),
+                b,
+                Out((r, c), np.uint8),
+            ),
+            "unpack",
+            typed=False,
+        )
+        for b in range(1, 9)
+    ),
+    Case(
+        "ranges",
+        lambda g, r, c, d: (
+            weights(g, r, c, d),
+            32,
+            Out((r, -(-c // 32)), np.float32),
+            Out((r, -(-c // 32)), np.float32),
+        ),
+    ),
     *(Case(f"quantize-{b}", grid(b, 32, b % 2 == 0), "quantize") for b in range(2, 9)),
     Case("quantize-8-channel", grid(8, 0, True), "quantize"),
     Case("quantize-4-channel-asymmetric", grid(4, 0, False), "quantize"),
@@ -150,12 +191,34 @@ CASES = [
     Case("quantize-4-given", grid(4, 32, False, "given"), "quantize"),
     Case("quantize-4-float16-scale", grid(4, 32, True, scale_dtype="float16"), "quantize"),
     Case("quantize-4-bfloat16-scale", grid(4, 32, False, scale_dtype="bfloat16"), "quantize"),
-    *(Case(f"quantize-4-{rounding}", grid(4, 32, True, rounding=rounding), "quantize") for rounding in ("away", "floor", "stochastic")),
+    *(
+        Case(f"quantize-4-{rounding}", grid(4, 32, True, rounding=rounding), "quantize")
+        for rounding in ("away", "floor", "stochastic")
+    ),
     *(Case(f"dequantize-{b}", decode(b, 32, b % 2 == 0), "dequantize") for b in range(2, 9)),
     Case("dequantize-4-odd-groups", decode(4, 7, False), "dequantize"),
     Case("dequantize-8-channel", decode(8, 0, True), "dequantize"),
-    *(Case(f"round_to_int-{rounding}", lambda g, r, c, d, m=rounding: (weights(g, r, c, d).reshape(-1), 3.7, 0, 8, True, m, 3, Out((r * c,), np.int8)), "round_to_int")
-      for rounding in ("even", "away", "floor", "stochastic")),
-    Case("round_to_int-offset", lambda g, r, c, d: (weights(g, r, c, d).reshape(-1), 2.0, -1, 3, False, "even", 0, Out((r * c,), np.uint8)), "round_to_int"),
+    *(
+        Case(
+            f"round_to_int-{rounding}",
+            lambda g, r, c, d, m=rounding: (
+                weights(g, r, c, d).reshape(-1),
+                3.7,
+                0,
+                8,
+                True,
+                m,
+                3,
+                Out((r * c,), np.int8),
+            ),
+            "round_to_int",
+        )
+        for rounding in ("even", "away", "floor", "stochastic")
+    ),
+    Case(
+        "round_to_int-offset",
+        lambda g, r, c, d: (weights(g, r, c, d).reshape(-1), 2.0, -1, 3, False, "even", 0, Out((r * c,), np.uint8)),
+        "round_to_int",
+    ),
     Case("errors", pair),
-]  # fmt: skip
+]

@@ -12,7 +12,8 @@ import quantrim as qt
 from quantrim import backend, reference
 
 COMPILED = [isa for isa in qt.isas() if isa != "reference"]
-COLS = [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 63, 64, 65, 127, 128, 129, 255, 257, 1000]  # around each width
+# Around every vector width.
+COLS = [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 63, 64, 65, 127, 128, 129, 255, 257, 1000]
 POISON = 0xA5
 GUARD = 64  # bytes behind an output that must stay as they were
 
@@ -56,7 +57,13 @@ def test_same_bits_as_reference(isa: str, case: Case) -> None:
             for cols in COLS:
                 check(isa, case, dtype, 3, -(-cols // case.multiple) * case.multiple)
         with qt.use_threads(3):
-            check(isa, case, dtype, 211, 33 * case.multiple if case.multiple > 8 else 1008 // case.multiple * case.multiple)
+            check(
+                isa,
+                case,
+                dtype,
+                211,
+                33 * case.multiple if case.multiple > 8 else 1008 // case.multiple * case.multiple,
+            )
 
 
 @pytest.mark.parametrize("isa", COMPILED)
@@ -113,7 +120,9 @@ def test_results_that_leave_the_caches(isa: str, kernel: str) -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("isa", COMPILED)
-@pytest.mark.parametrize("case", [c for c in CASES if c.typed and not c.name.startswith(("count", "dequantize"))], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c.typed and not c.name.startswith(("count", "dequantize"))], ids=lambda c: c.name
+)
 def test_A1_A2_nonfinite_weights_are_seen(isa: str, case: Case, bad: float) -> None:
     """Wherever the bad value stands, the kernel says so, as the reference does."""
     for dtype in DTYPES.values():

@@ -128,7 +128,7 @@ def output(
     """
     if out is None:
         return np.empty(shape, dtype)
-    if not isinstance(out, np.ndarray) or type(out) is not np.ndarray and not isinstance(out, np.memmap):
+    if not isinstance(out, np.ndarray) or (type(out) is not np.ndarray and not isinstance(out, np.memmap)):
         raise TypeError(f"{name} must be a plain ndarray, not {type(out).__name__}")
     if out.dtype != np.dtype(dtype):
         raise TypeError(f"{name} must be {np.dtype(dtype)}, not {out.dtype}")
@@ -137,15 +137,11 @@ def output(
     if not out.flags.writeable:
         raise ValueError(f"{name} must be writeable, not read-only")
     if not (out.flags.c_contiguous and out.flags.aligned):
-        raise ValueError(
-            f"{name} must be C-contiguous and aligned, not strides {out.strides} of shape {out.shape}"
-        )
+        raise ValueError(f"{name} must be C-contiguous and aligned, not strides {out.strides} of shape {out.shape}")
     for other in inputs:
         if np.may_share_memory(out, other) and not (in_place and same_buffer(out, other)):
             allowed = (
-                "an input itself or apart from it, not overlap it in part"
-                if in_place
-                else "apart from every input"
+                "an input itself or apart from it, not overlap it in part" if in_place else "apart from every input"
             )
             raise ValueError(f"{name} must be {allowed}")
     return out

@@ -49,13 +49,9 @@ app = typer.Typer(
 
 MODEL = "A .safetensors file or a model folder."
 Source = Annotated[Path, typer.Argument(metavar="SRC", help=MODEL, show_default=False)]
-Target = Annotated[
-    Path, typer.Argument(metavar="DST", help="The file or folder to write.", show_default=False)
-]
+Target = Annotated[Path, typer.Argument(metavar="DST", help="The file or folder to write.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
-Threads = Annotated[
-    int | None, typer.Option(metavar="N", help="Threads to use; all by default.", show_default=False)
-]
+Threads = Annotated[int | None, typer.Option(metavar="N", help="Threads to use; all by default.", show_default=False)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -107,24 +103,18 @@ def compress(
     ] = None,
     symmetric: Annotated[
         bool | None,
-        typer.Option(
-            "--symmetric/--asymmetric", help="Codes around zero, or with a zero point.", show_default=False
-        ),
+        typer.Option("--symmetric/--asymmetric", help="Codes around zero, or with a zero point.", show_default=False),
     ] = None,
     scale: Annotated[
         str | None,
-        typer.Option(
-            metavar="RULE", help="absmax, mse (slower, closer) or power_of_two.", show_default=False
-        ),
+        typer.Option(metavar="RULE", help="absmax, mse (slower, closer) or power_of_two.", show_default=False),
     ] = None,
     scale_dtype: Annotated[
         str | None, typer.Option(metavar="DTYPE", help="float16, bfloat16 or float32.", show_default=False)
     ] = None,
     prune: Annotated[
         str | None,
-        typer.Option(
-            metavar="0..1|N:M", help="Zero this share of each tensor, or all but N of M.", show_default=False
-        ),
+        typer.Option(metavar="0..1|N:M", help="Zero this share of each tensor, or all but N of M.", show_default=False),
     ] = None,
     include: Annotated[
         list[str] | None,
@@ -136,15 +126,11 @@ def compress(
     ] = None,
     min_elements: Annotated[
         int | None,
-        typer.Option(
-            metavar="N", help="Copy matrices of fewer weights; 4096 by default.", show_default=False
-        ),
+        typer.Option(metavar="N", help="Copy matrices of fewer weights; 4096 by default.", show_default=False),
     ] = None,
     recipe: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE.toml", help="Settings per tensor, in place of options.", show_default=False
-        ),
+        typer.Option(metavar="FILE.toml", help="Settings per tensor, in place of options.", show_default=False),
     ] = None,
     report: Annotated[
         Path | None,
@@ -152,9 +138,7 @@ def compress(
     ] = None,
     threads: Threads = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST where it exists.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan and the size; write nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and the size; write nothing.")] = False,
     json: Json = False,
 ) -> None:
     """Make a checkpoint smaller; vLLM and transformers load what it writes.
@@ -227,9 +211,7 @@ def inspect(
 
 @app.command()
 def compare(
-    a: Annotated[
-        Path, typer.Argument(metavar="A", help="The original: a file or a model folder.", show_default=False)
-    ],
+    a: Annotated[Path, typer.Argument(metavar="A", help="The original: a file or a model folder.", show_default=False)],
     b: Annotated[Path, typer.Argument(metavar="B", help="What is measured against it.", show_default=False)],
     json: Json = False,
 ) -> None:

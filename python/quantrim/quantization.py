@@ -39,7 +39,7 @@ def quantize(
     symmetric: codes within +-(2**(bits-1) - 1) of zero, scale = absmax / (2**(bits-1) - 1). Otherwise all 2**bits
         codes span min(w, 0)..max(w, 0), with a zero point that maps to exact 0.
     scale: "absmax"; "mse", the clip among 1, 63/64, ... 17/64 of absmax with the least squared error; "power_of_two",
-        absmax rounded up to 2**n; or an array of positive scales of the shape (or broadcastable to it) that the result has.
+        absmax rounded up to 2**n; or an array of positive scales that broadcasts to those of the result.
     rounding: "even" (half to even), "away" (half away from zero), "floor", or "stochastic": floor(x + u) with u from
         `seed` and the position of the weight (Gupta et al. 2015).
     nonfinite: "raise" a ValueError at NaN or infinity; "zero": count them as 0; "saturate": NaN as 0, infinities as the
@@ -79,9 +79,7 @@ def quantize(
     return q
 
 
-def dequantize(
-    q: QuantizedTensor, *, dtype: DTypeLike = np.float32, out: NDArray[Any] | None = None
-) -> NDArray[Any]:
+def dequantize(q: QuantizedTensor, *, dtype: DTypeLike = np.float32, out: NDArray[Any] | None = None) -> NDArray[Any]:
     """The weights that the codes stand for: (code - zero) * scale in float32, then rounded to `dtype`.
 
     q: a QuantizedTensor. dtype: float32, float16 or bfloat16. Returns an array of q.shape.
@@ -187,7 +185,8 @@ def _scale_rule(scale: object, scales: NDArray[np.float32], scale_dtype: str) ->
     bad = ~(given > 0) | np.isinf(given)
     if bad.any():
         at = int(bad.reshape(-1).argmax())
-        raise ValueError(f"scale must be positive and finite in {scale_dtype}, not {given.reshape(-1)[at]} at flat index {at}")
+        worst = given.reshape(-1)[at]
+        raise ValueError(f"scale must be positive and finite in {scale_dtype}, not {worst} at flat index {at}")
     try:
         scales[...] = given
     except ValueError:

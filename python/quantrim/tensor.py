@@ -82,12 +82,13 @@ class QuantizedTensor:
         good = np.isfinite(self.scales) & (self.scales >= 0)
         if not good.all():
             at = int((~good).argmax())
-            raise ValueError(f"scales must be finite and not negative, not {self.scales.reshape(-1)[at]} at flat index {at}")
+            worst = self.scales.reshape(-1)[at]
+            raise ValueError(f"scales must be finite and not negative, not {worst} at flat index {at}")
         if self.zero_points is not None:
             _part("zero_points", self.zero_points, np.uint8, want)
             if self.bits < 8 and (self.zero_points >> self.bits).any():
-                worst = int(self.zero_points.max())
-                raise ValueError(f"zero_points must be codes of {self.bits} bits, at most {2**self.bits - 1}, not {worst}")
+                most, found = 2**self.bits - 1, int(self.zero_points.max())
+                raise ValueError(f"zero_points must be codes of {self.bits} bits, at most {most}, not {found}")
 
     @property
     def symmetric(self) -> bool:

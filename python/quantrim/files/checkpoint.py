@@ -30,7 +30,13 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
     FormatError where a file, the index, or what the two say of each other breaks a rule; OSError where a
     file cannot be read; UserWarning for a wrong `total_size` and for `.safetensors` files in the folder that
-    are no part of the checkpoint."""
+    are no part of the checkpoint.
+
+    >>> from quantrim.demo.digits import model_file
+    >>> with model_file() as path, open_checkpoint(path) as model:
+    ...     model.tensors["fc1.weight"].shape
+    (256, 64)
+    """
     return Checkpoint(named_path(path, "path"))
 
 

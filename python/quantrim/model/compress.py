@@ -66,6 +66,13 @@ def compress(
     Memory: some 20 MB for each thread, and a byte for each zero point of one tensor, whatever the size of the
     model. The bytes written do not depend on threads or machine. ValueError for what cannot be done: NaN, a
     scale that overflows, a rule that matches nothing.
+
+    >>> import tempfile
+    >>> from quantrim.demo import digits
+    >>> with digits.model_file() as source, tempfile.TemporaryDirectory() as folder:
+    ...     report = compress(source, f"{folder}/small.safetensors", bits=4, group_size=32)
+    >>> [tensor.stored for tensor in report.tensors if tensor.name == "fc1.weight"], round(report.ratio, 1)
+    (['int4 group 32 symmetric'], 5.7)
     """
     started = time.perf_counter()
     wish = recipe_from_options(

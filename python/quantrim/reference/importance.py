@@ -39,9 +39,10 @@ def norm_columns(w: Array, power: int, out: Array) -> bool:
 
 
 def uniform(seed: int, first: int, out: Array) -> None:
-    """Number i of stream `seed` in [0, 1): SplitMix64 of a counter, its top 24 bits. out: (n,), numbers first..first+n-1."""
+    """Number i of stream `seed` in [0, 1): SplitMix64 at a counter, its top 24 bits. out: (n,), numbers first, ..."""
     with np.errstate(over="ignore"):
-        z = np.uint64(seed) + (np.arange(out.size, dtype=np.uint64) + np.uint64(first + 1)) * np.uint64(0x9E3779B97F4A7C15)
+        counter = np.arange(out.size, dtype=np.uint64) + np.uint64(first + 1)
+        z = np.uint64(seed) + counter * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ z >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ z >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
         z = z ^ z >> np.uint64(31)

@@ -11,7 +11,7 @@ LANES = 16
 
 
 def sum_last_axis(x: NDArray[Any]) -> NDArray[Any]:
-    """Sum over the last axis: lane j adds elements j, j + 16, ... in order; then lane j adds lane j + 8, + 4, + 2, + 1."""
+    """Sum over the last axis: lane j adds elements j, j + 16, ... in order; then lane j + 8, + 4, + 2, + 1."""
     lanes = np.zeros((*x.shape[:-1], LANES), x.dtype)
     for first in range(0, x.shape[-1], LANES):
         part = x[..., first : first + LANES]

@@ -1,4 +1,4 @@
-"""Float to integer grids and back. A row of weights is cut into groups of `group_size` columns; the last may be shorter.
+"""Float to integer grids and back. A row is cut into groups of `group_size` columns; the last may be shorter.
 
 value = (code - zero) * scale. Symmetric codes have zero = 2**(bits-1) and stay within +-(2**(bits-1) - 1) of it.
 """
@@ -50,7 +50,8 @@ def grid(low: Array, high: Array, bits: int, symmetric: bool, rule: str, scale_d
         scale = np.abs((high.astype(np.float64) - low) / (2**bits - 1)).astype(np.float32)
     if rule == "power_of_two":  # the next one up
         fraction, exponent = np.frexp(scale)
-        scale = np.where(scale > 0, np.ldexp(np.float32(1), np.minimum(exponent - (fraction == 0.5), 127)), 0).astype(np.float32)
+        power = np.ldexp(np.float32(1), np.minimum(exponent - (fraction == 0.5), 127))
+        scale = np.where(scale > 0, power, np.float32(0))
     return scale.astype(SCALE_DTYPES[scale_dtype]).astype(np.float32)
 
 
@@ -68,7 +69,9 @@ def zero_for(low: Array, scale: Array, bits: int, symmetric: bool) -> Array:
     return np.clip(np.rint(-low * lift * inverse), 0, 2**bits - 1)
 
 
-def steps_from_zero(x: Array, scale: Array, zero: Array, bits: int, symmetric: bool, rounding: str, u: Array | None) -> Array:
+def steps_from_zero(
+    x: Array, scale: Array, zero: Array, bits: int, symmetric: bool, rounding: str, u: Array | None
+) -> Array:
     """Codes minus zero, as float32. scale, zero: one per row of x."""
     lift, inverse = inverse_of(scale)
     steps = rounded(x * lift[:, None] * inverse[:, None], rounding, u)
@@ -76,7 +79,7 @@ def steps_from_zero(x: Array, scale: Array, zero: Array, bits: int, symmetric: b
 
 
 def best_clip(x: Array, low: Array, high: Array, bits: int, symmetric: bool, scale_dtype: str) -> Array:
-    """The first of MSE_FACTORS by which low and high shrink for the least squared error of each row, rounding to even."""
+    """The first of MSE_FACTORS by which low and high shrink for the least squared error, rounding to even."""
     error = []
     for factor in MSE_FACTORS:
         scale = grid(low * factor, high * factor, bits, symmetric, "absmax", scale_dtype)
@@ -107,7 +110,8 @@ def quantize(
                 scales[:, g] = grid(low, high, bits, symmetric, rule, scale_dtype)
             if rule != "given" and zero_points is not None:
                 zero_points[:, g] = zero_for(low, scales[:, g], bits, symmetric)
-            zero = zero_for(low, scales[:, g], bits, True) if zero_points is None else zero_points[:, g].astype(np.float32)
+            fixed = zero_for(low, scales[:, g], bits, True)
+            zero = fixed if zero_points is None else zero_points[:, g].astype(np.float32)
             steps = steps_from_zero(x, scales[:, g], zero, bits, symmetric, rounding, u.reshape(w.shape)[:, columns])
             codes[:, columns] = (steps + zero[:, None]).astype(np.uint8)
     if data is not None:
@@ -116,7 +120,7 @@ def quantize(
 
 
 def dequantize(data: Array, bits: int, group_size: int, scales: Array, zero_points: Array | None, out: Array) -> None:
-    """data: (rows, packed bytes). scales, zero_points: (rows, groups). out: (rows, cols) float32, float16 or bfloat16."""
+    """data: (rows, packed bytes). scales, zero_points: (rows, groups). out: (rows, cols) of any float dtype."""
     codes = np.empty(out.shape, np.uint8)
     unpack(data, bits, codes)
     with np.errstate(all="ignore"):
@@ -125,7 +129,9 @@ def dequantize(data: Array, bits: int, group_size: int, scales: Array, zero_poin
             out[:, columns] = ((x - zero) * scales[:, g, None]).astype(out.dtype)
 
 
-def round_to_int(w: Array, multiplier: float, offset: int, bits: int, signed: bool, rounding: str, seed: int, out: Array) -> bool:
+def round_to_int(
+    w: Array, multiplier: float, offset: int, bits: int, signed: bool, rounding: str, seed: int, out: Array
+) -> bool:
     """w: (n,). out: (n,) int8 or uint8: clip(round(w * multiplier) + offset)."""
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
     u = np.empty(w.size, np.float32)
