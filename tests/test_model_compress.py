@@ -252,6 +252,16 @@ def test_A1_A2_not_finite(
     assert (error.path, error.tensor, error.offset) == (str(source), "model.bad.weight", offset)
 
 
+@pytest.mark.parametrize("pattern", [0x7F81, 0xFF81, 0x7FC0, 0xFFFF])
+@pytest.mark.parametrize("options", [{}, {"prune": 0.5}], ids=str)
+def test_A1_every_kind_of_nan_in_bfloat16(tmp_path: Path, pattern: int, options: dict[str, Any]) -> None:
+    arrays = bad_weights(0, 5, ml_dtypes.bfloat16)
+    arrays["model.bad.weight"].view(np.uint16).reshape(-1)[5000] = pattern
+    source = save(tmp_path / "m.safetensors", arrays)
+    with pytest.raises(FormatError, match="must be finite, not nan at flat index 5000"):
+        compress(source, tmp_path / "t.safetensors", **options)
+
+
 def test_A1_the_first_is_named_whatever_the_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 1 << 10)
     arrays = bad_weights(np.nan, 7000)

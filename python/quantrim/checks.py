@@ -165,7 +165,8 @@ def finite(name: str, a: Array, all_finite: bool) -> None:
     flat = a.reshape(-1)
     count, first = 0, -1
     for start in range(0, flat.size, _CHUNK):
-        bad = ~np.isfinite(flat[start : start + _CHUNK])
+        with np.errstate(invalid="ignore"):  # of a signaling NaN in bfloat16
+            bad = ~np.isfinite(flat[start : start + _CHUNK])
         if first < 0 and bad.any():
             first = start + int(bad.argmax())
         count += int(np.count_nonzero(bad))

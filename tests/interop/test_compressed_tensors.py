@@ -28,6 +28,8 @@ torch = pytest.importorskip("torch", reason=REASON)
 library = pytest.importorskip("compressed_tensors", reason=REASON)
 safetensors_torch = pytest.importorskip("safetensors.torch", reason=REASON)
 
+pytestmark = pytest.mark.interop
+
 OPTIONS: dict[str, tuple[dict[str, Any], float]] = {  # with the size that the weights may have at most
     "int4": ({"bits": 4, "group_size": 32}, 13.2e6),
     "int8": ({"bits": 8}, 23.2e6),

@@ -243,7 +243,8 @@ class _Stream:
 
     def _explained(self, error: ValueError, x: Array, chunk: Chunk) -> ValueError:
         """The error about a chunk as one about the tensor."""
-        bad = ~np.isfinite(x)
+        with np.errstate(invalid="ignore"):  # a signaling NaN of bfloat16 is said to be one
+            bad = ~np.isfinite(x)
         if bad.any():
             within = int(bad.reshape(-1).argmax())
             index = chunk.row * self.cols + chunk.col + within
