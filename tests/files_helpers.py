@@ -335,9 +335,7 @@ class Server:
 
     def __init__(self) -> None:
         command = [sys.executable, str(Path(__file__).resolve()), "serve"]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/"
-        )
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"
 
@@ -359,6 +357,13 @@ class Server:
 def random_delays(count: int, longest: float) -> Iterator[float]:
     rng = random.Random(20240229)
     return (rng.uniform(0, longest) for _ in range(count))
+
+
+def write_many(target: str, letter: bytes) -> None:
+    for _ in range(20):
+        with AtomicFile(target, 1 << 20) as file:
+            for part in range(16):
+                file.pwrite(letter * 65536, part * 65536)
 
 
 if __name__ == "__main__" and sys.argv[1:] == ["serve"]:

@@ -76,18 +76,14 @@ def weights(a: Array) -> tuple[tuple[int, ...], Any]:
 
 FUNCTIONS = [
     Function("importance.magnitude", qt.importance.magnitude, out=scores, in_place=True),
-    Function(
-        "importance.taylor", lambda a, **k: qt.importance.taylor(a, other(a), **k), out=scores, in_place=True
-    ),
+    Function("importance.taylor", lambda a, **k: qt.importance.taylor(a, other(a), **k), out=scores, in_place=True),
     Function(
         "importance.taylor-grad",
         lambda a, **k: qt.importance.taylor(other(a), a, **k),
         out=scores,
         in_place=True,
     ),
-    Function(
-        "importance.wanda", lambda a, **k: qt.importance.wanda(a, norms(a), **k), out=scores, in_place=True
-    ),
+    Function("importance.wanda", lambda a, **k: qt.importance.wanda(a, norms(a), **k), out=scores, in_place=True),
     Function("importance.l1", qt.importance.l1),
     Function(
         "importance.l1-rows",
@@ -114,22 +110,14 @@ FUNCTIONS = [
     Function("prune_mask-2:4", lambda a: qt.prune_mask(a, pattern="2:4"), multiple=4),
     Function("prune", lambda a, **k: qt.prune(a, 0.5, **k), out=weights, in_place=True),
     Function("prune-axis", lambda a, **k: qt.prune(a, 0.5, axis=0, **k), out=weights, in_place=True),
-    Function(
-        "prune-scores", lambda a, **k: qt.prune(other(a), 0.5, scores=a, **k), out=scores, in_place=True
-    ),
-    Function(
-        "prune-2:4", lambda a, **k: qt.prune(a, pattern="2:4", **k), out=weights, in_place=True, multiple=4
-    ),
+    Function("prune-scores", lambda a, **k: qt.prune(other(a), 0.5, scores=a, **k), out=scores, in_place=True),
+    Function("prune-2:4", lambda a, **k: qt.prune(a, pattern="2:4", **k), out=weights, in_place=True, multiple=4),
     Function("apply_mask", lambda a, **k: qt.apply_mask(a, other(a) > 0, **k), out=weights, in_place=True),
     Function("apply_mask-mask", lambda a, **k: qt.apply_mask(other(a), a, **k), kind="bool", out=scores),
     Function("sparsity", qt.sparsity),
     Function("quantize", lambda a: qt.quantize(a, 4, group_size=3)),
-    Function(
-        "quantize-tensor", lambda a: qt.quantize(a, 3, group_size="tensor", symmetric=False, scale="mse")
-    ),
-    Function(
-        "quantize-saturate", lambda a: qt.quantize(a, 8, nonfinite="saturate", rounding="stochastic", seed=5)
-    ),
+    Function("quantize-tensor", lambda a: qt.quantize(a, 3, group_size="tensor", symmetric=False, scale="mse")),
+    Function("quantize-saturate", lambda a: qt.quantize(a, 8, nonfinite="saturate", rounding="stochastic", seed=5)),
     Function("round_to_int", lambda a, **k: qt.round_to_int(a, 16, **k), out=lambda a: (a.shape, np.int8)),
     Function(
         "pack",

@@ -51,9 +51,7 @@ class CompressServer(Server):
 
     def __init__(self) -> None:
         command = [sys.executable, str(Path(__file__).resolve()), "serve"]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/"
-        )
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"
 

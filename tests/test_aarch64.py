@@ -38,8 +38,7 @@ def test_F123_F124_same_bits_as_x86(tmp_path: Path) -> None:
     arm, x86 = tmp_path / "arm", tmp_path / "x86"
     build(CROSS, "-O2", QUICK, "-static", "-march=armv8-a", "-DISA=arm_neon", *sources, "-o", arm)
     build(NATIVE, "-O1", QUICK, "-march=x86-64-v2", "-DISA=x86_v2", *sources, "-o", x86)
-    sums = [
-        subprocess.run(c, capture_output=True, text=True, check=True).stdout for c in ([EMULATOR, arm], [x86])
-    ]
+    commands = [EMULATOR, str(arm)], [str(x86)]
+    sums = [subprocess.run(c, capture_output=True, text=True, check=True).stdout for c in commands]
     assert len(sums[0].splitlines()) == 12
     assert sums[0] == sums[1]

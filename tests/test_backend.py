@@ -52,7 +52,12 @@ def test_the_forced_one_runs(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def spy(module: ModuleType, name: str) -> None:
         original = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *a: (called.append(module), original(*a))[1])
+
+        def noted(*arguments: Any) -> Any:
+            called.append(module)
+            return original(*arguments)
+
+        monkeypatch.setattr(module, name, noted)
 
     for module in (reference, _core):
         for name in ("magnitude", "quantize", "prune_lowest"):
@@ -76,9 +81,7 @@ def test_F128_an_absent_isa_is_an_error_that_lists_what_there_is(isa: str) -> No
 @pytest.mark.parametrize("isa", ["arm_neon" if "x86_v2" in qt.isas() else "x86_v2", "", None, 3])
 def test_F128_use_isa_lists_what_there_is_and_changes_nothing(isa: Any) -> None:
     before = qt.current_isa()
-    with pytest.raises(
-        ValueError, match=r"name must be an instruction set of this machine, one of .*'reference'"
-    ):
+    with pytest.raises(ValueError, match=r"name must be an instruction set of this machine, one of .*'reference'"):
         qt.use_isa(isa)
     assert qt.current_isa() == before
 
@@ -114,9 +117,7 @@ def test_B45_bad_threads_in_the_environment(count: str) -> None:
     assert "ValueError: QUANTRIM_THREADS must be an integer of 1..1024, not" in result.stderr
 
 
-@pytest.mark.parametrize(
-    "value,count", [("1", 1), ("1,4", 1), (" 1 ", 1), ("1000000", AVAILABLE), ("", AVAILABLE)]
-)
+@pytest.mark.parametrize("value,count", [("1", 1), ("1,4", 1), (" 1 ", 1), ("1000000", AVAILABLE), ("", AVAILABLE)])
 def test_B45_omp_num_threads(value: str, count: int) -> None:
     assert child(THREADS, OMP_NUM_THREADS=value).stdout == f"{count}\n"  # libgomp comments on an empty one
 

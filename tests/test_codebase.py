@@ -34,9 +34,7 @@ def texts() -> Iterator[tuple[str, str]]:
     """Every file of the project that is text, with its name."""
     for path in sorted(ROOT.rglob("*")):
         parts = path.relative_to(ROOT).parts
-        if path.is_file() and not any(
-            p in SKIPPED_FOLDERS or p.endswith(("_cache", ".egg-info")) for p in parts
-        ):
+        if path.is_file() and not any(p in SKIPPED_FOLDERS or p.endswith(("_cache", ".egg-info")) for p in parts):
             try:
                 yield name_of(path), path.read_text()
             except UnicodeDecodeError:
@@ -167,9 +165,7 @@ def test_no_heavy_import_at_run_time() -> None:
     for path in PYTHON:
         part = path.relative_to(PACKAGE).with_suffix("").parts[0]
         allowed = (
-            plain
-            | (cli if part in ("cli", "commands", "demo", "__main__") else set())
-            | set(sys.stdlib_module_names)
+            plain | (cli if part in ("cli", "commands", "demo", "__main__") else set()) | set(sys.stdlib_module_names)
         )
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, (ast.Import, ast.ImportFrom)) and not getattr(node, "level", 0):
@@ -235,9 +231,7 @@ def test_public_functions_show_an_example(name: str, function: Any) -> None:
 def objects(pattern: str) -> list[Path]:
     found = sorted(ROOT.glob(f"build/**/{pattern}"))
     if not found:
-        pytest.skip(
-            "no build tree: build the package from this folder (pip install -e . --no-build-isolation)"
-        )
+        pytest.skip("no build tree: build the package from this folder (pip install -e . --no-build-isolation)")
     return found
 
 
@@ -272,9 +266,7 @@ def test_F118_no_wide_instructions_outside_the_kernels() -> None:
     for path in objects("CMakeFiles/_core.dir/**/*.o"):
         code = instructions(path)
         if "x86-64" in code.splitlines()[1]:
-            assert not re.search(
-                r"\b[xyz]mm\d+.*\b[yz]mm|\b[yz]mm\d|\t(v[a-z]+\s+xmm|lzcnt|andn|shlx|shrx|sarx)", code
-            )
+            assert not re.search(r"\b[xyz]mm\d+.*\b[yz]mm|\b[yz]mm\d|\t(v[a-z]+\s+xmm|lzcnt|andn|shlx|shrx|sarx)", code)
 
 
 def test_F118_each_instruction_set_keeps_to_its_own() -> None:

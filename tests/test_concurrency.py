@@ -158,10 +158,8 @@ LONG: dict[str, Callable[[Array], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", LONG)
-def test_the_gil_is_released(name: str) -> None:
-    """A thread of plain Python ticks in the middle half of a long call, where the kernel runs."""
-    w = np.random.default_rng(0).standard_normal((4000, 4096)).astype(np.float32)
+def lets_others_run(call: Callable[[], Any]) -> bool:
+    """Whether a thread of plain Python ticks in the middle half of a long call, where the kernel runs."""
     ticks: list[float] = []
     stop = threading.Event()
 
@@ -171,7 +169,7 @@ def test_the_gil_is_released(name: str) -> None:
 
     def ticked_within_a_call() -> bool:
         start = time.perf_counter()
-        LONG[name](w)
+        call()
         quarter = (time.perf_counter() - start) / 4
         return any(start + quarter < t < start + 3 * quarter for t in ticks)
 
@@ -179,12 +177,21 @@ def test_the_gil_is_released(name: str) -> None:
     ticker.start()
     try:
         with qt.use_threads(1):
-            assert any(
-                ticked_within_a_call() for _ in range(20)
-            )  # a busy machine may let the first ones pass
+            return any(ticked_within_a_call() for _ in range(20))  # a busy machine may let the first ones pass
     finally:
         stop.set()
         ticker.join()
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_the_gil_is_released(name: str) -> None:
+    w = np.random.default_rng(0).standard_normal((4000, 4096)).astype(np.float32)
+    assert lets_others_run(lambda: LONG[name](w))
+
+
+def test_control_a_call_that_keeps_the_gil_is_found() -> None:
+    numbers = np.random.default_rng(0).random(100_000).tolist()
+    assert not lets_others_run(lambda: sorted(numbers))
 
 
 @pytest.mark.xfail(reason="taking the GIL back at exit unwinds a thread through a destructor", strict=True)

@@ -30,6 +30,7 @@ from files_helpers import (
     snapshot,
     write_atomic,
     write_folder,
+    write_many,
 )
 
 from quantrim.files import AtomicFile, AtomicFolder, remove_stale
@@ -331,9 +332,7 @@ def test_D98_a_lock_in_another_process(target: Path) -> None:
         f"import fcntl, sys; file = open({str(name)!r}, 'w'); fcntl.flock(file, fcntl.LOCK_EX); "
         "print('locked', flush=True); sys.stdin.read()"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdin is not None
         process.stdout.readline()
         assert remove_stale(target) == []
@@ -411,16 +410,9 @@ def test_file_systems_without_locks_or_preallocation(target: Path, monkeypatch: 
 # At once
 
 
-def _write_many(target: str, letter: bytes) -> None:
-    for _ in range(20):
-        with AtomicFile(target, 1 << 20) as file:
-            for part in range(16):
-                file.pwrite(letter * 65536, part * 65536)
-
-
 def test_E112_two_processes_one_target(target: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_write_many, args=(str(target), letter)) for letter in (b"a", b"b")]
+    writers = [context.Process(target=write_many, args=(str(target), letter)) for letter in (b"a", b"b")]
     for writer in writers:
         writer.start()
     whole = {b"a" * (1 << 20), b"b" * (1 << 20)}
@@ -439,7 +431,7 @@ def test_E112_threads_one_target_and_one_file(target: Path) -> None:
 
     def run(letter: bytes) -> None:
         try:
-            _write_many(str(target), letter)
+            write_many(str(target), letter)
         except BaseException as error:
             errors.append(error)
 
@@ -451,8 +443,7 @@ def test_E112_threads_one_target_and_one_file(target: Path) -> None:
     assert not errors and target.read_bytes() in {letter * (1 << 20) for letter in (b"a", b"b", b"c")}
     with AtomicFile(target, 8 * 100_000) as file:
         threads = [
-            threading.Thread(target=file.pwrite, args=(bytes([65 + i]) * 100_000, i * 100_000))
-            for i in range(8)
+            threading.Thread(target=file.pwrite, args=(bytes([65 + i]) * 100_000, i * 100_000)) for i in range(8)
         ]
         for thread in threads:
             thread.start()

@@ -75,6 +75,9 @@ def weights() -> Array:
 
 W = weights()
 SUBNORMAL = (W[:4] * np.float32(1e-39)).copy()
+QUANTIZED = qt.quantize(W, 4, group_size=32)
+LARGE = np.concatenate([SUBNORMAL.reshape(-1), W.reshape(-1)] * 80)
+DOUBLES = W.astype(np.float64) / 3
 MORE: dict[str, Callable[[], Any]] = {
     "quantize-mse": lambda: qt.quantize(W, 3, group_size=32, scale="mse"),
     "quantize-asymmetric": lambda: qt.quantize(W, 5, group_size=7, symmetric=False),
@@ -96,9 +99,6 @@ MORE: dict[str, Callable[[], Any]] = {
     "quantize-given-subnormal": lambda: qt.quantize(SUBNORMAL, 4, scale=np.float32(1e-40)),
     "quantize-tensor-subnormal": lambda: qt.quantize(SUBNORMAL, 4, group_size="tensor", symmetric=False),
 }
-QUANTIZED = qt.quantize(W, 4, group_size=32)
-LARGE = np.concatenate([SUBNORMAL.reshape(-1), W.reshape(-1)] * 80)
-DOUBLES = W.astype(np.float64) / 3
 
 ROWS = {f.name: (lambda f=f: f.call(W)) for f in FUNCTIONS if f.kind == "floats"} | MORE
 # Some steps are still done by numpy, or by a conversion from Python's float, in the caller's mode.
@@ -125,9 +125,7 @@ def test_A6_F121_same_bits_in_every_mode(call: Callable[[], Any], control: ctype
 def test_the_modes_are_real(control: ctypes.CDLL) -> None:
     """The helper does what it says, or the tests above would show nothing."""
     third, tiny = np.float32(1) / np.float32(3), np.float32(1e-38)
-    seen = {
-        name: in_mode(control, bits, lambda: np.float32(1) / np.float32(3)) for name, bits in MODES.items()
-    }
+    seen = {name: in_mode(control, bits, lambda: np.float32(1) / np.float32(3)) for name, bits in MODES.items()}
     assert seen["up"] == third
     assert seen["down"] == seen["zero"] == np.nextafter(third, np.float32(0))
     assert in_mode(control, MODES["flush"], lambda: float(tiny / np.float32(3))) == 0 < tiny / np.float32(3)

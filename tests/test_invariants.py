@@ -44,11 +44,7 @@ def check_groups(w: Array, bits: int, symmetric: bool, rule: str, scale_dtype: s
     assert (decoded[w == 0] == 0).all()
     assert not decoded[np.broadcast_to(q.scales == 0, w.shape)].any()
     steps = 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1
-    span = (
-        np.abs(w).max(-1)
-        if symmetric
-        else np.maximum(w.max(-1), 0).astype(np.float64) - np.minimum(w.min(-1), 0)
-    )
+    span = np.abs(w).max(-1) if symmetric else np.maximum(w.max(-1), 0).astype(np.float64) - np.minimum(w.min(-1), 0)
     least = {"float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133}[scale_dtype]
     assert (q.scales[:, 0][span / steps > least] > 0).all(), "only what rounds to 0 may be 0"
 
@@ -83,9 +79,7 @@ def test_A10_error_is_at_most_half_a_step(bits: int, symmetric: bool) -> None:
     for row, multiples, s in zip(w.tolist(), steps.tolist(), q.scales[:, 0].tolist(), strict=True):
         if s >= TINY:
             scale = Fraction(s)
-            assert all(
-                abs(Fraction(x) - n * scale) <= HALF_STEP * scale for x, n in zip(row, multiples, strict=True)
-            )
+            assert all(abs(Fraction(x) - n * scale) <= HALF_STEP * scale for x, n in zip(row, multiples, strict=True))
             checked += len(row)
     assert checked > 3000
 
@@ -154,10 +148,7 @@ def test_A34_huge_counts_sums_and_errors() -> None:
     assert qt.sparsity(w) == (HUGE - 4) / HUGE
     assert qt.importance.l1(w) == 10
     assert qt.importance.l2(w, 0) == np.sqrt(np.float32(30))
-    assert (
-        qt.importance.share(w.reshape(5, -1) if HUGE % 5 == 0 else w[: HUGE // 5 * 5].reshape(5, -1)).sum()
-        == 1
-    )
+    assert qt.importance.share(w.reshape(5, -1) if HUGE % 5 == 0 else w[: HUGE // 5 * 5].reshape(5, -1)).sum() == 1
     w[SPOTS[2]] = np.nan
     found = f"has 1 NaN or infinite of {HUGE} values, the first nan at flat index {2**31}$"
     with pytest.raises(ValueError, match=found):

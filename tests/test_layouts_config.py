@@ -82,9 +82,7 @@ def test_a_tied_head_is_ignored() -> None:
 
 
 def test_embeddings_are_named() -> None:
-    config = check(
-        {"encoder.0.query": FOUR, "embeddings.word_embeddings": FOUR}, ["embeddings.position_embeddings"]
-    )
+    config = check({"encoder.0.query": FOUR, "embeddings.word_embeddings": FOUR}, ["embeddings.position_embeddings"])
     targets = config["config_groups"]["group_0"]["targets"]
     assert targets == ["Linear", r"re:(.*\.)?embeddings\.word_embeddings$"]
 
@@ -116,9 +114,7 @@ def test_base_models_keep_their_names_under_a_head() -> None:
     check(schemes | {"embeddings.word_embeddings": EIGHT}, ["pooler.dense"], prefix="bert.")
 
 
-PART = st.sampled_from(
-    ["a", "b", "layers", "0", "1", "17", "up", "embed_tokens", "wte", "x-y", "a+b", "(", "lm_head"]
-)
+PART = st.sampled_from(["a", "b", "layers", "0", "1", "17", "up", "embed_tokens", "wte", "x-y", "a+b", "(", "lm_head"])
 
 
 @given(

@@ -106,9 +106,7 @@ def test_G18_one_file_whatever_the_chunks_threads_and_isa(
 
 
 @pytest.mark.parametrize("bug", ["counter", "ties", "zero points", "columns"])
-def test_a_planted_bug_in_the_streaming_is_found(
-    tmp_path: Path, bug: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_planted_bug_in_the_streaming_is_found(tmp_path: Path, bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {"rounding": "stochastic", "prune": 0.4, "bits": 3, "symmetric": False}
     w = np.round(weights(3, 4096) * 64) / 64  # with many ties at the cut
     source = save(tmp_path / "m.safetensors", {"a.weight": w})
@@ -129,12 +127,8 @@ def test_a_planted_bug_in_the_streaming_is_found(
         assert_same_arrays(stored_tensors(tmp_path / "t.safetensors"), expected)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"bits": 3, "symmetric": False, "prune": 0.4}, {"prune": "2:4"}], ids=str
-)
-def test_rows_longer_than_a_chunk(
-    tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("options", [{}, {"bits": 3, "symmetric": False, "prune": 0.4}, {"prune": "2:4"}], ids=str)
+def test_rows_longer_than_a_chunk(tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut within a row, at whole groups and words."""
     w = weights(3, 4096)
     source = save(tmp_path / "m.safetensors", {"a.weight": w})
@@ -167,9 +161,7 @@ def test_chunks_cover_a_matrix_once() -> None:
 @pytest.mark.parametrize("shards", [1, 3])
 def test_folders_keep_their_shape(tmp_path: Path, shards: int) -> None:
     arrays = small_model()
-    source = save_folder(
-        tmp_path / "source", arrays, shards, config={"model_type": "x", "names": "é", "k": [1, 2]}
-    )
+    source = save_folder(tmp_path / "source", arrays, shards, config={"model_type": "x", "names": "é", "k": [1, 2]})
     target = tmp_path / "target"
     compress(source, target, bits=4, group_size=32)
     assert {path.name for path in target.iterdir()} == {path.name for path in source.iterdir()}
@@ -227,9 +219,7 @@ def bad_weights(value: float, at: int, dtype: DTypeLike = np.float32) -> Arrays:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("at", [0, 5000, 200 * 64 - 1])
-@pytest.mark.parametrize(
-    "options", [{}, {"prune": 0.5}, {"prune": 1.0}, {"prune": "2:4"}, {"bits": 8}], ids=str
-)
+@pytest.mark.parametrize("options", [{}, {"prune": 0.5}, {"prune": 1.0}, {"prune": "2:4"}, {"bits": 8}], ids=str)
 @pytest.mark.parametrize("chunk_bytes", [1 << 10, 1 << 21])
 def test_A1_A2_not_finite(
     tmp_path: Path,
@@ -321,9 +311,7 @@ def test_A22_small_shapes(tmp_path: Path, shape: tuple[int, int]) -> None:
     for bits in (2, 3, 8):
         w = weights(*shape)
         source, target = save(tmp_path / "m.safetensors", {"a.weight": w}), tmp_path / "t.safetensors"
-        compress(
-            source, target, bits=bits, symmetric=False, min_elements=0, group_size="channel", overwrite=True
-        )
+        compress(source, target, bits=bits, symmetric=False, min_elements=0, group_size="channel", overwrite=True)
         settings = Settings(bits=bits, symmetric=False, group_size="channel")
         parts = expected_parts(w, settings, layout.INT if bits == 8 else layout.PACKED)
         expected = {f"a.{k}": a for k, a in parts.items()}
@@ -407,9 +395,7 @@ def test_E115_what_progress_raises_ends_the_work(
     assert (calls, threading.active_count(), qt.current_threads()) == (at, alive, threads)
 
 
-def test_progress_counts_every_byte_in_the_calling_thread(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_counts_every_byte_in_the_calling_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 1 << 12)
     arrays = small_model()
     seen: list[tuple[int, int, str]] = []
@@ -419,9 +405,7 @@ def test_progress_counts_every_byte_in_the_calling_thread(
         assert threading.get_ident() == here
         seen.append((done, total, name))
 
-    compress(
-        save(tmp_path / "m.safetensors", arrays), tmp_path / "t.safetensors", prune=0.5, progress=progress
-    )
+    compress(save(tmp_path / "m.safetensors", arrays), tmp_path / "t.safetensors", prune=0.5, progress=progress)
     total = sum(a.nbytes for a in arrays.values())
     assert seen[-1][:2] == (total, total) and {each[1] for each in seen} == {total}
     assert [each[0] for each in seen] == sorted(each[0] for each in seen)
@@ -455,11 +439,7 @@ def test_errors_are_against_the_original_weights(tmp_path: Path) -> None:
     source, target = save(tmp_path / "m.safetensors", arrays), tmp_path / "t.safetensors"
     report = compress(source, target, bits=4, prune=0.6)
     with open_checkpoint(target) as checkpoint:
-        decoded = {
-            name: t.quantized_rows(0, t.shape[0])
-            for name, t in logical_tensors(checkpoint).items()
-            if t.scheme
-        }
+        decoded = {name: t.quantized_rows(0, t.shape[0]) for name, t in logical_tensors(checkpoint).items() if t.scheme}
     assert [row.name for row in report.tensors if row.snr_db is not None] == list(decoded)
     for row in report.tensors:
         if row.name not in decoded:
@@ -472,9 +452,7 @@ def test_errors_are_against_the_original_weights(tmp_path: Path) -> None:
         noise = ((a - b) ** 2).sum()
         # the sums are taken in another order
         assert row.snr_db == pytest.approx(10 * math.log10((a * a).sum() / noise), rel=1e-12)
-        assert row.cosine == pytest.approx(
-            (a * b).sum() / math.sqrt((a * a).sum() * (b * b).sum()), rel=1e-12
-        )
+        assert row.cosine == pytest.approx((a * b).sum() / math.sqrt((a * a).sum() * (b * b).sum()), rel=1e-12)
         assert (row.source_bytes, row.shape) == (arrays[row.name].nbytes, arrays[row.name].shape)
 
 
@@ -483,9 +461,7 @@ def test_figures_of_all_compressed_weights_together(tmp_path: Path) -> None:
     report = compress(save(tmp_path / "m.safetensors", arrays), tmp_path / "t.safetensors", prune=0.25)
     with open_checkpoint(tmp_path / "t.safetensors") as checkpoint:
         logical = logical_tensors(checkpoint)
-        decoded = [
-            logical[n].quantized_rows(0, len(arrays[n])).dequantize() for n in ("a.weight", "b.weight")
-        ]
+        decoded = [logical[n].quantized_rows(0, len(arrays[n])).dequantize() for n in ("a.weight", "b.weight")]
     b = np.concatenate([each.reshape(-1) for each in decoded])
     a = np.concatenate([arrays[n].reshape(-1) for n in ("a.weight", "b.weight")]).astype(np.float64)
     assert report.sparsity == np.mean(b == 0)

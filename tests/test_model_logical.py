@@ -65,14 +65,10 @@ def test_rows_are_those_of_dequantize(tmp_path: Path, options: dict[str, Any], f
 
 
 def test_labels(tmp_path: Path) -> None:
-    compress(
-        save(tmp_path / "s.safetensors", small_model(ml_dtypes.bfloat16)), tmp_path / "t.safetensors", bits=8
-    )
+    compress(save(tmp_path / "s.safetensors", small_model(ml_dtypes.bfloat16)), tmp_path / "t.safetensors", bits=8)
     with open_checkpoint(tmp_path / "t.safetensors") as checkpoint:
         stored = {name: tensor.stored for name, tensor in logical_tensors(checkpoint).items()}
-    assert (
-        stored["model.embed_tokens.weight"] == stored["model.layers.0.up.weight"] == "int8 channel symmetric"
-    )
+    assert stored["model.embed_tokens.weight"] == stored["model.layers.0.up.weight"] == "int8 channel symmetric"
     assert (stored["scalar"], stored["model.positions"]) == ("BF16", "I64")
 
 
@@ -104,9 +100,7 @@ def refused(path: Path, arrays: Arrays, message: str, metadata: dict[str, str] |
         ({"weight": np.zeros((6, 64), np.float32)}, "must not both be there"),
     ],
 )
-def test_A38_A44_compressed_tensors_that_are_not_whole(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_A38_A44_compressed_tensors_that_are_not_whole(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     refused(tmp_path / "m.safetensors", parts(**changes), message)
 
 
@@ -126,20 +120,14 @@ def test_few_columns_ask_the_config(tmp_path: Path) -> None:
 
 
 def test_own_files_of_few_columns_are_read(tmp_path: Path) -> None:
-    arrays = {
-        f"layers.{k}.{name}.weight": weights(40, 9, seed=k) for k in range(3) for name in ("up", "down")
-    }
+    arrays = {f"layers.{k}.{name}.weight": weights(40, 9, seed=k) for k in range(3) for name in ("up", "down")}
     source, target = save(tmp_path / "s.safetensors", arrays), tmp_path / "t.safetensors"
     rules = [{"match": "*.up.*", "bits": 2}, {"match": "layers.1.down.*", "bits": 5}]
     compress(source, target, recipe={"bits": 3, "min_elements": 0, "rule": rules})
     with open_checkpoint(target) as checkpoint:
-        found = {
-            name: tensor.scheme.bits for name, tensor in logical_tensors(checkpoint).items() if tensor.scheme
-        }
+        found = {name: tensor.scheme.bits for name, tensor in logical_tensors(checkpoint).items() if tensor.scheme}
     bits = {"up": 2, "down": 3}
-    assert found == {
-        name: 5 if name == "layers.1.down.weight" else bits[name.split(".")[2]] for name in arrays
-    }
+    assert found == {name: 5 if name == "layers.1.down.weight" else bits[name.split(".")[2]] for name in arrays}
 
 
 def test_other_formats_are_shown_as_they_are_stored(tmp_path: Path) -> None:

@@ -23,9 +23,7 @@ def test_only_matrices_of_floats_named_weight(tmp_path: Path) -> None:
     arrays = small_model() | {"pos_embed": weights(96, 64), "int.weight": np.ones((64, 64), np.int32)}
     arrays |= {"f8.weight": np.ones((64, 64), ml_dtypes.float8_e4m3fn), "tiny.weight": weights(63, 64)}
     found = plan(save(tmp_path / "m.safetensors", arrays))
-    assert {t.name for t in found.tensors if t.scheme} == {
-        n for n in arrays if "layers" in n and "p.weight" in n
-    } | {
+    assert {t.name for t in found.tensors if t.scheme} == {n for n in arrays if "layers" in n and "p.weight" in n} | {
         "model.embed_tokens.weight",
         "model.layers.0.down.weight",
     }
@@ -109,17 +107,13 @@ def test_recipes_reach_their_tensors(tmp_path: Path) -> None:
 
 def test_a_pattern_that_does_not_divide_the_columns(tmp_path: Path) -> None:
     source = save(tmp_path / "m.safetensors", {"a.weight": weights(100, 90)})
-    with pytest.raises(
-        ValueError, match=r"tensor 'a\.weight': prune='2:4' needs columns .* multiple of 4, not 90"
-    ):
+    with pytest.raises(ValueError, match=r"tensor 'a\.weight': prune='2:4' needs columns .* multiple of 4, not 90"):
         plan(source, prune="2:4")
 
 
 def test_nothing_to_compress(tmp_path: Path) -> None:
     source = save(tmp_path / "m.safetensors", {"a": weights(100, 90), "b": weights(3)})
-    with pytest.raises(
-        ValueError, match=r"no tensor can be compressed: 1 dimensions: .*; the layout holds only"
-    ):
+    with pytest.raises(ValueError, match=r"no tensor can be compressed: 1 dimensions: .*; the layout holds only"):
         plan(source)
     with pytest.raises(ValueError, match="no tensor can be compressed: it holds no tensors"):
         plan(save(tmp_path / "e.safetensors", {}))

@@ -58,9 +58,7 @@ def test_B47_a_rule_that_matches_nothing() -> None:
 
 def test_B47_a_rule_that_is_never_reached() -> None:
     recipe = Recipe(rules=(Rule("a*", Settings(bits=2)), Rule("ab", Settings(bits=3))))
-    with pytest.raises(
-        ValueError, match="rule 2, match 'ab', matched 1 tensors, but rules before it match all"
-    ):
+    with pytest.raises(ValueError, match="rule 2, match 'ab', matched 1 tensors, but rules before it match all"):
         recipe.assign(["ab", "ac"])
 
 
@@ -151,9 +149,7 @@ def test_a_recipe_comes_as_table_object_or_file(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(TEXT)
     recipe = Recipe.from_toml(TEXT)
-    assert (
-        recipe_from_options(path) == recipe_from_options(str(path)) == recipe_from_options(recipe) == recipe
-    )
+    assert recipe_from_options(path) == recipe_from_options(str(path)) == recipe_from_options(recipe) == recipe
     assert recipe_from_options(recipe.as_dict()) == recipe
 
 

@@ -69,9 +69,7 @@ def test_results_that_nobody_wants_are_dropped() -> None:
         assert list(workers.run(partial(int, number) for number in range(9))) == list(range(9))
 
 
-def test_C55_no_thread_writes_after_its_file_is_closed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_C55_no_thread_writes_after_its_file_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of a closed descriptor may be that of another file by then."""
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 1 << 10)
     pwrite, abandon = FileWriter.pwrite, FileWriter._abandon

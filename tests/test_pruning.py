@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -76,9 +77,7 @@ def test_prune_is_the_mask_of_magnitudes_or_scores(options: dict[str, Any], dtyp
     by_size = qt.prune_mask(np.abs(w), **options)
     assert bits_of(qt.prune(w, **options)) == bits_of(np.where(by_size, w, np.zeros((), dtype)))
     by_score = qt.prune_mask(scores, **options)
-    assert bits_of(qt.prune(w, scores=scores, **options)) == bits_of(
-        np.where(by_score, w, np.zeros((), dtype))
-    )
+    assert bits_of(qt.prune(w, scores=scores, **options)) == bits_of(np.where(by_score, w, np.zeros((), dtype)))
 
 
 @pytest.mark.parametrize("sparsity", [1e-6, 0.1, 0.5, 0.999999])
@@ -108,11 +107,12 @@ def test_threshold(dtype: Any) -> None:
     values = [0.0, -0.0, t, -t, 1.5, -1.5, 0.25, -0.25, 65504.0, 6e-8]
     w = np.array(values, np.float32).astype(dtype)
     w = np.concatenate([w, np.nextafter(w, np.asarray(2, dtype)), np.nextafter(w, np.asarray(-2, dtype))])
-    for mode, rule in (
+    rules: tuple[tuple[str, Callable[[Fraction], Any]], ...] = (
         ("magnitude", lambda x: 0 if abs(x) < t else x),
         ("signed", lambda x: 0 if x <= t else x),
-        ("soft", lambda x: max(abs(x) - Fraction(t), 0) * (1 if x > 0 else -1)),
-    ):
+        ("soft", lambda x: max(abs(x) - Fraction(t), Fraction(0)) * (1 if x > 0 else -1)),
+    )
+    for mode, rule in rules:
         for x, y in zip(w, qt.threshold(w, t, mode=mode), strict=True):
             want = np.float32(float(rule(Fraction(float(x))))).astype(dtype)
             assert want == y, (mode, x)
@@ -139,9 +139,7 @@ def test_apply_mask(dtype: Any) -> None:
     mask = np.random.default_rng(5).random((7, 33)) < 0.5
     assert bits_of(qt.apply_mask(w, mask)) == bits_of(np.where(mask, w, np.zeros((), dtype)))
     assert bits_of(qt.apply_mask(w, mask[:, ::-1][:, ::-1])) == bits_of(qt.apply_mask(w, mask))
-    any_byte = (
-        np.where(mask, np.random.default_rng(6).integers(1, 256, (7, 33)), 0).astype(np.uint8).view(np.bool_)
-    )
+    any_byte = np.where(mask, np.random.default_rng(6).integers(1, 256, (7, 33)), 0).astype(np.uint8).view(np.bool_)
     assert bits_of(qt.apply_mask(w, any_byte)) == bits_of(qt.apply_mask(w, mask))
 
 
@@ -155,9 +153,7 @@ def test_sparsity_counts_zeros_of_both_signs(dtype: Any) -> None:
     for n in (1, 2, 15, 16, 17, 1000):
         w = few_values(n, (n,)).astype(dtype)
         assert qt.sparsity(w) == sum(float(x) == 0 for x in w) / n
-    assert (
-        qt.sparsity(np.array([6e-8, 0], np.float16)) == qt.sparsity(np.array([1e-45, 0], np.float32)) == 0.5
-    )
+    assert qt.sparsity(np.array([6e-8, 0], np.float16)) == qt.sparsity(np.array([1e-45, 0], np.float32)) == 0.5
     assert qt.sparsity(np.zeros((0, 4), np.float32)) == 0.0
 
 

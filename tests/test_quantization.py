@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -57,8 +58,8 @@ def test_asymmetric_scale_spans_the_range_and_zero(bits: int) -> None:
         q = qt.quantize(w, bits, symmetric=False)
         assert q.zero_points is not None
         for row, scale, zero in zip(w, q.scales[:, 0], q.zero_points[:, 0], strict=True):
-            low, high = min(exact(row.min()), 0), max(exact(row.max()), 0)
-            ideal = (Fraction(high) - Fraction(low)) / (2**bits - 1)
+            low, high = min(exact(row.min()), Fraction(0)), max(exact(row.max()), Fraction(0))
+            ideal = (high - low) / (2**bits - 1)
             assert abs(exact(scale) - ideal) <= ideal / 2**24
             assert abs(zero - -low / exact(scale)) <= Fraction(1, 2) + 2**bits * QUOTIENT
 
@@ -92,8 +93,7 @@ def test_given_scales_are_used() -> None:
         q = qt.quantize(w, 4, scale=scale)
         assert (q.scales == np.broadcast_to(np.asarray(scale, np.float32), (7, 1))).all()
         want = [
-            [max(-7, min(7, round(exact(x) / exact(s)))) for x in row]
-            for row, s in zip(w, q.scales[:, 0], strict=True)
+            [max(-7, min(7, round(exact(x) / exact(s)))) for x in row] for row, s in zip(w, q.scales[:, 0], strict=True)
         ]
         assert np.abs(q.codes() - np.array(want)).sum() == 0
 
@@ -107,9 +107,7 @@ def test_given_scales_find_zero_points() -> None:
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf, 1e-46])
 def test_B44_given_scale_must_be_positive_and_finite(scale: float) -> None:
-    with pytest.raises(
-        ValueError, match=r"scale must be positive and finite in float32, not .* at flat index 2"
-    ):
+    with pytest.raises(ValueError, match=r"scale must be positive and finite in float32, not .* at flat index 2"):
         qt.quantize(weights(6), 4, scale=np.array([[1.0], [1.0], [scale], [1], [1], [1], [1]], np.float64))
 
 
@@ -118,9 +116,7 @@ def test_B44_given_scale_of_wrong_shape_or_type() -> None:
         qt.quantize(weights(6), scale=np.ones(3, np.float32))
     with pytest.raises(ValueError, match="scale must fit float32"):
         qt.quantize(weights(6), scale=1e39)
-    with pytest.raises(
-        ValueError, match="scale must be one of 'absmax', 'mse', 'power_of_two', not 'minmax'"
-    ):
+    with pytest.raises(ValueError, match="scale must be one of 'absmax', 'mse', 'power_of_two', not 'minmax'"):
         qt.quantize(weights(6), scale="minmax")
     for wrong in (1, True, None, np.ma.masked_array([1.0])):
         with pytest.raises(TypeError, match="scale must be"):
@@ -145,9 +141,7 @@ def test_A21_A22_groups_are_quantized_on_their_own(group: int, cols: int, symmet
         assert (q.scales[:, g] == alone.scales[:, 0]).all()
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"symmetric": False}, {"scale": "mse"}, {"scale": "power_of_two"}], ids=str
-)
+@pytest.mark.parametrize("options", [{}, {"symmetric": False}, {"scale": "mse"}, {"scale": "power_of_two"}], ids=str)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 70), (5, 1), (5, 70), (2, 3, 35)])
 def test_tensor_and_channel_are_one_group_each(shape: tuple[int, ...], options: dict[str, Any]) -> None:
     w = weights(1, 1, math.prod(shape)).reshape(shape)
@@ -180,11 +174,12 @@ def test_A12_ties_go_to_even_at_every_code(bits: int) -> None:
 def test_A12_A13_round_to_int(rounding: str, bits: int, signed: bool) -> None:
     """Every quarter step around the range, ties included, and what lies far beyond it."""
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    rule = {
+    rules: dict[str, Callable[[Fraction], int]] = {
         "even": round,
         "away": lambda x: math.floor(abs(x) + Fraction(1, 2)) * (1 if x > 0 else -1),
         "floor": math.floor,
-    }[rounding]
+    }
+    rule = rules[rounding]
     below_half = float(np.nextafter(np.float32(0.5), np.float32(0)))
     x = [k / 4 for k in range(-1100, 1101)] + [
         below_half,
@@ -216,9 +211,7 @@ def split_mix(seed: int, i: int) -> float:
 @pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])
 def test_stochastic_rounding_is_floor_of_x_plus_u(seed: int) -> None:
     w = weights(2, 3, 50)
-    want = [
-        math.floor(np.float32(x) + np.float32(split_mix(seed, i))) for i, x in enumerate(w.reshape(-1) * 16)
-    ]
+    want = [math.floor(np.float32(x) + np.float32(split_mix(seed, i))) for i, x in enumerate(w.reshape(-1) * 16)]
     got = qt.round_to_int(w, 16, rounding="stochastic", seed=seed)
     assert got.reshape(-1).tolist() == [max(-128, min(127, x)) for x in want]
     codes = qt.quantize(w, 8, scale=1 / 16, rounding="stochastic", seed=seed, group_size=7).codes()
@@ -318,14 +311,9 @@ def test_A1_A2_nonfinite_replaced_on_request(nonfinite: str) -> None:
 def test_mse_is_the_best_of_the_documented_clips(bits: int, symmetric: bool) -> None:
     """Brute force over 1, 63/64 ... 17/64 with exact errors: the least, but for the rounding of sums."""
     sums = Fraction(200, 2**24)  # a float32 sum of 40 squares, some roundings each
-    w = np.concatenate(
-        [weights(bits, 6, 40), np.random.default_rng(bits).standard_cauchy((4, 40)).astype(np.float32)]
-    )
+    w = np.concatenate([weights(bits, 6, 40), np.random.default_rng(bits).standard_cauchy((4, 40)).astype(np.float32)])
     q = qt.quantize(w, bits, symmetric=symmetric, scale="mse")
-    error = [
-        sum((exact(x) - y) ** 2 for x, y in zip(*rows, strict=True))
-        for rows in zip(w, decoded(q), strict=True)
-    ]
+    error = [sum((exact(x) - y) ** 2 for x, y in zip(*rows, strict=True)) for rows in zip(w, decoded(q), strict=True)]
     for r, row in enumerate(w):
         trials = []
         for k in range(48):
@@ -333,13 +321,9 @@ def test_mse_is_the_best_of_the_documented_clips(bits: int, symmetric: bool) -> 
             clipped = np.array([[row.min() * factor, row.max() * factor]])
             scale = qt.quantize(clipped, bits, symmetric=symmetric).scales
             zero = (
-                0
-                if symmetric
-                else max(0, min(2**bits - 1, round(exact(-min(clipped[0, 0], 0)) / exact(scale[0, 0]))))
+                0 if symmetric else max(0, min(2**bits - 1, round(exact(-min(clipped[0, 0], 0)) / exact(scale[0, 0]))))
             )
-            low, high = (
-                (1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1) if symmetric else (-zero, 2**bits - 1 - zero)
-            )
+            low, high = (1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1) if symmetric else (-zero, 2**bits - 1 - zero)
             s = exact(scale[0, 0])
             trials.append(sum((exact(x) - max(low, min(high, round(exact(x) / s))) * s) ** 2 for x in row))
         assert min(trials) * (1 - sums) <= error[r] <= min(trials) * (1 + sums)
@@ -353,9 +337,7 @@ def test_mse_is_the_best_of_the_documented_clips(bits: int, symmetric: bool) -> 
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_dequantize_rounds_once_to_float32_then_to_the_dtype(dtype: str, symmetric: bool) -> None:
     q = qt.quantize(weights(9), 5, group_size=7, symmetric=symmetric)
-    want = np.array([[np.float32(float(x)) for x in row] for row in decoded(q)], np.float32).astype(
-        np.dtype(dtype)
-    )
+    want = np.array([[np.float32(float(x)) for x in row] for row in decoded(q)], np.float32).astype(np.dtype(dtype))
     assert bits_of(qt.dequantize(q, dtype=np.dtype(dtype))) == bits_of(want)
 
 
@@ -381,7 +363,6 @@ def test_A19_nothing_to_quantize(shape: tuple[int, ...], group_size: Any) -> Non
         assert q.bits_per_weight == 0
 
 
-@pytest.mark.xfail(reason="a quotient beyond int32 becomes an integer before it is clipped", strict=True)
 def test_A13_zero_point_of_a_range_far_beyond_a_given_scale() -> None:
     w = np.array([[-1e20, 1.0, 2.0]], np.float32)
     for isa in qt.isas():

@@ -92,9 +92,7 @@ def test_A33_parts_of_wrong_type(changes: dict[str, Any]) -> None:
 def test_B44_scales_must_be_finite_and_not_negative(bad: float) -> None:
     scales = np.ones((3, 3), np.float32)
     scales[1, 2] = bad
-    with pytest.raises(
-        ValueError, match=f"scales must be finite and not negative, not {bad} at flat index 5"
-    ):
+    with pytest.raises(ValueError, match=f"scales must be finite and not negative, not {bad} at flat index 5"):
         qt.QuantizedTensor(**parts(scales=scales))
 
 
@@ -128,7 +126,7 @@ def test_strided_parts_are_read_as_they_are() -> None:
     w = np.random.default_rng(0).standard_normal((6, 50)).astype(np.float32)
     q = qt.quantize(w, 4, group_size=16, symmetric=False)
     assert q.zero_points is not None
-    wide = {
+    wide: dict[str, Any] = {
         name: np.repeat(getattr(q, name), 2, axis=-1)[:, ::2] for name in ("data", "scales", "zero_points")
     }
     view = dataclasses.replace(q, **wide)

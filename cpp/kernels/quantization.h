@@ -69,8 +69,8 @@ inline F32x16 scales_for(F32x16 low, F32x16 high, const Grid& grid) {
 // The codes of 0 where `low` are the lowest values.
 inline F32x16 zeros_for(F32x16 low, const Coders& coders, const Grid& grid) {
   if (grid.symmetric) return splat(static_cast<float>(1 << (grid.bits - 1)));
-  const F32x16 steps = to_float(nearest((splat(0.0f) - low) * load(coders.lift) * load(coders.inverse)));
-  return min(max(steps, splat(0.0f)), splat(static_cast<float>((1 << grid.bits) - 1)));
+  const F32x16 steps = (splat(0.0f) - low) * load(coders.lift) * load(coders.inverse);
+  return to_float(nearest(min(max(steps, splat(0.0f)), splat(static_cast<float>((1 << grid.bits) - 1)))));
 }
 
 inline void set_scales(Coders& coders, F32x16 scale) {

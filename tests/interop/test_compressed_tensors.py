@@ -104,9 +104,7 @@ def check(source: Path, target: Path, options: dict[str, Any]) -> Report:
     from compressed_tensors.utils import match_name
 
     report = compress(source, target, **options)
-    config = QuantizationConfig.model_validate(
-        json.loads((target / "config.json").read_text())["quantization_config"]
-    )
+    config = QuantizationConfig.model_validate(json.loads((target / "config.json").read_text())["quantization_config"])
     stored: dict[str, Any] = {}
     for file in sorted(target.glob("*.safetensors")):
         stored |= safetensors_torch.load_file(file)
@@ -123,9 +121,7 @@ def check(source: Path, target: Path, options: dict[str, Any]) -> Report:
                 continue
             assert not any(match_name(module, each) for each in config.ignore or [])
             scheme, kind = scheme_of(config, module)
-            parts = {
-                k.removeprefix(f"{module}."): v for k, v in stored.items() if k.startswith(f"{module}.weight")
-            }
+            parts = {k.removeprefix(f"{module}."): v for k, v in stored.items() if k.startswith(f"{module}.weight")}
             decoded = BaseCompressor.get_value_from_registry(kind).decompress(parts, scheme)["weight"]
             expected = ours(before.read(name), tensor, options)
             assert our_bits(tensor.rows(0, tensor.shape[0])).tobytes() == our_bits(expected).tobytes()
@@ -145,9 +141,7 @@ def test_minilm_decodes_to_our_bits(minilm: Path, tmp_path: Path, case: str) -> 
 @pytest.mark.parametrize("case", OPTIONS)
 def test_shards_of_every_dtype_decode_to_our_bits(tmp_path: Path, case: str, dtype: Any) -> None:
     options = OPTIONS[case][0]
-    arrays = small_model(dtype) | {
-        "model.layers.0.key.weight": small_model(dtype)["model.layers.0.up.weight"][::-1]
-    }
+    arrays = small_model(dtype) | {"model.layers.0.key.weight": small_model(dtype)["model.layers.0.up.weight"][::-1]}
     check(save_folder(tmp_path / "source", arrays), tmp_path / "out", options)
 
 
@@ -168,11 +162,7 @@ def test_transformers_opens_minilm(minilm: Path, tmp_path: Path, case: str) -> N
     transformers = pytest.importorskip("transformers", reason="needs transformers")
     target = tmp_path / "out"
     compress(minilm, target, **OPTIONS[case][0])
-    how = (
-        {}
-        if case in AT_ONCE
-        else {"quantization_config": transformers.CompressedTensorsConfig(dequantize=True)}
-    )
+    how = {} if case in AT_ONCE else {"quantization_config": transformers.CompressedTensorsConfig(dequantize=True)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the library, about itself
         model = transformers.AutoModel.from_pretrained(target, **how)

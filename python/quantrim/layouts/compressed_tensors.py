@@ -146,9 +146,7 @@ def encode(q: QuantizedTensor, scale_dtype: str = "float16", format: str = PACKE
     stored = parts(scheme, (rows, cols))
     codes = encode_codes(np.ascontiguousarray(q.data), scheme, cols)
     arrays: dict[str, NDArray[Any]] = {
-        stored["codes"].name: codes.view(np.int8 if scheme.format == INT else "<i4").reshape(
-            stored["codes"].shape
-        ),
+        stored["codes"].name: codes.view(np.int8 if scheme.format == INT else "<i4").reshape(stored["codes"].shape),
         "weight_scale": encode_scales(q.scales, scheme),
     }
     if q.zero_points is not None:
@@ -284,9 +282,7 @@ def _stated_shape(
         raise ValueError(f"weight_shape must be two int64, not {dtype} of shape {shape}")
     stated = (int(values[0]), int(values[1]))
     if min(stated) < 0 or stated[0] != rows:
-        raise ValueError(
-            f"weight_shape must be the {rows} rows of weight_packed and its columns, not {stated}"
-        )
+        raise ValueError(f"weight_shape must be the {rows} rows of weight_packed and its columns, not {stated}")
     return stated
 
 
@@ -299,11 +295,7 @@ def _group_size(scales: tuple[int, int], rows: int, cols: int) -> int | str:
 
 
 def _bits(words: int, cols: int, allowed: set[int] | None) -> int:
-    fitting = [
-        bits
-        for bits in range(1, 9)
-        if -(-cols * bits // 32) == words and (allowed is None or bits in allowed)
-    ]
+    fitting = [bits for bits in range(1, 9) if -(-cols * bits // 32) == words and (allowed is None or bits in allowed)]
     if len(fitting) == 1:
         return fitting[0]
     choice = "1..8" if allowed is None else " or ".join(map(str, sorted(allowed)))

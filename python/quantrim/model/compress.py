@@ -138,9 +138,7 @@ class _Run:
             self._progress(self._done, self._total, tensor.name)
 
 
-def _check_target(
-    checkpoint: Checkpoint, source: str | os.PathLike[str], target: Path, overwrite: bool
-) -> None:
+def _check_target(checkpoint: Checkpoint, source: str | os.PathLike[str], target: Path, overwrite: bool) -> None:
     refuse_same_file([source, *(checkpoint.folder / shard for shard in checkpoint.shards)], target)
     said = f"destination {quote(target, PATH_LIMIT)} must be"
     if checkpoint.is_folder:
@@ -154,9 +152,7 @@ def _check_target(
 
 
 @contextmanager
-def _targets(
-    checkpoint: Checkpoint, plan: Plan, target: Path, overwrite: bool
-) -> Iterator[Callable[[ShardPlan], Any]]:
+def _targets(checkpoint: Checkpoint, plan: Plan, target: Path, overwrite: bool) -> Iterator[Callable[[ShardPlan], Any]]:
     """What opens the target of each shard. The other files of a folder are written when all shards are."""
     if not checkpoint.is_folder:
         yield lambda shard: _CheckedFile(checkpoint, target, shard.size)
@@ -195,9 +191,7 @@ def _write_side_files(checkpoint: Checkpoint, plan: Plan, folder: AtomicFolder) 
             size = os.fstat(fd).st_size
             with folder.file(name, size) as out:
                 for first in range(0, size, COPY_BYTES):
-                    out.write(
-                        read_exactly(fd, min(COPY_BYTES, size - first), first, checkpoint.folder / name)
-                    )
+                    out.write(read_exactly(fd, min(COPY_BYTES, size - first), first, checkpoint.folder / name))
         finally:
             os.close(fd)
 
@@ -218,10 +212,7 @@ def _index_name(checkpoint: Checkpoint) -> str:
 def _index(plan: Plan) -> dict[str, Any]:
     total = sum(tensor.stored_bytes for tensor in plan.tensors)
     names = {
-        part.name: shard.name
-        for shard in plan.shards
-        for tensor in shard.tensors
-        for part in tensor.parts().values()
+        part.name: shard.name for shard in plan.shards for tensor in shard.tensors for part in tensor.parts().values()
     }
     return {"metadata": {"total_size": total}, "weight_map": dict(sorted(names.items()))}
 
@@ -231,9 +222,7 @@ def _report(plan: Plan, target: Path, errors: dict[str, Errors], seconds: float,
     for t in plan.tensors:
         row = (t.name, t.shape, t.source_bytes, t.stored_bytes, t.stored, t.reason)
         e = errors.get(t.name)
-        rows.append(
-            TensorReport(*row) if e is None else TensorReport(*row, e.sparsity, e.snr_db, e.cosine, e.worst)
-        )
+        rows.append(TensorReport(*row) if e is None else TensorReport(*row, e.sparsity, e.snr_db, e.cosine, e.worst))
         if e is not None:
             total.add(e)
         if e is not None and e.lost_groups:

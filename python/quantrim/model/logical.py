@@ -76,9 +76,7 @@ class LogicalTensor:
 
     def _decode(self, scheme: layout.Scheme, first: int, count: int) -> QuantizedTensor:
         read, cols = self._checkpoint.rows, self.shape[1]
-        codes = read(
-            self.parts["weight" if scheme.format == layout.INT else "weight_packed"].name, first, count
-        )
+        codes = read(self.parts["weight" if scheme.format == layout.INT else "weight_packed"].name, first, count)
         scales = layout.decode_scales(read(self.parts["weight_scale"].name, first, count))
         zeros = None if scheme.symmetric else self._zero_points(scheme, first, count)
         data = layout.decode_codes(codes, scheme, cols)
@@ -111,9 +109,7 @@ def logical_tensors(checkpoint: Checkpoint) -> dict[str, LogicalTensor]:
                 found[target] = _compressed(checkpoint, module, config)
             if part == "weight" or part in _PARTS:
                 continue
-        found[name] = LogicalTensor(
-            name, info.shape, info.numpy_dtype, info.dtype, {"weight": info}, None, checkpoint
-        )
+        found[name] = LogicalTensor(name, info.shape, info.numpy_dtype, info.dtype, {"weight": info}, None, checkpoint)
     return found
 
 

@@ -110,9 +110,7 @@ class Plan:
         ]
         widths = [max((len(row[k]) for row in rows), default=0) for k in range(5)]
         table = [
-            "  ".join(
-                [*(f"{row[k]:<{widths[k]}}" for k in range(4)), f"{row[4]:>{widths[4]}}", row[5]]
-            ).rstrip()
+            "  ".join([*(f"{row[k]:<{widths[k]}}" for k in range(4)), f"{row[4]:>{widths[4]}}", row[5]]).rstrip()
             for row in rows
         ]
         total = f"{self.source_bytes:,} bytes become {self.stored_bytes:,}: {self.ratio:.2f} times smaller"
@@ -148,9 +146,7 @@ def make_plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
     nothing, and where nothing would become smaller."""
     _refuse_quantized(checkpoint)
     assigned = recipe.assign(checkpoint.tensors)
-    plans = [
-        _plan_tensor(info, assigned[name], recipe.min_elements) for name, info in checkpoint.tensors.items()
-    ]
+    plans = [_plan_tensor(info, assigned[name], recipe.min_elements) for name, info in checkpoint.tensors.items()]
     compressed = {t.module: t.scheme for t in plans if t.scheme}
     if not compressed:
         why = "; ".join(sorted({t.reason for t in plans}))[:500] or "it holds no tensors"
@@ -181,9 +177,7 @@ def _refuse_quantized(checkpoint: Checkpoint) -> None:
         for suffix in _PART_SUFFIXES:
             if name.endswith(WEIGHT + suffix):
                 path = quote(checkpoint.path, PATH_LIMIT)
-                raise ValueError(
-                    f"{path} is quantized already: tensor {quote(name)} is a part of a quantized one"
-                )
+                raise ValueError(f"{path} is quantized already: tensor {quote(name)} is a part of a quantized one")
 
 
 def _plan_tensor(info: TensorInfo, settings: Settings, min_elements: int) -> TensorPlan:
@@ -272,7 +266,5 @@ def _notes(plans: list[TensorPlan], model_type: object) -> tuple[str, ...]:
         what = "tensors have other groups than asked for, which do not divide their columns"
         notes.insert(0, f"{other_groups} {what}")
     if model_type in _TRANSPOSED:
-        notes.append(
-            f"{model_type} models hold their matrices transposed (Conv1D), which no reader decompresses"
-        )
+        notes.append(f"{model_type} models hold their matrices transposed (Conv1D), which no reader decompresses")
     return tuple(notes)

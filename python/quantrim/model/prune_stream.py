@@ -53,9 +53,7 @@ def find_cut(count: int, total: int, bits: int, chunks: int, each_chunk: EachChu
     or 32 bits."""
     if count in (0, total):
         return Cut(2 ** (bits - 1) - 1 if count else 0)
-    key, left, equal = _between_guesses(count, total, chunks, each_chunk) or _by_histogram(
-        count, bits, each_chunk
-    )
+    key, left, equal = _between_guesses(count, total, chunks, each_chunk) or _by_histogram(count, bits, each_chunk)
     if left in (0, equal):  # no tie is cut
         return Cut(key + (left > 0))
     ties = []
@@ -110,9 +108,7 @@ def _guesses(share: float, chunks: int, each_chunk: EachChunk) -> tuple[int, int
     """Two keys, one surely below the cut and one surely above it if the rest is like the sample."""
     step = max(1, chunks // SAMPLE_CHUNKS)
     each = SAMPLE // -(-chunks // step)
-    sample = np.concatenate(
-        list(each_chunk(lambda x: keys(x).reshape(-1)[:: max(1, x.size // each)].copy(), step))
-    )
+    sample = np.concatenate(list(each_chunk(lambda x: keys(x).reshape(-1)[:: max(1, x.size // each)].copy(), step)))
     sample.sort()
     margin = 1 + 8 * math.sqrt(sample.size * share * (1 - share))  # eight standard deviations: rows differ
     low, high = share * sample.size - margin, share * sample.size + margin

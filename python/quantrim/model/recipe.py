@@ -165,9 +165,7 @@ class Recipe:
         try:
             text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise ValueError(
-                f"recipe {quote(path)} must be UTF-8: {error.reason} at byte {error.start}"
-            ) from None
+            raise ValueError(f"recipe {quote(path)} must be UTF-8: {error.reason} at byte {error.start}") from None
         try:
             return cls.from_toml(text)
         except (ValueError, TypeError) as error:
@@ -214,9 +212,7 @@ def recipe_from_options(
         return _as_recipe(recipe)
     settings = Settings(**given)
     kept, chosen = _globs("exclude", exclude), _globs("include", include)
-    rules = [Rule(glob, replace(settings, keep=True)) for glob in kept] + [
-        Rule(glob, settings) for glob in chosen
-    ]
+    rules = [Rule(glob, replace(settings, keep=True)) for glob in kept] + [Rule(glob, settings) for glob in chosen]
     defaults = replace(settings, keep=True) if include is not None else settings
     return Recipe(defaults, tuple(rules), MIN_ELEMENTS if min_elements is None else min_elements)
 
@@ -228,9 +224,7 @@ def _as_recipe(recipe: object) -> Recipe:
         return Recipe.from_dict(recipe)
     if isinstance(recipe, (str, os.PathLike)):
         return Recipe.from_file(recipe)
-    raise TypeError(
-        f"recipe must be a Recipe, a table, or the path of a TOML file, not {type(recipe).__name__}"
-    )
+    raise TypeError(f"recipe must be a Recipe, a table, or the path of a TOML file, not {type(recipe).__name__}")
 
 
 def _globs(name: str, value: str | Iterable[str] | None) -> list[str]:
@@ -274,25 +268,17 @@ def _checked(name: str, value: Any) -> Any:
     if name == "seed":
         return checks.integer(name, value, 0, 2**64 - 1)
     if name == "prune":
-        return (
-            ":".join(map(str, _n_of_m(value)))
-            if isinstance(value, str)
-            else checks.number(name, value, 0.0, 1.0)
-        )
+        return ":".join(map(str, _n_of_m(value))) if isinstance(value, str) else checks.number(name, value, 0.0, 1.0)
     if name == "prune_axis":
         return checks.integer(name, value, 1, 1)
-    return checks.choice(
-        name, value, {"scale": SCALE_RULES, "scale_dtype": SCALE_DTYPES, "rounding": ROUNDINGS}[name]
-    )
+    return checks.choice(name, value, {"scale": SCALE_RULES, "scale_dtype": SCALE_DTYPES, "rounding": ROUNDINGS}[name])
 
 
 def _n_of_m(value: str) -> tuple[int, int]:
     found = re.fullmatch(r"([0-9]{1,2}):([0-9]{1,2})", value)
     n, m = (int(found[1]), int(found[2])) if found else (0, 0)
     if not 1 <= n < m <= MAX_M:
-        raise ValueError(
-            f'prune must be a fraction of 0..1 or "n:m" with 1 <= n < m <= {MAX_M}, not {quote(value)}'
-        )
+        raise ValueError(f'prune must be a fraction of 0..1 or "n:m" with 1 <= n < m <= {MAX_M}, not {quote(value)}')
     return n, m
 
 

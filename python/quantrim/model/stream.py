@@ -260,9 +260,7 @@ class _Stream:
         return self._error(str(error))
 
     def _error(self, problem: str) -> ValueError:
-        return ValueError(
-            f"{quote(self.tensor.info.path, PATH_LIMIT)}, tensor {quote(self.tensor.name)}: {problem}"
-        )
+        return ValueError(f"{quote(self.tensor.info.path, PATH_LIMIT)}, tensor {quote(self.tensor.name)}: {problem}")
 
 
 def little_endian(a: Array) -> Array:

@@ -55,16 +55,19 @@ class Workers:
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(self, *args: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         for future in self._pending:
             future.cancel()
+        interrupt: KeyboardInterrupt | None = None
         while True:  # no thread may write any more when the files are closed, however often Ctrl-C is pressed
             try:
                 wait(self._pending)
                 self._pool.shutdown()
-                return
-            except KeyboardInterrupt:
-                continue
+                break
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt and kind is None:
+            raise interrupt
 
     def run(self, jobs: Iterable[Callable[[], T]]) -> Iterator[T]:
         """The results in the order of the jobs; the first error in that order is raised. Few jobs wait at a
