@@ -43,9 +43,7 @@ class Timed:
     def speedups(self) -> dict[str, float]:
         """Of each compiled instruction set over the next narrower one."""
         compiled = [isa for isa in self.seconds if isa != "reference"]
-        return {
-            wide: self.seconds[narrow] / self.seconds[wide] for wide, narrow in itertools.pairwise(compiled)
-        }
+        return {wide: self.seconds[narrow] / self.seconds[wide] for wide, narrow in itertools.pairwise(compiled)}
 
     def slower(self) -> list[str]:
         """Instruction sets that lose to a narrower one.
@@ -91,9 +89,7 @@ def line(result: Timed) -> str:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="cases or kernels; all where none is given")
     parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--cols", type=int, default=4096)

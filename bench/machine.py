@@ -96,11 +96,14 @@ class Meter:
             run = partial(getattr(self._library, way), *pointers, ctypes.c_size_t(self._bytes), self._threads)
             taken.append(turn(run))
 
+    def noise(self) -> float:
+        """How much longer reading took than at its best, at the median: 1 on a machine that does nothing else."""
+        return statistics.median(self._taken["read_plain"]) / min(self._taken["read_plain"])
+
     def limits(self) -> Limits:
         """Medians of the samples so far."""
         best = {
-            name: min(statistics.median(self._taken[way]) for way in ways) / self._bytes
-            for name, ways in WAYS.items()
+            name: min(statistics.median(self._taken[way]) for way in ways) / self._bytes for name, ways in WAYS.items()
         }
         return Limits(**best)
 
@@ -117,9 +120,7 @@ def cpu_name() -> str:
 
 def compiler() -> str:
     """The first line of what the C compiler says of itself."""
-    return subprocess.run(
-        [COMPILE[0], "--version"], check=True, capture_output=True, text=True
-    ).stdout.splitlines()[0]
+    return subprocess.run([COMPILE[0], "--version"], check=True, capture_output=True, text=True).stdout.splitlines()[0]
 
 
 def description() -> dict[str, Any]:

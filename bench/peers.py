@@ -35,15 +35,9 @@ SLOW_RATIO, SLOW_SECONDS, SLOW_ROUNDS = (
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--rows", nargs="+", metavar="NAME", choices=list(BY_NAME), help=f"of {', '.join(BY_NAME)}"
-    )
-    parser.add_argument(
-        "--size", nargs="+", default=list(SIZES), metavar="ROWSxCOLS", help="of the float32 weights"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", metavar="NAME", choices=list(BY_NAME), help=f"of {', '.join(BY_NAME)}")
+    parser.add_argument("--size", nargs="+", default=list(SIZES), metavar="ROWSxCOLS", help="of the float32 weights")
     parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, len(os.sched_getaffinity(0))}))
     parser.add_argument("--frameworks", nargs="+", default=list(FRAMEWORKS), choices=FRAMEWORKS)
     parser.add_argument(
@@ -127,7 +121,14 @@ def run(workers: list[Worker], options: argparse.Namespace) -> Iterator[Row]:
                 limits = meter.limits()
                 moved = (task.read * rows * cols, task.written * rows * cols)
                 yield Row(
-                    task.name, size, threads, taken, limits.seconds(*moved), sum(moved), limits.gigabytes()
+                    task.name,
+                    size,
+                    threads,
+                    taken,
+                    limits.seconds(*moved),
+                    sum(moved),
+                    limits.gigabytes(),
+                    meter.noise(),
                 )
 
 

@@ -57,9 +57,7 @@ class Library:
         self.base.ggml_version.restype = ctypes.c_char_p
         self.version = self.base.ggml_version().decode()
         if not self.version.startswith(KNOWN):
-            raise ImportError(
-                f"ggml {self.version}: compare ggml_type_traits in its headers, then add it to KNOWN"
-            )
+            raise ImportError(f"ggml {self.version}: compare ggml_type_traits in its headers, then add it to KNOWN")
         self.base.ggml_get_type_traits.restype = ctypes.POINTER(Traits)
         self.cpu.ggml_get_type_traits_cpu.restype = ctypes.POINTER(CpuTraits)
         self.base.ggml_quantize_chunk.restype = ctypes.c_size_t

@@ -28,9 +28,7 @@ def _quantize(kind: Any) -> Callable[[Data], list[Contestant]]:
         def call() -> None:
             last[:] = [quants.quantize(data.w, kind)]
 
-        return [
-            Contestant("quantize (fresh output)", call, lambda rows: quants.dequantize(last[0][rows], kind))
-        ]
+        return [Contestant("quantize (fresh output)", call, lambda rows: quants.dequantize(last[0][rows], kind))]
 
     return make
 

@@ -22,9 +22,7 @@ def contestants(task: str, data: Data, threads: int) -> list[Contestant]:
     return make(data) if make else []
 
 
-kernel: Callable[[Callable[..., None]], Callable[..., None]] = njit(
-    parallel=True, fastmath=True, error_model="numpy"
-)
+kernel: Callable[[Callable[..., None]], Callable[..., None]] = njit(parallel=True, fastmath=True, error_model="numpy")
 
 
 @kernel
@@ -213,9 +211,7 @@ def _int8(width: Callable[[Data], int]) -> Callable[[Data], list[Contestant]]:
     def make(data: Data) -> list[Contestant]:
         columns = width(data)
         codes, scales = data.like(np.int8), data.like(shape=(data.rows, data.cols // columns))
-        return [
-            Contestant("loop", lambda: int8_groups(data.w, columns, codes, scales), scaled(codes, scales))
-        ]
+        return [Contestant("loop", lambda: int8_groups(data.w, columns, codes, scales), scaled(codes, scales))]
 
     return make
 

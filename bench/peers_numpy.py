@@ -168,9 +168,7 @@ def _int4(data: Data) -> list[Contestant]:
         np.left_shift(codes[:, 1::2], 4, out=packed)
         np.bitwise_or(packed, codes[:, 0::2], out=packed)
 
-    return [
-        Contestant("abs, max, multiply, rint, pack", call, scaled_nibbles(packed, scales.reshape(groups[:2])))
-    ]
+    return [Contestant("abs, max, multiply, rint, pack", call, scaled_nibbles(packed, scales.reshape(groups[:2])))]
 
 
 def _dequantize(data: Data) -> list[Contestant]:

@@ -82,20 +82,14 @@ def _norm(operator: str, axes: Sequence[int]) -> Callable[[Data, int], list[Cont
 def _wanda_score(data: Data, threads: int) -> list[Contestant]:
     out = data.like()
     nodes = [helper.make_node("Abs", ["w"], ["a"]), helper.make_node("Mul", ["a", "n"], ["y"])]
-    return [
-        Contestant("Abs, Mul", bound(nodes, {"w": data.w, "n": data.norm}, {"y": out}, threads), in_rows(out))
-    ]
+    return [Contestant("Abs, Mul", bound(nodes, {"w": data.w, "n": data.norm}, {"y": out}, threads), in_rows(out))]
 
 
 def _given(data: Data, threads: int) -> list[Contestant]:
     out = data.like(np.int8)
     node = helper.make_node("QuantizeLinear", ["w", "scale", "zero"], ["y"])
     constants = [constant("scale", SCALE), constant("zero", 0, np.int8)]
-    return [
-        Contestant(
-            "QuantizeLinear", bound([node], {"w": data.w}, {"y": out}, threads, constants), in_rows(out)
-        )
-    ]
+    return [Contestant("QuantizeLinear", bound([node], {"w": data.w}, {"y": out}, threads, constants), in_rows(out))]
 
 
 def _int8_tensor(data: Data, threads: int) -> list[Contestant]:

@@ -90,9 +90,7 @@ def _signed(codes: Array) -> Array:
 
 def _blank(data: Data, bits: int, group_size: int | str) -> qt.QuantizedTensor:
     """A result to reuse."""
-    shape = {"tensor": (1, 1), "channel": (data.rows, 1)}.get(
-        str(group_size), (data.rows, data.cols // GROUP)
-    )
+    shape = {"tensor": (1, 1), "channel": (data.rows, 1)}.get(str(group_size), (data.rows, data.cols // GROUP))
     return qt.QuantizedTensor(
         data=data.like(np.uint8, (data.rows, data.cols * bits // 8)),
         scales=data.like(np.float32, shape),
@@ -106,6 +104,7 @@ def _blank(data: Data, bits: int, group_size: int | str) -> qt.QuantizedTensor:
 def _quantize(bits: int, group_size: int | str) -> Callable[[Data], list[Contestant]]:
     def make(data: Data) -> list[Contestant]:
         q = _blank(data, bits, group_size)
+
         def answer(rows: Array) -> Array:
             return (scaled_nibbles(q.data, q.scales) if bits == 4 else scaled(_signed(q.data), q.scales))(rows)
 

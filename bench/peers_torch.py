@@ -139,9 +139,7 @@ def _given(data: Data, x: Any) -> list[Contestant]:
 
     return [
         Contestant("mul, round, clamp", by_operations, in_rows(out)),
-        Contestant(
-            "quantize_per_tensor (fresh output)", by_quantize, lambda rows: last[0].int_repr().numpy()[rows]
-        ),
+        Contestant("quantize_per_tensor (fresh output)", by_quantize, lambda rows: last[0].int_repr().numpy()[rows]),
     ]
 
 

@@ -23,7 +23,7 @@ PRUNE_OVER_THRESHOLD = 2.2  # time of an exact global prune in thresholds
 
 @dataclass(frozen=True)
 class Row:
-    """taken: seconds of each turn by contestant. limit: seconds. moved: bytes read and written."""
+    """taken: seconds of each turn by contestant. limit: seconds. moved: bytes read and written. noise: of reading."""
 
     task: str
     size: str
@@ -32,6 +32,7 @@ class Row:
     limit: float
     moved: float
     bandwidth: dict[str, float]
+    noise: float
 
     @property
     def medians(self) -> dict[str, float]:
@@ -71,11 +72,12 @@ class Row:
             f"{self.ratio:.2f}" if self.ratio else "-",
             f"{self.limit * 1e3:.3f}",
             f"{self.share:.0%}" if self.share else "-",
+            f"{self.noise:.2f}",
         ]
 
     def line(self) -> str:
         """For somebody who watches: the cells, then everybody's median."""
-        widths = (26, 11, 2, 9, 6, 45, 9, 6, 9, 5)
+        widths = (26, 11, 2, 9, 6, 45, 9, 6, 9, 5, 5)
         cells = "".join(f"{cell:<{w}} " for cell, w in zip(self.cells(), widths, strict=True))
         return cells + " | " + ", ".join(f"{name} {t * 1e3:.3f}" for name, t in self.medians.items())
 
@@ -91,6 +93,7 @@ HEADER = (
     "ours / peer",
     "limit ms",
     "share",
+    "noise",
 )
 
 
@@ -105,9 +108,7 @@ def verdicts(rows: list[Row]) -> Iterator[tuple[str, bool]]:
     for row in rows:
         if row.ratio is not None and row.best_peer is not None:
             peer = row.best_peer[0]
-            text = (
-                f"{row.task}, {row.size}, {row.threads} threads: {row.ratio:.2f} x the fastest peer, {peer}"
-            )
+            text = f"{row.task}, {row.size}, {row.threads} threads: {row.ratio:.2f} x the fastest peer, {peer}"
             yield text, row.ratio >= 1
     large = {row.task: row for row in rows if row.size == LARGE and row.threads == 1}
     for task in NEAR_LIMIT:
@@ -139,9 +140,7 @@ def as_text(result: Result) -> str:
         "",
         *(
             f"- {row.task}, {row.size}, {row.threads}: "
-            + ", ".join(
-                f"{name} {t * 1e3:.3f}" for name, t in sorted(row.medians.items(), key=lambda m: m[1])
-            )
+            + ", ".join(f"{name} {t * 1e3:.3f}" for name, t in sorted(row.medians.items(), key=lambda m: m[1]))
             for row in result.rows
         ),
     ]
@@ -167,7 +166,6 @@ def save(result: Result) -> tuple[Path, Path]:
     page, data = stem.with_name(stem.name + ".md"), stem.with_name(stem.name + ".json")
     page.write_text(as_text(result))
     data.write_text(
-        json.dumps({"about": result.about, "rows": [rounded(asdict(row)) for row in result.rows]}, indent=1)
-        + "\n"
+        json.dumps({"about": result.about, "rows": [rounded(asdict(row)) for row in result.rows]}, indent=1) + "\n"
     )
     return page, data

@@ -162,11 +162,9 @@ def test_many_modules_in_little_time() -> None:
 
 
 def test_formats_and_notes_follow_the_readers() -> None:
-    assert usual_format(8, "channel", True, "model.embed_tokens") == INT
-    assert usual_format(8, "channel", False, "model.layers.0.up") == INT
-    assert usual_format(8, "channel", True, "model.layers.0.up") == PACKED
-    assert usual_format(8, 128, False, "model.embed_tokens") == PACKED
-    assert usual_format(4, "channel", False, "wte") == PACKED
+    assert usual_format(8, "channel") == INT
+    assert usual_format(8, 128) == PACKED
+    assert usual_format(4, "channel") == PACKED
     assert reader_notes({"model.up": FOUR}) == []
     assert any("vLLM" in note for note in reader_notes({"model.embed_tokens": EIGHT}))
     assert any("dequantize=True" in note for note in reader_notes({"model.embed_tokens": FOUR}))

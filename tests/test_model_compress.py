@@ -67,7 +67,7 @@ def expected_file(arrays: Arrays, options: dict[str, Any]) -> Arrays:
         settings = Settings(**options)
         groups = [g for g in (settings.group, 64, 32, 16) if isinstance(g, str) or w.shape[1] % g == 0]
         settings = Settings(**options | {"group_size": groups[0]})
-        signed = settings.bits == 8 and groups[0] == "channel" and ("embed" in name or not settings.symmetric)
+        signed = settings.bits == 8 and groups[0] == "channel"
         parts = expected_parts(w, settings, layout.INT if signed else layout.PACKED)
         expected |= {f"{name.removesuffix('.weight')}.{part}": a for part, a in parts.items()}
     return expected

@@ -57,14 +57,9 @@ def is_embedding(module: str) -> bool:
     return bool(_EMBEDDING.search(".".join(module.split(".")[-2:])))
 
 
-def usual_format(bits: int, group_size: int | str, symmetric: bool, module: str) -> str:
-    """The format that most readers have code for.
-
-    Packed, mostly: vLLM and SGLang read int-quantized weights only together with quantized activations. But
-    transformers (5.23) opens packed embeddings and zero points only with `dequantize=True`, int8 at once.
-    """
-    as_bytes = bits == 8 and group_size == "channel"
-    return INT if as_bytes and (is_embedding(module) or not symmetric) else PACKED
+def usual_format(bits: int, group_size: int | str) -> str:
+    """int-quantized for 8 bits per channel, whose codes are the bytes of an int8 matrix; else pack-quantized."""
+    return INT if bits == 8 and group_size == "channel" else PACKED
 
 
 def reader_notes(schemes: Mapping[str, Scheme]) -> list[str]:

@@ -194,7 +194,7 @@ def _plan_tensor(info: TensorInfo, settings: Settings, min_elements: int) -> Ten
     if group != settings.group:
         instead = "one scale a row" if group == "channel" else f"groups of {group}"
         reason = f"{cols} columns are no multiple of {settings.group}: {instead}"
-    stored_as = usual_format(bits, group, settings.symmetric, info.name.removesuffix(WEIGHT))
+    stored_as = usual_format(bits, group)
     scheme = Scheme(bits, group, settings.symmetric, settings.scale_dtype, stored_as)
     label = scheme.label if not settings.prune else f"{scheme.label}, {_pruned(settings)} pruned"
     return TensorPlan(info, settings, scheme, label, reason)
