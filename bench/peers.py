@@ -118,17 +118,17 @@ def run(workers: list[Worker], options: argparse.Namespace) -> Iterator[Row]:
                 runners = entrants(workers, task.name, rows, cols, options.offset, threads)
                 meter = Meter(4 * rows * cols, threads)
                 taken = interleaved(runners, meter, options.rounds)
-                limits = meter.limits()
                 moved = (task.read * rows * cols, task.written * rows * cols)
                 yield Row(
-                    task.name,
-                    size,
-                    threads,
-                    taken,
-                    limits.seconds(*moved),
-                    sum(moved),
-                    limits.gigabytes(),
-                    meter.noise(),
+                    task=task.name,
+                    size=size,
+                    threads=threads,
+                    taken=taken,
+                    limit=meter.limits().seconds(*moved),
+                    limit_at_best=meter.limits(min).seconds(*moved),
+                    moved=sum(moved),
+                    bandwidth=meter.limits().gigabytes(),
+                    noise=meter.noise(),
                 )
 
 

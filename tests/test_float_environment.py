@@ -54,6 +54,13 @@ def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ctypes.CDLL]:
     library.set(DEFAULT)
 
 
+@pytest.fixture(autouse=True)
+def kernels() -> Iterator[None]:
+    """numpy, and so the reference, computes in the caller's mode; the kernels are what this is about."""
+    with qt.use_isa(qt.isas()[0] if qt.current_isa() == "reference" else qt.current_isa()):
+        yield
+
+
 def in_mode(control: ctypes.CDLL, bits: int, call: Callable[[], Any]) -> Any:
     """What the call returns in that mode; the mode must outlive it."""
     control.set(bits)

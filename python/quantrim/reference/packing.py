@@ -10,7 +10,7 @@ from ..checks import Array
 def pack(codes: Array, bits: int, out: Array) -> bool:
     """codes: (rows, n) uint8. out: (rows, ceil(n * bits / 8)) uint8. Returns whether every code fits its bits."""
     planes = codes[..., None] >> np.arange(bits, dtype=np.uint8) & 1
-    out[...] = np.packbits(planes.reshape(len(codes), -1), axis=-1, bitorder="little")
+    out[...] = np.packbits(planes.reshape(len(codes), codes.shape[1] * bits), axis=-1, bitorder="little")
     return not (codes >> (bits - 1) > 1).any()
 
 
