@@ -95,8 +95,19 @@ class Row:
 
 
 HEADER = {  # and the width of a column
-    "row": 26, "size": 11, "threads": 2, "ours ms": 9, "GB/s": 6, "best peer": 45, "its ms": 9,
-    "ours / peer": 6, "at best": 6, "limit ms": 9, "share": 5, "share at best": 5, "noise": 5,
+    "row": 26,
+    "size": 11,
+    "threads": 2,
+    "ours ms": 9,
+    "GB/s": 6,
+    "best peer": 45,
+    "its ms": 9,
+    "ours / peer": 6,
+    "at best": 6,
+    "limit ms": 9,
+    "share": 5,
+    "share at best": 5,
+    "noise": 5,
 }
 
 
