@@ -2,14 +2,9 @@
 
 #include <atomic>
 
-#define DECLARE(name)           \
-  namespace name {              \
-  extern const Kernels kernels; \
-  }
-
 namespace {
 struct Isa {
-  const Kernels* kernels;
+  Kernels kernels;
   bool supported;
 };
 }  // namespace
@@ -17,23 +12,23 @@ struct Isa {
 // __builtin_cpu_supports reads CPUID and, for everything wider than SSE, XGETBV: what the operating system has not
 // enabled does not count.
 #if defined(__x86_64__)
-DECLARE(x86_v4_vnni)
-DECLARE(x86_v4)
-DECLARE(x86_v3)
-DECLARE(x86_v2)
+ISA_TABLE(x86_v4_vnni)
+ISA_TABLE(x86_v4)
+ISA_TABLE(x86_v3)
+ISA_TABLE(x86_v2)
 static std::vector<Isa> detect() {
   __builtin_cpu_init();
   const bool v4 = __builtin_cpu_supports("x86-64-v4") != 0;
   return {
-      {&x86_v4_vnni::kernels, v4 && __builtin_cpu_supports("avx512vnni") != 0},
-      {&x86_v4::kernels, v4},
-      {&x86_v3::kernels, __builtin_cpu_supports("x86-64-v3") != 0},
-      {&x86_v2::kernels, __builtin_cpu_supports("x86-64-v2") != 0},
+      {x86_v4_vnni::kernels(), v4 && __builtin_cpu_supports("avx512vnni") != 0},
+      {x86_v4::kernels(), v4},
+      {x86_v3::kernels(), __builtin_cpu_supports("x86-64-v3") != 0},
+      {x86_v2::kernels(), __builtin_cpu_supports("x86-64-v2") != 0},
   };
 }
 #elif defined(__aarch64__)
-DECLARE(arm_neon)
-static std::vector<Isa> detect() { return {{&arm_neon::kernels, true}}; }
+ISA_TABLE(arm_neon)
+static std::vector<Isa> detect() { return {{arm_neon::kernels(), true}}; }
 #else
 #error "quantrim builds for x86-64 and aarch64"
 #endif
@@ -45,7 +40,7 @@ static const std::vector<Isa>& isas() {
 
 static const Kernels* find(const std::string& name) {
   for (const Isa& row : isas())
-    if (row.supported && (name.empty() || name == row.kernels->isa)) return row.kernels;
+    if (row.supported && (name.empty() || name == row.kernels.isa)) return &row.kernels;
   return nullptr;
 }
 
@@ -56,14 +51,14 @@ static std::atomic<const Kernels*>& chosen() {
 
 std::vector<std::string> built_isas() {
   std::vector<std::string> names;
-  for (const Isa& row : isas()) names.push_back(row.kernels->isa);
+  for (const Isa& row : isas()) names.push_back(row.kernels.isa);
   return names;
 }
 
 std::vector<std::string> supported_isas() {
   std::vector<std::string> names;
   for (const Isa& row : isas())
-    if (row.supported) names.push_back(row.kernels->isa);
+    if (row.supported) names.push_back(row.kernels.isa);
   return names;
 }
 

@@ -5,6 +5,15 @@
 
 #include "kernels.h"
 
+// name::kernels(): the tables of all families of an instruction set as one.
+#define ISA_TABLE(name)                                               \
+  namespace name {                                                    \
+  FAMILIES(DECLARE_FAMILY)                                            \
+  inline Kernels kernels() { return {FAMILIES(NAME_FAMILY){#name}}; } \
+  }
+#define DECLARE_FAMILY(family) extern const family##_kernels family;
+#define NAME_FAMILY(family) family,
+
 std::vector<std::string> built_isas();      // best first
 std::vector<std::string> supported_isas();  // those of them that run here
 bool use_isa(const std::string& name);      // false when unknown or not supported here

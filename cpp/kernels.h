@@ -1,4 +1,4 @@
-// The kernel table: one row per kernel, one struct per instruction set.
+// The kernel table: one row per kernel, one list of rows per family, one table per instruction set.
 //
 // Kernels are plain single-threaded loops over whole rows. They never allocate, never throw, check nothing and return
 // the same bits on every instruction set. A kernel that reads weights returns whether they were all finite.
@@ -49,8 +49,8 @@ struct Below {  // the answer to a selection: keys under `cut` go, and the first
 // Keys order scores as signed integers: the bits of |score| (absolute), or of score with negatives mirrored.
 
 // clang-format off
-#define KERNELS(X) \
-  /* importance: out[i] = |w[i]|;  |w[i] * grad[i]|;  |w[r][c]| * norm[c] */ \
+#define importance_rows(X) \
+  /* out[i] = |w[i]|;  |w[i] * grad[i]|;  |w[r][c]| * norm[c] */ \
   X(bool, magnitude,         (Weights w, int64_t n, float* out, bool streamed)) \
   X(bool, product_magnitude, (Weights w, Weights grad, int64_t n, float* out, bool streamed)) \
   X(bool, wanda,             (Weights w, const float* norm, int64_t rows, int64_t cols, float* out, bool streamed)) \
@@ -58,27 +58,35 @@ struct Below {  // the answer to a selection: keys under `cut` go, and the first
   X(bool, norm_rows,         (Weights w, int64_t rows, int64_t cols, int power, float* out)) \
   X(bool, norm_columns,      (Weights w, int64_t rows, int64_t cols, int64_t stride, int power, float* out)) \
   /* out[i] = number first + i of stream `seed`, uniform in [0, 1) */ \
-  X(void, uniform,           (uint64_t seed, uint64_t first, int64_t n, float* out)) \
-  /* pruning: out has the dtype of w */ \
+  X(void, uniform,           (uint64_t seed, uint64_t first, int64_t n, float* out))
+
+#define pruning_rows(X) \
+  /* out has the dtype of w */ \
   X(bool, threshold,         (Weights w, int64_t n, float t, Cut mode, MutableWeights out, bool streamed)) \
   X(bool, apply_mask,        (Weights w, const uint8_t* mask, int64_t n, MutableWeights out, bool streamed)) \
   X(int64_t, count_nonzero,  (Weights w, int64_t n)) \
   X(bool, is_finite,         (Weights w, int64_t n)) \
   /* each m consecutive scores keep their n highest: as mask bytes, or as weights */ \
   X(bool, n_of_m_mask,       (Weights scores, int64_t count, int n, int m, bool absolute, uint8_t* mask)) \
-  X(bool, prune_n_of_m,      (Weights w, Weights scores, int64_t count, int n, int m, bool absolute, MutableWeights out, bool streamed)) \
-  /* selection: keys[i]; keys in low..high, at most `room`, appended (how many there were), and how many are below low; */ \
+  X(bool, prune_n_of_m,      (Weights w, Weights scores, int64_t count, int n, int m, bool absolute, MutableWeights out, bool streamed))
+
+#define selection_rows(X) \
+  /* keys[i]; keys in low..high, at most `room`, appended (how many there were), and how many are below low; */ \
   /* bins[key >> shift] for keys whose higher bits are `prefix`; the cut that `rank` keys fall under, in keys of low..high */ \
   X(bool, selection_keys,    (Weights scores, int64_t n, bool absolute, uint32_t* keys)) \
   X(bool, collect_keys,      (Weights scores, int64_t n, bool absolute, int32_t low, int32_t high, uint32_t* keys, int64_t room, int64_t* collected, int64_t* below)) \
   X(int64_t, count_below,    (const uint32_t* keys, int64_t n, int32_t cut)) \
   X(Below, select_rank,      (const uint32_t* keys, int64_t n, int64_t rank)) \
   X(void, mask_below,        (Weights scores, int64_t n, bool absolute, Below below, uint8_t* mask)) \
-  X(bool, prune_below,       (Weights w, Weights scores, int64_t n, bool absolute, Below below, MutableWeights out, bool streamed)) \
-  /* packing: codes (one a byte) into bits, returns whether all fit; and back */ \
+  X(bool, prune_below,       (Weights w, Weights scores, int64_t n, bool absolute, Below below, MutableWeights out, bool streamed))
+
+#define packing_rows(X) \
+  /* codes (one a byte) into bits, returns whether all fit; and back */ \
   X(bool, pack,              (const uint8_t* codes, int64_t rows, int64_t n, int bits, uint8_t* packed)) \
-  X(void, unpack,            (const uint8_t* packed, int64_t rows, int64_t n, int bits, uint8_t* codes)) \
-  /* quantization: low, high: rows x groups; data (nullptr: scales alone): rows x packed bytes; scales, zeros: rows x groups; */ \
+  X(void, unpack,            (const uint8_t* packed, int64_t rows, int64_t n, int bits, uint8_t* codes))
+
+#define quantization_rows(X) \
+  /* low, high: rows x groups; data (nullptr: scales alone): rows x packed bytes; scales, zeros: rows x groups; */ \
   /* first: position of w[0] in its tensor */ \
   X(bool, ranges,            (Weights w, int64_t rows, int64_t cols, int64_t group_size, float* low, float* high)) \
   X(bool, quantize,          (Weights w, int64_t rows, int64_t cols, const Grid& grid, int64_t first, uint8_t* data, float* scales, uint8_t* zeros, bool streamed)) \
@@ -86,11 +94,20 @@ struct Below {  // the answer to a selection: keys under `cut` go, and the first
   X(bool, round_to_int,      (Weights w, int64_t n, float multiplier, int offset, int low, int high, Rounding rounding, uint64_t seed, int64_t first, uint8_t* out, bool streamed)) \
   /* out: rows x 5: sums of a*a, b*b, a*b, (a-b)^2, and the largest |a-b| */ \
   X(bool, errors,            (Weights a, Weights b, int64_t rows, int64_t cols, double* out))
-// clang-format on
 
-struct Kernels {
+// The families: the same word is a list of rows above, a header of kernels/ and an object of each instruction set.
+#define FAMILIES(X) X(importance) X(pruning) X(selection) X(packing) X(quantization)
+
+#define ROW(result, name, args) result(*name) args;
+#define TABLE(family) struct family##_kernels { family##_rows(ROW) };
+FAMILIES(TABLE)
+#undef TABLE
+#undef ROW
+
+struct IsaName {
   const char* isa;
-#define X(result, name, args) result(*name) args;
-  KERNELS(X)
-#undef X
 };
+#define BASE(family) family##_kernels,
+struct Kernels : FAMILIES(BASE) IsaName {};
+#undef BASE
+// clang-format on

@@ -1,15 +1,13 @@
 // Prints a checksum of what every kernel makes of fixed data. Built for two processors, it must print the same twice.
-// Compiled with -DISA=<name> and linked with cpp/kernels.cpp of that name.
+// Compiled with -DISA=<name> and linked with the objects of cpp/kernels.cpp of that name.
 #include <cstdio>
 #include <cstring>
 #include <vector>
 
-#include "../cpp/kernels.h"
+#include "../cpp/dispatch.h"
 
-namespace ISA {
-extern const Kernels kernels;
-}
-static const Kernels& k = ISA::kernels;
+ISA_TABLE(ISA)
+static const Kernels k = ISA::kernels();
 
 struct Hash {
   uint64_t value = 0xcbf29ce484222325u;

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from kernel_families import families
 
 HERE = Path(__file__).parent
 KERNELS = HERE.parent / "cpp" / "kernels.cpp"
@@ -23,10 +24,19 @@ def build(compiler: str, *options: object) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def link_checksums(program: Path, compiler: str, *options: str) -> None:
+    """tests/checksums.cpp with the kernels of every family."""
+    objects = [program.with_suffix(f".{family}.o") for family in families()]
+    for family, to in zip(families(), objects, strict=True):
+        build(compiler, *options, f"-DFAMILY={family}", "-c", KERNELS, "-o", to)
+    build(compiler, *options, *objects, HERE / "checksums.cpp", "-o", program)
+
+
 def test_compiles() -> None:
     if not CROSS:
         pytest.skip("needs aarch64-linux-gnu-g++ (package g++-aarch64-linux-gnu)")
-    build(CROSS, "-march=armv8-a", "-DISA=arm_neon", "-fsyntax-only", KERNELS)
+    for family in families():
+        build(CROSS, "-march=armv8-a", "-DISA=arm_neon", f"-DFAMILY={family}", "-fsyntax-only", KERNELS)
 
 
 @pytest.mark.slow
@@ -34,10 +44,9 @@ def test_F123_F124_same_bits_as_x86(tmp_path: Path) -> None:
     """G7: every kernel on some 25 000 inputs; tests/checksums.cpp says which."""
     if not (CROSS and EMULATOR and NATIVE and platform.machine() == "x86_64"):
         pytest.skip("needs x86-64 with g++, aarch64-linux-gnu-g++ and qemu-aarch64 (package qemu-user)")
-    sources = KERNELS, HERE / "checksums.cpp"
     arm, x86 = tmp_path / "arm", tmp_path / "x86"
-    build(CROSS, "-O2", QUICK, "-static", "-march=armv8-a", "-DISA=arm_neon", *sources, "-o", arm)
-    build(NATIVE, "-O1", QUICK, "-march=x86-64-v2", "-DISA=x86_v2", *sources, "-o", x86)
+    link_checksums(arm, CROSS, "-O2", QUICK, "-static", "-march=armv8-a", "-DISA=arm_neon")
+    link_checksums(x86, NATIVE, "-O1", QUICK, "-march=x86-64-v2", "-DISA=x86_v2")
     commands = [EMULATOR, str(arm)], [str(x86)]
     sums = [subprocess.run(c, capture_output=True, text=True, check=True).stdout for c in commands]
     assert len(sums[0].splitlines()) == 12

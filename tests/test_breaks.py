@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from children import child
+from kernel_families import families
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
@@ -80,7 +81,7 @@ BREAKS = [
     ),
     Break(
         "the last code is not packed",
-        "packing.h", "load_word(codes + i, n - i)", "load_word(codes + i, n - i - 1)", "pack-3",
+        "bits.h", "load_word(codes + i, n - i)", "load_word(codes + i, n - i - 1)", "pack-3",
     ),
     Break(
         "random numbers start again",
@@ -90,7 +91,7 @@ BREAKS = [
     ),
     Break(
         "tiny scales are not lifted",
-        "quantization.h", "splat(kLift), splat(1.0f)", "splat(1.0f), splat(1.0f)", "quantize-8",
+        "grids.h", "splat(kLift), splat(1.0f)", "splat(1.0f), splat(1.0f)", "quantize-8",
     ),
     Break(
         "the narrower of equal clips",
@@ -122,11 +123,19 @@ class Workshop:
     def compile(self, source: Path) -> None:
         self.run(GXX, *FLAGS, *self.includes, "-c", source, "-o", self.folder / f"{source.stem}.o")
 
-    def compile_isa(self, cpp: Path, isa: str, suffix: str = "") -> Path:
+    def compile_isa(self, cpp: Path, isa: str, suffix: str = "") -> list[Path]:
+        """The objects of an instruction set, one per family."""
         level = "x86-64-" + isa.split("_")[1]
-        to = self.folder / f"{isa}{suffix}.o"
-        self.run(GXX, *FLAGS, f"-DISA={isa}", f"-march={level}", *LEVELS[isa], "-c", cpp / "kernels.cpp", "-o", to)
-        return to
+        objects = []
+        for family in families():
+            to = self.folder / f"{isa}-{family}{suffix}.o"
+            names = f"-DISA={isa}", f"-DFAMILY={family}"
+            self.run(GXX, *FLAGS, *names, f"-march={level}", *LEVELS[isa], "-c", cpp / "kernels.cpp", "-o", to)
+            objects.append(to)
+        return objects
+
+    def unbroken(self, isas: Iterable[str]) -> list[Path]:
+        return [self.folder / f"{isa}-{family}.o" for isa in isas for family in families()]
 
     def link(self, name: str, isas: Iterable[Path]) -> Path:
         module = self.folder / f"{name}.so"
@@ -150,7 +159,7 @@ class Workshop:
         assert text.count(plan.right) == 1, f"{plan.file} must hold {plan.right!r} once: plan the break anew"
         file.write_text(text.replace(plan.right, plan.wrong))
         broken = self.compile_isa(cpp, plan.isa, str(number))
-        return self.link(f"broken{number}", [broken, *(self.folder / f"{i}.o" for i in LEVELS if i != plan.isa)])
+        return self.link(f"broken{number}", [*broken, *self.unbroken(i for i in LEVELS if i != plan.isa)])
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +188,7 @@ sys.exit(pytest.main(["--rootdir", {str(ROOT)!r}, "-c", {str(ROOT / "pyproject.t
 
 def test_control_without_a_break(workshop: Workshop) -> None:
     """Everything that the breaks are looked for in passes when nothing is broken."""
-    module = workshop.link("whole", [workshop.folder / f"{isa}.o" for isa in LEVELS])
+    module = workshop.link("whole", workshop.unbroken(LEVELS))
     select = " or ".join(f"({b.seen_by} and {b.isa})" for b in BREAKS)
     code, output = matrix(module, select)
     assert code == pytest.ExitCode.OK, output

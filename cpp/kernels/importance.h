@@ -1,15 +1,5 @@
-// Calls body with the weights as pointers of their own type.
-template <class Body>
-inline auto typed(Weights w, const Body& body) {
-  switch (w.dtype) {
-    case Dtype::kFloat16:
-      return body(static_cast<const Half*>(w.data));
-    case Dtype::kBfloat16:
-      return body(static_cast<const Brain*>(w.data));
-    default:
-      return body(static_cast<const float*>(w.data));
-  }
-}
+#include "random.h"
+#include "weights.h"
 
 KERNEL bool magnitude(Weights w, int64_t n, float* out, bool streamed) {
   return typed(w, [&](auto* x) {
@@ -111,15 +101,4 @@ KERNEL bool norm_columns(Weights w, int64_t rows, int64_t cols, int64_t stride, 
   });
 }
 
-// SplitMix64 at a counter: number i of a stream is a function of (seed, i) alone.
-inline float uniform_at(uint64_t seed, uint64_t i) {
-  uint64_t z = seed + (i + 1) * 0x9E3779B97F4A7C15u;
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-  z ^= z >> 31;
-  return static_cast<float>(static_cast<int32_t>(z >> 40)) * 0x1p-24f;
-}
-
-KERNEL void uniform(uint64_t seed, uint64_t first, int64_t n, float* out) {
-  for (int64_t i = 0; i < n; ++i) out[i] = uniform_at(seed, first + static_cast<uint64_t>(i));
-}
+KERNEL void uniform(uint64_t seed, uint64_t first, int64_t n, float* out) { uniform_from(seed, first, n, out); }

@@ -1,23 +1,4 @@
-template <class T>
-inline T* as_type_of(const T*, MutableWeights out) {
-  return static_cast<T*>(out.data);
-}
-
-// out[i] = change(w[i]) for all i; whether every weight was finite.
-template <class Change>
-inline bool map_weights(Weights w, int64_t n, MutableWeights out, bool streamed, const Change& change) {
-  return typed(w, [&](auto* x) {
-    Finite finite;
-    with_target(as_type_of(x, out), streamed, [&](auto to) {
-      sixteens(n, [&](int64_t i, auto part) {
-        const F32x16 v = load(x + i, part);
-        finite.see(v);
-        store(to + i, change(v, i, part), part);
-      });
-    });
-    return finite.all();
-  });
-}
+#include "scores.h"
 
 KERNEL bool threshold(Weights w, int64_t n, float t, Cut mode, MutableWeights out, bool streamed) {
   const F32x16 cut = splat(t), zero = splat(0.0f);
@@ -35,10 +16,8 @@ KERNEL bool threshold(Weights w, int64_t n, float t, Cut mode, MutableWeights ou
   }
 }
 
-APART bool apply_mask(Weights w, const uint8_t* mask, int64_t n, MutableWeights out, bool streamed) {
-  return map_weights(w, n, out, streamed, [&](F32x16 x, int64_t i, auto part) {
-    return select(load(mask + i, part) == splat(0), splat(0.0f), x);
-  });
+KERNEL bool apply_mask(Weights w, const uint8_t* mask, int64_t n, MutableWeights out, bool streamed) {
+  return mask_weights(w, mask, n, out, streamed);
 }
 
 KERNEL int64_t count_nonzero(Weights w, int64_t n) {
@@ -51,20 +30,7 @@ KERNEL int64_t count_nonzero(Weights w, int64_t n) {
   });
 }
 
-APART bool is_finite(Weights w, int64_t n) {
-  return typed(w, [&](auto* x) {
-    Finite finite;
-    sixteens(n, [&](int64_t i, auto part) { finite.see(load(x + i, part)); });
-    return finite.all();
-  });
-}
-
-// Order of scores as signed integers; -0 equals 0 in both.
-inline I32x16 key_of(F32x16 score, bool absolute) {
-  if (absolute) return magnitude_bits(score);
-  const I32x16 b = bits(score + splat(0.0f));
-  return b ^ (shift_right_signed<31>(b) & splat(0x7fffffff));
-}
+KERNEL bool is_finite(Weights w, int64_t n) { return all_finite(w, n); }
 
 // Which of four consecutive keys outrank at least `removed` others of the four. Lane j sees lanes j + 1, j + 2, j + 3
 // (mod 4) in turn; one that comes before j wins an equal comparison, which + 1 makes strict.
@@ -120,11 +86,6 @@ inline void each_n_of_m(const T* s, int64_t count, int n, int m, auto absolute, 
   for (int64_t i = 0; i < count; i += m) group(i, keep_of(s + i, m, m - n, absolute));
 }
 
-inline void store_mask(uint8_t* mask, Mask16 keep, All) { store_bytes(mask, select(keep, splat(1), splat(0))); }
-inline void store_mask(uint8_t* mask, Mask16 keep, Some some) {
-  store_bytes(mask, select(keep, splat(1), splat(0)), some.n);
-}
-
 APART bool n_of_m_mask(Weights scores, int64_t count, int n, int m, bool absolute, uint8_t* mask) {
   typed(scores, [&](auto* s) {
     each_n_of_m(
@@ -133,7 +94,7 @@ APART bool n_of_m_mask(Weights scores, int64_t count, int n, int m, bool absolut
           for (int j = 0; j < m; ++j) mask[i + j] = keep >> j & 1;
         });
   });
-  return is_finite(scores, count);
+  return all_finite(scores, count);
 }
 
 KERNEL bool prune_n_of_m(Weights w, Weights scores, int64_t count, int n, int m, bool absolute, MutableWeights out,
@@ -145,7 +106,7 @@ KERNEL bool prune_n_of_m(Weights w, Weights scores, int64_t count, int n, int m,
     for (int64_t i = 0; i < count; i += stretch) {
       const int64_t some = smaller(stretch, count - i);
       finite &= n_of_m_mask(scores.at(i), some, n, m, absolute, mask);
-      finite &= apply_mask(w.at(i), mask, some, out.at(i), streamed);
+      finite &= mask_weights(w.at(i), mask, some, out.at(i), streamed);
     }
     return finite;
   }

@@ -1,91 +1,10 @@
-constexpr float kLift = 0x1p100f;  // scales below 1 / kLift are lifted by it, so that their inverse is finite
-constexpr int kClips = 48;         // clips that ScaleRule::kMse tries: 1, 63/64, 62/64, ...
+#include "bits.h"
+#include "grids.h"
+#include "random.h"
+#include "scores.h"
 
+constexpr int kClips = 48;     // clips that ScaleRule::kMse tries: 1, 63/64, 62/64, ...
 constexpr int kTogether = 16;  // groups fitted at once: the scales of sixteen are one vector
-
-template <Rounding rounding>
-inline F32x16 rounded(F32x16 x, const float* u) {
-  if constexpr (rounding == Rounding::kFloor) return floor(x);
-  if constexpr (rounding == Rounding::kStochastic) return floor(x + load(u));
-  if constexpr (rounding == Rounding::kAway) {  // x - trunc(x) is exact, so that 0.49999997 stays below a half
-    const F32x16 whole = trunc(x);
-    const I32x16 one = bits(splat(1.0f)) | (bits(x) & splat(INT32_MIN));
-    return whole + select(splat(0.5f) <= abs(x - whole), from_bits(one), splat(0.0f));
-  }
-  return x;  // kEven: nearest() rounds so, and the clips are whole numbers
-}
-
-// What codes sixteen groups: steps = clip(round(x * lift * inverse), lowest, highest) are counted from the zero point.
-struct Coders {
-  alignas(64) float scale[16], lift[16], inverse[16], lowest[16], highest[16];
-  alignas(64) uint32_t zero[16];
-  bool lifted;  // any of them
-
-  template <Rounding rounding>
-  F32x16 steps(F32x16 x, int k, const float* u) const {
-    const F32x16 y = (lifted ? x * splat(lift[k]) : x) * splat(inverse[k]);
-    return min(max(rounded<rounding>(y, u), splat(lowest[k])), splat(highest[k]));
-  }
-};
-
-inline F32x16 through(F32x16 scale, Dtype dtype) {
-  alignas(64) uint16_t some[16];
-  if (dtype == Dtype::kFloat32) return scale;
-  if (dtype == Dtype::kFloat16) {
-    store(reinterpret_cast<Half*>(some), scale);
-    return load(reinterpret_cast<const Half*>(some));
-  }
-  store(reinterpret_cast<Brain*>(some), scale);
-  return load(reinterpret_cast<const Brain*>(some));
-}
-
-// Rounding the mantissa up carries into the exponent. The bits of a subnormal are its value: as a float they round
-// alike.
-inline F32x16 next_power_of_two(F32x16 scale) {  // scale >= 0; at most 2^127
-  const auto up = [](I32x16 b) { return (b + splat(0x007fffff)) & splat(0x7f800000); };
-  const I32x16 b = bits(scale), small = nearest(from_bits(up(bits(to_float(b & splat(0x007fffff))))));
-  return from_bits(select(b < splat(0x00800000), small, min(up(b), splat(0x7f000000))));
-}
-
-// The scales for values of low..high, low <= 0 <= high. Doubles, since high - low can exceed float.
-inline F32x16 scales_for(F32x16 low, F32x16 high, const Grid& grid) {
-  F32x16 scale;
-  if (grid.symmetric) {
-    scale = max(abs(low), abs(high)) / splat(static_cast<float>((1 << (grid.bits - 1)) - 1));
-  } else {
-    alignas(64) float from[16], to[16];
-    store(from, low);
-    store(to, high);
-    for (int k = 0; k < 16; ++k) {
-      const double span = static_cast<double>(to[k]) - static_cast<double>(from[k]);
-      to[k] = static_cast<float>(__builtin_fabs(span / static_cast<double>((1 << grid.bits) - 1)));
-    }
-    scale = load(to);
-  }
-  if (grid.rule == ScaleRule::kPowerOfTwo) scale = next_power_of_two(scale);
-  return through(scale, grid.scale_dtype);
-}
-
-// The codes of 0 where `low` are the lowest values.
-inline F32x16 zeros_for(F32x16 low, const Coders& coders, const Grid& grid) {
-  if (grid.symmetric) return splat(static_cast<float>(1 << (grid.bits - 1)));
-  const F32x16 steps = (splat(0.0f) - low) * load(coders.lift) * load(coders.inverse);
-  return to_float(nearest(min(max(steps, splat(0.0f)), splat(static_cast<float>((1 << grid.bits) - 1)))));
-}
-
-inline void set_scales(Coders& coders, F32x16 scale) {
-  const F32x16 lift = select(scale < splat(1 / kLift), splat(kLift), splat(1.0f));
-  store(coders.scale, scale);
-  store(coders.lift, lift);
-  store(coders.inverse, select(splat(0.0f) < scale, splat(1.0f) / (scale * lift), splat(0.0f)));
-  coders.lifted = bits(scale < splat(1 / kLift)) != 0;
-}
-
-inline void set_zeros(Coders& coders, F32x16 zero, const Grid& grid) {
-  store(coders.zero, nearest(zero));
-  store(coders.lowest, splat(static_cast<float>(grid.symmetric)) - zero);
-  store(coders.highest, splat(static_cast<float>((1 << grid.bits) - 1)) - zero);
-}
 
 // The range of a group with 0 in it. Symmetric grids need its largest magnitude alone.
 template <bool symmetric, class T>
@@ -203,7 +122,7 @@ inline void code_weights(const T* x, int64_t n, const Coders& coders, int k, con
   sixteens(n, [&](int64_t i, auto part) {
     if constexpr (ahead) __builtin_prefetch(x + i + grid.group_size, 0, 2);
     alignas(64) float u[16];
-    if constexpr (rounding == Rounding::kStochastic) uniform(grid.seed, static_cast<uint64_t>(first + i), 16, u);
+    if constexpr (rounding == Rounding::kStochastic) uniform_from(grid.seed, static_cast<uint64_t>(first + i), 16, u);
     store_bytes(codes + i, nearest(coders.steps<rounding>(load(x + i, part), k, u)) + zero);
   });
 }
@@ -356,7 +275,7 @@ KERNEL bool round_to_int(Weights w, int64_t n, float multiplier, int offset, int
           const F32x16 v = load(x + i, part);
           finite.see(v);
           alignas(64) float u[16];
-          if constexpr (mode == Rounding::kStochastic) uniform(seed, static_cast<uint64_t>(first + i), 16, u);
+          if constexpr (mode == Rounding::kStochastic) uniform_from(seed, static_cast<uint64_t>(first + i), 16, u);
           const F32x16 steps = min(max(rounded<mode>(v * factor, u), below), above);
           store_bytes(to + i, nearest(steps) + shift, part);
         });

@@ -1,4 +1,5 @@
 // Passes from which algorithms/selection.cpp finds the k lowest scores of any number without sorting them.
+#include "scores.h"
 
 KERNEL bool selection_keys(Weights scores, int64_t n, bool absolute, uint32_t* keys) {
   return typed(scores, [&](auto* s) {
@@ -109,7 +110,7 @@ KERNEL bool prune_below(Weights w, Weights scores, int64_t n, bool absolute, Bel
     for (int64_t i = 0; i < n; i += kStretch) {
       const int64_t some = smaller(kStretch, n - i);
       below = mask_some(scores.at(i), some, absolute, below, mask);
-      finite &= apply_mask(w.at(i), mask, some, out.at(i), streamed);
+      finite &= mask_weights(w.at(i), mask, some, out.at(i), streamed);
     }
     return finite;
   }

@@ -31,49 +31,49 @@ struct Mask16 {
 #define UNARY(result, name, A, op) inline result name(A a) EACH_REGISTER(result, op(a.r[k]))
 #define BINARY(result, name, A, B, op) inline result name(A a, B b) EACH_REGISTER(result, op(a.r[k], b.r[k]))
 
-BINARY(F32x16, operator+, F32x16, F32x16, add_float)
-BINARY(F32x16, operator-, F32x16, F32x16, sub_float)
-BINARY(F32x16, operator*, F32x16, F32x16, mul_float)
-BINARY(F32x16, operator/, F32x16, F32x16, div_float)
-BINARY(F32x16, min, F32x16, F32x16, min_float)  // the second where either is NaN
-BINARY(F32x16, max, F32x16, F32x16, max_float)
-BINARY(Mask16, operator<, F32x16, F32x16, less_float)
-BINARY(Mask16, operator<=, F32x16, F32x16, less_equal_float)
-UNARY(F32x16, floor, F32x16, floor_float)
-UNARY(F32x16, trunc, F32x16, trunc_float)
-UNARY(I32x16, nearest, F32x16, nearest_int)  // half to even
-UNARY(F32x16, to_float, I32x16, float_of_int)
-UNARY(I32x16, bits, F32x16, bits_of)
-UNARY(F32x16, from_bits, I32x16, float_of_bits)
+BINARY(F32x16, operator+, F32x16, F32x16, add_float);
+BINARY(F32x16, operator-, F32x16, F32x16, sub_float);
+BINARY(F32x16, operator*, F32x16, F32x16, mul_float);
+BINARY(F32x16, operator/, F32x16, F32x16, div_float);
+BINARY(F32x16, min, F32x16, F32x16, min_float);  // the second where either is NaN
+BINARY(F32x16, max, F32x16, F32x16, max_float);
+BINARY(Mask16, operator<, F32x16, F32x16, less_float);
+BINARY(Mask16, operator<=, F32x16, F32x16, less_equal_float);
+UNARY(F32x16, floor, F32x16, floor_float);
+UNARY(F32x16, trunc, F32x16, trunc_float);
+UNARY(I32x16, nearest, F32x16, nearest_int);  // half to even
+UNARY(F32x16, to_float, I32x16, float_of_int);
+UNARY(I32x16, bits, F32x16, bits_of);
+UNARY(F32x16, from_bits, I32x16, float_of_bits);
 
-BINARY(I32x16, operator+, I32x16, I32x16, add_int)
-BINARY(I32x16, operator-, I32x16, I32x16, sub_int)
-BINARY(I32x16, operator&, I32x16, I32x16, and_int)
-BINARY(I32x16, operator|, I32x16, I32x16, or_int)
-BINARY(I32x16, operator^, I32x16, I32x16, xor_int)
-BINARY(I32x16, max, I32x16, I32x16, max_int)
-BINARY(I32x16, min, I32x16, I32x16, min_int)
-BINARY(Mask16, operator<, I32x16, I32x16, less_int)
-BINARY(Mask16, operator<=, I32x16, I32x16, less_equal_int)
-BINARY(Mask16, operator==, I32x16, I32x16, equal_int)
+BINARY(I32x16, operator+, I32x16, I32x16, add_int);
+BINARY(I32x16, operator-, I32x16, I32x16, sub_int);
+BINARY(I32x16, operator&, I32x16, I32x16, and_int);
+BINARY(I32x16, operator|, I32x16, I32x16, or_int);
+BINARY(I32x16, operator^, I32x16, I32x16, xor_int);
+BINARY(I32x16, max, I32x16, I32x16, max_int);
+BINARY(I32x16, min, I32x16, I32x16, min_int);
+BINARY(Mask16, operator<, I32x16, I32x16, less_int);
+BINARY(Mask16, operator<=, I32x16, I32x16, less_equal_int);
+BINARY(Mask16, operator==, I32x16, I32x16, equal_int);
 template <int n>
-UNARY(I32x16, shift_left, I32x16, shift_left<n>)
+UNARY(I32x16, shift_left, I32x16, shift_left<n>);
 template <int n>
-UNARY(I32x16, shift_right, I32x16, shift_right<n>)
+UNARY(I32x16, shift_right, I32x16, shift_right<n>);
 template <int n>
-UNARY(I32x16, shift_right_signed, I32x16, shift_right_signed<n>)
-UNARY(I32x16, swap_pairs, I32x16, swap_pairs) template <int n>
-UNARY(I32x16, rotate_quads, I32x16, rotate_quads<n>)
-
-BINARY(Mask16, operator&, Mask16, Mask16, and_mask) BINARY(Mask16, operator|, Mask16, Mask16, or_mask)
+UNARY(I32x16, shift_right_signed, I32x16, shift_right_signed<n>);
+UNARY(I32x16, swap_pairs, I32x16, swap_pairs);
+template <int n>
+UNARY(I32x16, rotate_quads, I32x16, rotate_quads<n>);
+BINARY(Mask16, operator&, Mask16, Mask16, and_mask);
+BINARY(Mask16, operator|, Mask16, Mask16, or_mask);
 #undef UNARY
 #undef BINARY
 
-    inline F32x16 splat(float x) EACH_REGISTER(F32x16, splat_float(x)) inline I32x16
-    splat(int32_t x) EACH_REGISTER(I32x16, splat_int(x)) inline I32x16 select(Mask16 m, I32x16 a, I32x16 b)
-        EACH_REGISTER(I32x16, select_int(m.r[k], a.r[k], b.r[k])) inline F32x16 select(Mask16 m, F32x16 a, F32x16 b) {
-  return from_bits(select(m, bits(a), bits(b)));
-}
+inline F32x16 splat(float x) EACH_REGISTER(F32x16, splat_float(x));
+inline I32x16 splat(int32_t x) EACH_REGISTER(I32x16, splat_int(x));
+inline I32x16 select(Mask16 m, I32x16 a, I32x16 b) EACH_REGISTER(I32x16, select_int(m.r[k], a.r[k], b.r[k]));
+inline F32x16 select(Mask16 m, F32x16 a, F32x16 b) { return from_bits(select(m, bits(a), bits(b))); }
 inline I32x16 magnitude_bits(F32x16 a) { return bits(a) & splat(0x7fffffff); }
 inline F32x16 abs(F32x16 a) { return from_bits(magnitude_bits(a)); }
 
@@ -83,9 +83,9 @@ inline uint32_t bits(Mask16 m) {
   for (int k = 0; k < kRegs; ++k) all |= bits_of_mask(m.r[k]) << (k * kLanes);
   return all;
 }
-inline Mask16 mask_of(uint32_t all) EACH_REGISTER(Mask16, mask_of_bits(all >> (k * kLanes)))
+inline Mask16 mask_of(uint32_t all) EACH_REGISTER(Mask16, mask_of_bits(all >> (k * kLanes)));
 
-    inline int32_t largest(I32x16 a) {
+inline int32_t largest(I32x16 a) {
   IntReg m = a.r[0];
   for (int k = 1; k < kRegs; ++k) m = max_int(m, a.r[k]);
   return largest_lane(m);
@@ -112,13 +112,13 @@ struct Brain {
   uint16_t bits;
 };
 
-inline F32x16 load(const float* p) EACH_REGISTER(F32x16, load_float(p + k * kLanes)) inline F32x16 load(const Half* p)
-    EACH_REGISTER(F32x16, load_half(&p[k * kLanes].bits)) inline F32x16 load(const Brain* p)
-        EACH_REGISTER(F32x16, float_of_bits(shift_left<16>(load_u16(&p[k * kLanes].bits)))) inline I32x16
-    load(const uint8_t* p) EACH_REGISTER(I32x16, load_u8(p + k * kLanes)) inline I32x16 load(const uint32_t* p)
-        EACH_REGISTER(I32x16, load_int(p + k * kLanes))
+inline F32x16 load(const float* p) EACH_REGISTER(F32x16, load_float(p + k * kLanes));
+inline F32x16 load(const Half* p) EACH_REGISTER(F32x16, load_half(&p[k * kLanes].bits));
+inline F32x16 load(const Brain* p) EACH_REGISTER(F32x16, float_of_bits(shift_left<16>(load_u16(&p[k * kLanes].bits))));
+inline I32x16 load(const uint8_t* p) EACH_REGISTER(I32x16, load_u8(p + k * kLanes));
+inline I32x16 load(const uint32_t* p) EACH_REGISTER(I32x16, load_int(p + k * kLanes));
 
-            inline void store(float* p, F32x16 a) {
+inline void store(float* p, F32x16 a) {
   for (int k = 0; k < kRegs; ++k) store_float(p + k * kLanes, a.r[k]);
 }
 inline void store(Half* p, F32x16 a) {
