@@ -39,6 +39,7 @@ struct Grid {
   Dtype scale_dtype;
   Rounding rounding;
   uint64_t seed;
+  float limit;  // what no code may stand for more than, so that no reader's dtype overflows
 };
 
 struct Below {  // the answer to a selection: keys under `cut` go, and the first `ties` of those equal to it
@@ -54,9 +55,10 @@ struct Below {  // the answer to a selection: keys under `cut` go, and the first
   X(bool, magnitude,         (Weights w, int64_t n, float* out, bool streamed)) \
   X(bool, product_magnitude, (Weights w, Weights grad, int64_t n, float* out, bool streamed)) \
   X(bool, wanda,             (Weights w, const float* norm, int64_t rows, int64_t cols, float* out, bool streamed)) \
-  /* out[r], out[c]: sums of |w|^power (1 or 2) in sixteen lanes; the columns are a part of rows that are `stride` apart */ \
+  /* out[r], out[c]: sums of |w|^power (1 or 2) in sixteen lanes; the columns are a part of rows that are `stride` apart; */ \
+  /* totals: room for 16 x cols */ \
   X(bool, norm_rows,         (Weights w, int64_t rows, int64_t cols, int power, float* out)) \
-  X(bool, norm_columns,      (Weights w, int64_t rows, int64_t cols, int64_t stride, int power, float* out)) \
+  X(bool, norm_columns,      (Weights w, int64_t rows, int64_t cols, int64_t stride, int power, float* totals, float* out)) \
   /* out[i] = number first + i of stream `seed`, uniform in [0, 1) */ \
   X(void, uniform,           (uint64_t seed, uint64_t first, int64_t n, float* out))
 
@@ -88,6 +90,7 @@ struct Below {  // the answer to a selection: keys under `cut` go, and the first
 #define quantization_rows(X) \
   /* low, high: rows x groups; data (nullptr: scales alone): rows x packed bytes; scales, zeros: rows x groups; */ \
   /* first: position of w[0] in its tensor */ \
+  X(bool, extent,            (Weights w, int64_t n, bool symmetric, float* low, float* high)) \
   X(bool, ranges,            (Weights w, int64_t rows, int64_t cols, int64_t group_size, float* low, float* high)) \
   X(bool, quantize,          (Weights w, int64_t rows, int64_t cols, const Grid& grid, int64_t first, uint8_t* data, float* scales, uint8_t* zeros, bool streamed)) \
   X(void, dequantize,        (const uint8_t* data, int64_t rows, int64_t cols, int bits, int64_t group_size, const float* scales, const uint8_t* zeros, MutableWeights out, bool streamed)) \

@@ -52,6 +52,12 @@ def weights(rng: np.random.Generator, rows: int, cols: int, dtype: Any) -> Array
     return w.astype(dtype)
 
 
+def largest(rng: np.random.Generator, rows: int, cols: int, dtype: Any) -> Array:
+    """Weights up to the ends of their dtype."""
+    top = float(ml_dtypes.finfo(dtype).max)
+    return (np.clip(weights(rng, rows, cols, np.float32), -1, 1) * top).astype(dtype)
+
+
 def plain(*rest: Any) -> Callable[..., tuple[Any, ...]]:
     """w flat, more arguments, an output like w."""
     return lambda rng, r, c, d: (weights(rng, r, c, d).reshape(-1), *rest, Out((r * c,), d))
@@ -83,7 +89,13 @@ def n_of_m(n: int, m: int, absolute: bool, mask: bool = False) -> Callable[..., 
 
 
 def grid(
-    bits: int, group: int, symmetric: bool, rule: str = "absmax", scale_dtype: str = "float32", rounding: str = "even"
+    bits: int,
+    group: int,
+    symmetric: bool,
+    rule: str = "absmax",
+    scale_dtype: str = "float32",
+    rounding: str = "even",
+    of: Callable[..., Array] = weights,
 ) -> Callable[..., tuple[Any, ...]]:
     def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
         size = min(group, c) or c
@@ -95,7 +107,15 @@ def grid(
         if rule == "given" and not symmetric:
             zeros = rng.integers(0, 2**bits, (r, groups)).astype(np.uint8)
         data = Out((r, -(-c * bits // 8)), np.uint8)
-        return weights(rng, r, c, d), bits, size, symmetric, rule, scale_dtype, rounding, 7, data, scales, zeros
+        return of(rng, r, c, d), bits, size, symmetric, rule, scale_dtype, rounding, 7, data, scales, zeros
+
+    return make
+
+
+def whole(rule: str, symmetric: bool) -> Callable[..., tuple[Any, ...]]:
+    def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
+        zero = None if symmetric else Out((1,), np.uint8)
+        return weights(rng, r, c, d).reshape(-1), 5, symmetric, rule, "float16", Out((1,), np.float32), zero
 
     return make
 
@@ -131,8 +151,14 @@ CASES = [
         lambda g, r, c, d: (weights(g, 2 * r, c, d).reshape(2, r, c), 2, Out((2, c), np.float32)),
         "norm_columns",
     ),
+    Case(
+        "norm_columns-tall",  # four rows of a lane at a visit, then single ones
+        lambda g, r, c, d: (weights(g, 40 * r + 7, c, d)[None], 2, Out((1, c), np.float32)),
+        "norm_columns",
+    ),
     Case("uniform", lambda g, r, c, d: (2**63 + 5, 1, Out((r * c,), np.float32)), typed=False),
     *(Case(f"threshold-{mode}", plain(0.5, mode), "threshold") for mode in ("magnitude", "signed", "soft")),
+    Case("threshold-soft-inexact", plain(0.3, "soft"), "threshold"),
     Case("apply_mask", lambda g, r, c, d: (weights(g, r, c, d).reshape(-1), g.random(r * c) < 0.5, Out((r * c,), d))),
     Case("count_nonzero", lambda g, r, c, d: (weights(g, r, c, d).reshape(-1),)),
     Case("is_finite", lambda g, r, c, d: (weights(g, r, c, d).reshape(-1),)),
@@ -189,6 +215,17 @@ CASES = [
     Case("quantize-4-power_of_two", grid(4, 32, True, "power_of_two"), "quantize"),
     Case("quantize-4-scale", grid(4, 32, False, "scale"), "quantize"),
     Case("quantize-4-given", grid(4, 32, False, "given"), "quantize"),
+    Case("quantize-4-scale-symmetric", grid(4, 32, True, "scale"), "quantize"),
+    Case("quantize-8-given-channel", grid(8, 0, True, "given"), "quantize"),
+    *(
+        Case(f"quantize-{b}-largest-{rule}", grid(b, 32, symmetric, rule, of=largest), "quantize")
+        for b, symmetric, rule in ((4, True, "absmax"), (3, False, "absmax"), (5, True, "power_of_two"))
+    ),
+    *(
+        Case(f"fit_tensor-{rule}-{symmetric}", whole(rule, symmetric), "fit_tensor")
+        for rule in ("absmax", "mse", "power_of_two")
+        for symmetric in (True, False)
+    ),
     Case("quantize-4-float16-scale", grid(4, 32, True, scale_dtype="float16"), "quantize"),
     Case("quantize-4-bfloat16-scale", grid(4, 32, False, scale_dtype="bfloat16"), "quantize"),
     *(

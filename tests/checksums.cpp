@@ -88,9 +88,9 @@ class Round {
     hash.add(k.wanda(w_, norm.data(), rows_, cols_, out.data(), false));
     hash.add(out);
     for (int power : {1, 2}) {
-      auto sums = blank<float>(rows_), columns = blank<float>(cols_);
+      auto sums = blank<float>(rows_), columns = blank<float>(cols_), totals = blank<float>(16 * cols_);
       hash.add(k.norm_rows(w_, rows_, cols_, power, sums.data()));
-      hash.add(k.norm_columns(w_, rows_, cols_, cols_, power, columns.data()));
+      hash.add(k.norm_columns(w_, rows_, cols_, cols_, power, totals.data(), columns.data()));
       hash.add(sums);
       hash.add(columns);
     }

@@ -115,15 +115,37 @@ def test_A11_range_beyond_float32() -> None:
         assert q.dequantize()[0, 3] == 0
 
 
-@pytest.mark.xfail(reason="codes at either end may stand for more than the dtype holds", strict=True)
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_A11_the_largest_weights_decode_to_finite_ones(dtype: Any) -> None:
-    """Zero points round, and so do scales: 128 steps of 65504 / 127.5 exceed float16."""
+    """Zero points round, and so do scales: 128 steps of 65504 / 127.5 would exceed float16."""
     top = float(np.finfo(dtype).max)
     w = np.array([[top, -top, top / 3, 0]], dtype)
     for symmetric in (True, False):
         for bits in range(2, 9):
-            assert np.isfinite(qt.quantize(w, bits, symmetric=symmetric).dequantize(dtype=dtype)).all()
+            for rule in ("absmax", "mse", "power_of_two", np.float32(top / 2)):
+                q = qt.quantize(w, bits, symmetric=symmetric, scale=rule)
+                decoded = q.dequantize(dtype=dtype).astype(np.float64)
+                assert np.isfinite(decoded).all()
+                if isinstance(rule, str) and rule == "absmax":
+                    assert (np.abs(decoded - w) <= 1.01 * q.scales.astype(np.float64)).all()
+
+
+def test_A11_the_largest_float16_weights_with_float16_scales() -> None:
+    """Readers of such files multiply in float16: the scale rounds down where rounding up would overflow there."""
+    w = np.array([[65504.0, -65504.0, 1.0, 0.0]], np.float16)
+    for bits in range(2, 9):
+        q = qt.quantize(w, bits, scale_dtype="float16")
+        product = q.codes().astype(np.float16) * q.scales.astype(np.float16)
+        assert np.abs(product[0, :2]).min() >= 65504 * (1 - 2.0**-10)
+        assert np.isfinite(product).all()
+
+
+def test_A11_weights_beyond_the_dtype_of_scales_are_refused() -> None:
+    w = np.array([[70000.0, 1.0]], np.float32)
+    for bits in (2, 4, 8):
+        for symmetric in (True, False):
+            with pytest.raises(ValueError, match=r"overflows float16.*; use scale_dtype='float32'"):
+                qt.quantize(w, bits, symmetric=symmetric, scale_dtype="float16")
 
 
 # More than 2**31 elements

@@ -1,3 +1,5 @@
+#include <vector>
+
 #include "arrays.h"
 
 static bool magnitude(const py::array& w, py::array& out) {
@@ -52,16 +54,25 @@ static bool norm_columns(const py::array& w, int power, py::array& out) {
   const int64_t outer = w.shape(0), rows = w.shape(1), cols = w.shape(2);
   const Weights x = weights(w);
   float* o = numbers<float>("out", out, outer * cols);
-  const auto part = [&](int64_t k, int64_t first, int64_t count) {
-    return active().norm_columns(x.at(k * rows * cols + first), rows, count, cols, power, o + k * cols + first);
+  // Columns are summed in strips whose totals stay near the core.
+  const int64_t strip = std::min<int64_t>(cols, 16384), slices = std::max(1, thread_count.load());
+  std::vector<float> totals(static_cast<size_t>(slices * 16 * strip));
+  const auto sum_columns = [&](int64_t k, int64_t first, int64_t count, int slice) {
+    bool all = true;
+    for (const int64_t end = first + count; first < end; first += strip)
+      all &= active().norm_columns(x.at(k * rows * cols + first), rows, std::min(strip, end - first), cols, power,
+                                   totals.data() + slice * 16 * strip, o + k * cols + first);
+    return all;
   };
   if (outer > 1)
-    return run_rows(outer, rows * cols, [&](int64_t first, int64_t count, int) {
+    return run_rows(outer, rows * cols, [&](int64_t first, int64_t count, int slice) {
       bool all = true;
-      for (int64_t k = first; k < first + count; ++k) all &= part(k, 0, cols);
+      for (int64_t k = first; k < first + count; ++k) all &= sum_columns(k, 0, cols, slice);
       return all;
     });
-  return outer == 0 || run_rows(cols, rows, [&](int64_t first, int64_t count, int) { return part(0, first, count); });
+  return outer == 0 || run_rows(cols, rows, [&](int64_t first, int64_t count, int slice) {
+           return sum_columns(0, first, count, slice);
+         });
 }
 
 static void uniform(uint64_t seed, uint64_t first, py::array& out) {

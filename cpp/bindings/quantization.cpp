@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <map>
+#include <vector>
 
 #include "arrays.h"
 
@@ -51,21 +53,58 @@ static bool ranges(const py::array& w, int64_t group_size, py::array& low, py::a
   });
 }
 
+// The largest finite value of the narrower of two dtypes.
+static float largest_of(Dtype a, Dtype b) {
+  if (a == Dtype::kFloat16 || b == Dtype::kFloat16) return 65504.0f;
+  return a == Dtype::kBfloat16 || b == Dtype::kBfloat16 ? 0x1.fep127f : 0x1.fffffep127f;
+}
+
+static Grid grid_of(const py::array& w, int bits, int64_t group_size, bool symmetric, const std::string& rule,
+                    const std::string& scale_dtype, const std::string& rounding, uint64_t seed) {
+  if (bits < 2) throw py::value_error("bits must be 2..8");
+  const Dtype of_scales = scale_dtype_of(scale_dtype);
+  return {bits,      group_size,
+          symmetric, rule_of(rule),
+          of_scales, rounding_of(rounding),
+          seed,      largest_of(dtype_of(w), of_scales)};
+}
+
+// The scale and zero point of a whole tensor, from its extent alone; kMse must see every weight again.
+static bool fit_tensor(const py::array& w, int bits, bool symmetric, const std::string& rule,
+                       const std::string& scale_dtype, py::array& scale, std::optional<py::array> zero_point) {
+  if (symmetric != !zero_point) throw py::value_error("zero_point must be None where symmetric");
+  const int64_t n = size_of(w);
+  const Grid grid = grid_of(w, bits, std::max<int64_t>(n, 1), symmetric, rule, scale_dtype, "even", 0);
+  const Weights x = weights(w);
+  float* s = numbers<float>("scale", scale, 1);
+  uint8_t* z = zero_point ? numbers<uint8_t>("zero_point", *zero_point, 1) : nullptr;
+  std::vector<float> low(static_cast<size_t>(std::max(1, thread_count.load()))), high = low;
+  const bool finite = run_elements(n, [&](int64_t i, int64_t count, int slice) {
+    return active().extent(x.at(i), count, symmetric, &low[static_cast<size_t>(slice)],
+                           &high[static_cast<size_t>(slice)]);
+  });
+  float ends[2] = {*std::min_element(low.begin(), low.end()), *std::max_element(high.begin(), high.end())};
+  if (!finite || grid.rule == ScaleRule::kMse)
+    return finite && active().quantize(x, 1, n, grid, 0, nullptr, s, z, false);
+  Grid of_two = grid;
+  of_two.group_size = 2;
+  return active().quantize({ends, Dtype::kFloat32}, 1, 2, of_two, 0, nullptr, s, z, false);
+}
+
 static bool quantize(const py::array& w, int bits, int64_t group_size, bool symmetric, const std::string& rule,
-                     const std::string& scale_dtype, const std::string& rounding, uint64_t seed,
-                     std::optional<py::array> data, py::array& scales, std::optional<py::array> zero_points) {
-  if (bits < 2 || symmetric != !zero_points)
-    throw py::value_error("bits must be 2..8, and zero_points None where symmetric");
+                     const std::string& scale_dtype, const std::string& rounding, uint64_t seed, py::array& data,
+                     py::array& scales, std::optional<py::array> zero_points) {
+  if (symmetric != !zero_points) throw py::value_error("zero_points must be None where symmetric");
   const Layout at(shape_of(w), bits, group_size);
   const Weights x = weights(w);
-  const Grid grid{bits, group_size, symmetric, rule_of(rule), scale_dtype_of(scale_dtype), rounding_of(rounding), seed};
-  uint8_t* d = data ? numbers<uint8_t>("data", *data, at.rows * at.bytes) : nullptr;
+  const Grid grid = grid_of(w, bits, group_size, symmetric, rule, scale_dtype, rounding, seed);
+  uint8_t* d = numbers<uint8_t>("data", data, at.rows * at.bytes);
   float* s = numbers<float>("scales", scales, at.rows * at.groups);
   uint8_t* z = zero_points ? numbers<uint8_t>("zero_points", *zero_points, at.rows * at.groups) : nullptr;
-  const bool stream = d && streamed(d, at.rows, at.bytes, nullptr);
+  const bool stream = streamed(d, at.rows, at.bytes, nullptr);
   return run_rows(at.rows, at.cols, [&](int64_t r, int64_t count, int) {
-    return active().quantize(x.at(r * at.cols), count, at.cols, grid, r * at.cols, d ? d + r * at.bytes : nullptr,
-                             s + r * at.groups, z ? z + r * at.groups : nullptr, stream);
+    return active().quantize(x.at(r * at.cols), count, at.cols, grid, r * at.cols, d + r * at.bytes, s + r * at.groups,
+                             z ? z + r * at.groups : nullptr, stream);
   });
 }
 
@@ -112,8 +151,10 @@ static bool errors(const py::array& a, const py::array& b, py::array& out) {
 
 void bind_quantization(py::module_& m) {
   m.def("ranges", &ranges, "w"_a, "group_size"_a, "low"_a, "high"_a);
+  m.def("fit_tensor", &fit_tensor, "w"_a, "bits"_a, "symmetric"_a, "rule"_a, "scale_dtype"_a, "scale"_a,
+        "zero_point"_a.none(true));
   m.def("quantize", &quantize, "w"_a, "bits"_a, "group_size"_a, "symmetric"_a, "rule"_a, "scale_dtype"_a, "rounding"_a,
-        "seed"_a, "data"_a.none(true), "scales"_a, "zero_points"_a.none(true));
+        "seed"_a, "data"_a, "scales"_a, "zero_points"_a.none(true));
   m.def("dequantize", &dequantize, "data"_a, "bits"_a, "group_size"_a, "scales"_a, "zero_points"_a.none(true), "out"_a);
   m.def("round_to_int", &round_to_int, "w"_a, "multiplier"_a, "offset"_a, "bits"_a, "signed"_a, "rounding"_a, "seed"_a,
         "out"_a);

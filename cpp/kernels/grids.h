@@ -46,11 +46,18 @@ inline F32x16 next_power_of_two(F32x16 scale) {  // scale >= 0; at most 2^127
   return from_bits(select(b < splat(0x00800000), small, min(up(b), splat(0x7f000000))));
 }
 
+// The scale before this one, which is positive and normal, in its dtype.
+inline F32x16 previous(F32x16 scale, Dtype dtype) {
+  const int32_t unit = dtype == Dtype::kFloat32 ? 1 : dtype == Dtype::kFloat16 ? 1 << 13 : 1 << 16;
+  return from_bits(bits(scale) - splat(unit));
+}
+
 // The scales for values of low..high, low <= 0 <= high. Doubles, since high - low can exceed float.
 inline F32x16 scales_for(F32x16 low, F32x16 high, const Grid& grid) {
   F32x16 scale;
+  const F32x16 steps = splat(static_cast<float>((1 << (grid.bits - 1)) - 1));
   if (grid.symmetric) {
-    scale = max(abs(low), abs(high)) / splat(static_cast<float>((1 << (grid.bits - 1)) - 1));
+    scale = max(abs(low), abs(high)) / steps;
   } else {
     alignas(64) float from[16], to[16];
     store(from, low);
@@ -61,8 +68,11 @@ inline F32x16 scales_for(F32x16 low, F32x16 high, const Grid& grid) {
     }
     scale = load(to);
   }
-  if (grid.rule == ScaleRule::kPowerOfTwo) scale = next_power_of_two(scale);
-  return through(scale, grid.scale_dtype);
+  if (grid.rule == ScaleRule::kPowerOfTwo) return through(next_power_of_two(scale), grid.scale_dtype);
+  scale = through(scale, grid.scale_dtype);
+  if (!grid.symmetric) return scale;
+  const Mask16 rounded_too_far = (splat(grid.limit) < scale * steps) & (scale < splat(__builtin_inff()));
+  return select(rounded_too_far, previous(scale, grid.scale_dtype), scale);
 }
 
 // The codes of 0 where `low` are the lowest values.
@@ -81,7 +91,15 @@ inline void set_scales(Coders& coders, F32x16 scale) {
 }
 
 inline void set_zeros(Coders& coders, F32x16 zero, const Grid& grid) {
+  F32x16 lowest = splat(static_cast<float>(grid.symmetric)) - zero;
+  F32x16 highest = splat(static_cast<float>((1 << grid.bits) - 1)) - zero;
+  const F32x16 scale = load(coders.scale);
+  if (bits(splat(grid.limit / 256) < scale)) {  // 255 steps might exceed the limit
+    const F32x16 reach = floor(splat(grid.limit) / scale);
+    lowest = max(splat(0.0f) - reach, lowest);
+    highest = min(reach, highest);
+  }
   store(coders.zero, nearest(zero));
-  store(coders.lowest, splat(static_cast<float>(grid.symmetric)) - zero);
-  store(coders.highest, splat(static_cast<float>((1 << grid.bits) - 1)) - zero);
+  store(coders.lowest, lowest);
+  store(coders.highest, highest);
 }

@@ -38,6 +38,7 @@ KERNEL bool wanda(Weights w, const float* norm, int64_t rows, int64_t cols, floa
     with_target(out, streamed, [&](auto to) {
       for (int64_t r = 0; r < rows; ++r)
         sixteens(cols, [&](int64_t i, auto part) {
+          if (streamed) fetch_ahead(x + r * cols + i);  // in the caches it only costs
           const F32x16 v = load(x + r * cols + i, part);
           finite.see(v);
           store(to + (r * cols + i), abs(v) * load(norm + i, part), part);
@@ -73,29 +74,46 @@ KERNEL bool norm_rows(Weights w, int64_t rows, int64_t cols, int power, float* o
   });
 }
 
-// Lane j of a column takes rows j, j + 16, ...: sixteen rows of totals, for as many columns as stay in L1.
-KERNEL bool norm_columns(Weights w, int64_t rows, int64_t cols, int64_t stride, int power, float* out) {
-  constexpr int64_t kColumns = 512;
-  alignas(64) float total[16][kColumns];
+// Adds `depth` rows that are `apart` elements apart to the totals of their lane.
+template <int depth, class T, class Powered>
+inline void add_rows(const T* x, int64_t apart, int64_t n, float* sums, Finite& finite, const Powered& powered) {
+  I32x16 peak = finite.peak;
+  sixteens(n, [&](int64_t i, auto part) {
+    F32x16 total = load(sums + i, part);
+    for (int d = 0; d < depth; ++d) {
+      __builtin_prefetch(x + d * apart + i + 512);
+      const F32x16 v = load(x + d * apart + i, part);
+      peak = max(peak, magnitude_bits(v));
+      total = total + powered(v);
+    }
+    store(sums + i, total, part);
+  });
+  finite.peak = peak;
+}
+
+// Lane j of a column takes rows j, j + 16, ...: sixteen rows of totals. Four rows of a lane are added at a visit, so
+// that the totals are read and written a fourth as often as the weights are read.
+KERNEL bool norm_columns(Weights w, int64_t rows, int64_t cols, int64_t stride, int power, float* totals, float* out) {
+  constexpr int kDepth = 4;
+  const auto sums = [&](int lane) { return totals + lane * cols; };
   return typed(w, [&](auto* x) {
     return with_power(power, [&](auto powered) {
       Finite finite;
-      for (int64_t first = 0; first < cols; first += kColumns) {
-        const int64_t count = smaller(kColumns, cols - first);
-        __builtin_memset(total, 0, sizeof total);
-        for (int64_t r = 0; r < rows; ++r)
-          sixteens(count, [&](int64_t i, auto part) {
-            __builtin_prefetch(x + (r + 2) * stride + first + i);
-            const F32x16 v = load(x + r * stride + first + i, part);
-            finite.see(v);
-            float* sums = total[r % 16] + i;
-            store(sums, load(sums) + powered(v));
+      __builtin_memset(totals, 0, static_cast<size_t>(16 * cols) * sizeof(float));
+      for (int64_t r = 0; r < rows; r += 16 * kDepth)
+        for (int j = 0; j < 16; ++j) {
+          const auto* row = x + (r + j) * stride;
+          if (r + j + 16 * (kDepth - 1) < rows)
+            add_rows<kDepth>(row, 16 * stride, cols, sums(j), finite, powered);
+          else
+            for (int64_t left = r + j; left < rows; left += 16, row += 16 * stride)
+              add_rows<1>(row, 0, cols, sums(j), finite, powered);
+        }
+      for (int half = 8; half; half /= 2)
+        for (int j = 0; j < half; ++j)
+          sixteens(cols, [&](int64_t i, auto part) {
+            store((half > 1 ? sums(j) : out) + i, load(sums(j) + i, part) + load(sums(j + half) + i, part), part);
           });
-        for (int half = 8; half; half /= 2)
-          for (int j = 0; j < half; ++j)
-            for (int64_t i = 0; i < count; i += 16) store(&total[j][i], load(&total[j][i]) + load(&total[j + half][i]));
-        __builtin_memcpy(out + first, total[0], static_cast<size_t>(count) * sizeof(float));
-      }
       return finite.all();
     });
   });

@@ -69,18 +69,24 @@ APART float best_clip(const T* x, int64_t n, float low, float high, const Grid& 
   return best;
 }
 
+// Whether the weights must be seen before they are coded. If not, coding them finds out whether they are finite.
+inline bool needs_ranges(const Grid& grid) {
+  return grid.rule != ScaleRule::kGiven && !(grid.rule == ScaleRule::kScale && grid.symmetric);
+}
+
 // Finds scales and zero points of up to sixteen groups that follow each other in a row, or reads those that are given.
 template <class T, class Size>
 APART void fit(const T* x, int64_t n, int count, Size size, const Grid& grid, float* scales, uint8_t* zeros,
                Coders& coders, Finite& finite) {
   alignas(64) float low[16] = {}, high[16] = {}, given[16] = {}, zero[16];
-  with_constant(grid.symmetric, [&](auto symmetric) {
-    Finite here;  // in a register; `finite` is in memory by now
-    each_group(n, count, size, [&](int k, int64_t at, auto some) {
-      range_with_zero<symmetric>(x + at, some, here, low + k, high + k);
+  if (needs_ranges(grid))
+    with_constant(grid.symmetric, [&](auto symmetric) {
+      Finite here;  // in a register; `finite` is in memory by now
+      each_group(n, count, size, [&](int k, int64_t at, auto some) {
+        range_with_zero<symmetric>(x + at, some, here, low + k, high + k);
+      });
+      finite.peak = max(finite.peak, here.peak);
     });
-    finite.peak = max(finite.peak, here.peak);
-  });
   if (grid.rule == ScaleRule::kMse)
     each_group(n, count, size, [&](int k, int64_t at, auto some) {
       const float factor = best_clip(x + at, some, low[k], high[k], grid);
@@ -117,22 +123,28 @@ struct PackedRow {
 // then.
 template <Rounding rounding, bool ahead, class T>
 inline void code_weights(const T* x, int64_t n, const Coders& coders, int k, const Grid& grid, int64_t first,
-                         uint8_t* codes) {
+                         uint8_t* codes, Finite& finite) {
   const I32x16 zero = splat(static_cast<int32_t>(coders.zero[k]));
-  sixteens(n, [&](int64_t i, auto part) {
-    if constexpr (ahead) __builtin_prefetch(x + i + grid.group_size, 0, 2);
-    alignas(64) float u[16];
-    if constexpr (rounding == Rounding::kStochastic) uniform_from(grid.seed, static_cast<uint64_t>(first + i), 16, u);
-    store_bytes(codes + i, nearest(coders.steps<rounding>(load(x + i, part), k, u)) + zero);
+  with_constant(!needs_ranges(grid), [&](auto unseen) {
+    Finite here;
+    sixteens(n, [&](int64_t i, auto part) {
+      if constexpr (ahead) __builtin_prefetch(x + i + grid.group_size, 0, 2);
+      alignas(64) float u[16];
+      if constexpr (rounding == Rounding::kStochastic) uniform_from(grid.seed, static_cast<uint64_t>(first + i), 16, u);
+      const F32x16 v = load(x + i, part);
+      if constexpr (unseen) here.see(v);
+      store_bytes(codes + i, nearest(coders.steps<rounding>(v, k, u)) + zero);
+    });
+    if constexpr (unseen) finite.peak = max(finite.peak, here.peak);
   });
 }
 
 template <Rounding rounding, class T>
 inline void code_large_group(const T* x, int64_t n, const Coders& coders, const Grid& grid, int64_t first,
-                             PackedRow& row) {
+                             PackedRow& row, Finite& finite) {
   for (int64_t at = 0; at < n;) {
     const int64_t some = smaller(n - at, kStretch - row.count);
-    code_weights<rounding, true>(x + at, some, coders, 0, grid, first + at, row.codes + row.count);
+    code_weights<rounding, true>(x + at, some, coders, 0, grid, first + at, row.codes + row.count, finite);
     row.count += some;
     if (row.count == kStretch) row.flush();
     at += some;
@@ -142,11 +154,11 @@ inline void code_large_group(const T* x, int64_t n, const Coders& coders, const 
 // Codes of groups that follow each other in a row, where all of them fit into a stretch.
 template <Rounding rounding, class T, class Size>
 inline void code_groups(const T* x, int64_t n, int count, Size size, const Coders& coders, const Grid& grid,
-                        int64_t first, PackedRow& row) {
+                        int64_t first, PackedRow& row, Finite& finite) {
   if (row.count + size * kTogether > kStretch) row.flush();  // sixteen groups are whole bytes
   uint8_t* codes = row.codes + row.count;
   each_group(n, count, size, [&](int k, int64_t at, auto some) {
-    code_weights<rounding, false>(x + at, some, coders, k, grid, first + at, codes + at);
+    code_weights<rounding, false>(x + at, some, coders, k, grid, first + at, codes + at, finite);
   });
   row.count += smaller(count * size, n);
 }
@@ -170,9 +182,10 @@ APART bool quantize_rows(const T* x, int64_t rows, int64_t cols, Size size, cons
       const int64_t at = g * size, left = cols - at;
       const int count = static_cast<int>(smaller(together, groups - g));
       fit_from(g + together, coders[turn ^ 1]);
-      if (data && together > 1) code_groups<rounding>(x + at, left, count, size, coders[turn], grid, first + at, row);
+      if (data && together > 1)
+        code_groups<rounding>(x + at, left, count, size, coders[turn], grid, first + at, row, finite);
       if (data && together == 1)
-        code_large_group<rounding>(x + at, smaller(size, left), coders[turn], grid, first + at, row);
+        code_large_group<rounding>(x + at, smaller(size, left), coders[turn], grid, first + at, row, finite);
     }
     if (data) row.flush();
     scales += groups;
@@ -205,6 +218,16 @@ bool quantize(Weights w, int64_t rows, int64_t cols, const Grid& grid, int64_t f
         return quantize_rows<rounding>(x, rows, cols, std::integral_constant<int64_t, 32>{}, grid, first, data, scales,
                                        zeros, streamed);
       return quantize_rows<rounding>(x, rows, cols, grid.group_size, grid, first, data, scales, zeros, streamed);
+    });
+  });
+}
+
+KERNEL bool extent(Weights w, int64_t n, bool symmetric, float* low, float* high) {
+  return typed(w, [&](auto* x) {
+    return with_constant(symmetric, [&](auto even) {
+      Finite finite;
+      range_with_zero<even>(x, n, finite, low, high);
+      return finite.all();
     });
   });
 }

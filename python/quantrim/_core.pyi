@@ -36,6 +36,9 @@ def unpack(packed: Array, bits: int, out: Array) -> None: ...
 
 # quantization
 def ranges(w: Array, group_size: int, low: Array, high: Array) -> bool: ...
+def fit_tensor(
+    w: Array, bits: int, symmetric: bool, rule: str, scale_dtype: str, scale: Array, zero_point: Array | None
+) -> bool: ...
 def quantize(
     w: Array,
     bits: int,
@@ -45,7 +48,7 @@ def quantize(
     scale_dtype: str,
     rounding: str,
     seed: int,
-    data: Array | None,
+    data: Array,
     scales: Array,
     zero_points: Array | None,
 ) -> bool: ...

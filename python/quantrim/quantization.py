@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
@@ -45,7 +46,7 @@ def quantize(
     nonfinite: "raise" a ValueError at NaN or infinity; "zero": count them as 0; "saturate": NaN as 0, infinities as the
         largest finite magnitude of w.
     scale_dtype: "float16" or "bfloat16" rounds each scale to it before codes are computed, for files that store it so.
-        A scale that overflows it is a ValueError; one that underflows becomes 0, and its group decodes to zeros.
+        A scale, or a weight, that overflows it is a ValueError; a scale that underflows becomes 0, and its group decodes to zeros.
     out: a QuantizedTensor of the same form, to be filled and returned.
 
     Jacob et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only inference".
@@ -75,7 +76,7 @@ def quantize(
     run = backend.active.quantize
     checks.finite("w", x, run(seen, bits, group, symmetric, rule, scale_dtype, rounding, seed, data, scales, zeros))
     if scale_dtype != "float32":
-        _check_scales_fit(q.scales, scale_dtype)
+        _check_scales_fit(q, x, scale_dtype)
     return q
 
 
@@ -197,22 +198,13 @@ def _scale_rule(scale: object, scales: NDArray[np.float32], scale_dtype: str) ->
 def _fit_tensor(
     x: checks.Array, bits: int, symmetric: bool, rule: str, scale_dtype: str, q: QuantizedTensor
 ) -> tuple[checks.Array, checks.Array | None]:
-    """Write the one scale and zero point of a whole tensor to q, and return them for each of its rows.
-
-    Only "mse" must see every weight again; the other rules need the range alone, as a row of two.
-    """
-    if rule == "mse":
-        summary = x.reshape(1, -1)
-    else:
-        low, high = np.empty((2, len(x), 1), np.float32)
-        checks.finite("w", x, backend.active.ranges(x, x.shape[1], low, high))
-        summary = np.array([[low.min(), high.max()]])
-    one = q.scales.reshape(1, 1)
-    zero = None if q.zero_points is None else q.zero_points.reshape(1, 1)
-    width = summary.shape[1]
-    finite = backend.active.quantize(summary, bits, width, symmetric, rule, scale_dtype, "even", 0, None, one, zero)
-    checks.finite("w", x, finite)
-    return _by_row(one, len(x)), _by_row(zero, len(x))
+    """Write the one scale and zero point of a whole tensor to q, and return them for each of its rows."""
+    if rule != "scale" or not symmetric:
+        one = q.scales.reshape(1)
+        zero = None if q.zero_points is None else q.zero_points.reshape(1)
+        fitted = backend.active.fit_tensor(x.reshape(-1), bits, symmetric, rule, scale_dtype, one, zero)
+        checks.finite("w", x, fitted)
+    return _by_row(q.scales, len(x)), _by_row(q.zero_points, len(x))
 
 
 def _by_row(parts: checks.Array | None, rows: int) -> Any:
@@ -223,7 +215,18 @@ def _by_row(parts: checks.Array | None, rows: int) -> Any:
     return np.repeat(flat, rows)[:, None] if flat.size == 1 and rows > 1 else flat.reshape(rows, -1)
 
 
-def _check_scales_fit(scales: NDArray[np.float32], scale_dtype: str) -> None:
-    if not np.isfinite(scales).all():
-        at = int(np.isinf(scales).reshape(-1).argmax())
+def _check_scales_fit(q: QuantizedTensor, x: checks.Array, scale_dtype: str) -> None:
+    """Scales must be finite in their dtype, and so must weights: readers of such scales compute in it."""
+    if not np.isfinite(q.scales).all():
+        at = int(np.isinf(q.scales).reshape(-1).argmax())
         raise ValueError(f"scale of group {at} overflows {scale_dtype}; use scale_dtype='float32'")
+    most = float(ml_dtypes.finfo(scale_dtype).max)
+    if float(q.scales.max()) * 2**q.bits <= most or x.dtype == np.float16:
+        return  # no code can stand for more
+    beyond = np.abs(x.astype(np.float32)) > most
+    if beyond.any():
+        at = int(beyond.argmax())
+        raise ValueError(
+            f"w overflows {scale_dtype}, in which readers of such scales compute: {float(x.reshape(-1)[at])} "
+            f"at flat index {at}; use scale_dtype='float32'"
+        )

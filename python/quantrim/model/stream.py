@@ -255,7 +255,7 @@ class _Stream:
             return FormatError(problem, path=info.path, tensor=info.name, offset=offset)
         if "overflows" in str(error):
             rows = f"rows {chunk.row} to {chunk.row + chunk.rows}"
-            wanted = f"a scale in {rows} overflows {self.settings.scale_dtype}"
+            wanted = f"a scale or weight in {rows} overflows {self.settings.scale_dtype}"
             return self._error(f"{wanted}; use scale_dtype='float32' or 'bfloat16'")
         return self._error(str(error))
 

@@ -17,13 +17,14 @@ from .pruning import (
     prune_n_of_m,
     threshold,
 )
-from .quantization import dequantize, errors, quantize, ranges, round_to_int
+from .quantization import dequantize, errors, fit_tensor, quantize, ranges, round_to_int
 
 __all__ = [
     "apply_mask",
     "count_nonzero",
     "dequantize",
     "errors",
+    "fit_tensor",
     "is_finite",
     "lowest_mask",
     "magnitude",

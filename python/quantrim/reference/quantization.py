@@ -42,17 +42,29 @@ def rounded(x: Array, rounding: str, u: Array | None = None) -> Array:
     return np.floor(x if rounding == "floor" else x + u)
 
 
-def grid(low: Array, high: Array, bits: int, symmetric: bool, rule: str, scale_dtype: str) -> Array:
+def limit_of(w: Array, scale_dtype: str) -> np.float32:
+    """The largest finite value of the narrower of w's dtype and the scales': no code stands for more."""
+    return min(np.float32(ml_dtypes.finfo(dtype).max) for dtype in (w.dtype, SCALE_DTYPES[scale_dtype]))
+
+
+def grid(
+    low: Array, high: Array, bits: int, symmetric: bool, rule: str, scale_dtype: str, limit: np.float32
+) -> Array:
     """The scale for values of low..high, low <= 0 <= high."""
+    steps = np.float32(2 ** (bits - 1) - 1)
     if symmetric:
-        scale = np.maximum(np.abs(low), np.abs(high)) / np.float32(2 ** (bits - 1) - 1)
+        scale = np.maximum(np.abs(low), np.abs(high)) / steps
     else:
         scale = np.abs((high.astype(np.float64) - low) / (2**bits - 1)).astype(np.float32)
     if rule == "power_of_two":  # the next one up
         fraction, exponent = np.frexp(scale)
         power = np.ldexp(np.float32(1), np.minimum(exponent - (fraction == 0.5), 127))
         scale = np.where(scale > 0, power, np.float32(0))
-    return scale.astype(SCALE_DTYPES[scale_dtype]).astype(np.float32)
+    stored = scale.astype(SCALE_DTYPES[scale_dtype])
+    if symmetric and rule != "power_of_two":
+        too_far = (stored.astype(np.float32) * steps > limit) & np.isfinite(stored)
+        stored = np.where(too_far, np.nextafter(stored, stored.dtype.type(0)), stored)
+    return stored.astype(np.float32)
 
 
 def inverse_of(scale: Array) -> tuple[Array, Array]:
@@ -70,53 +82,66 @@ def zero_for(low: Array, scale: Array, bits: int, symmetric: bool) -> Array:
 
 
 def steps_from_zero(
-    x: Array, scale: Array, zero: Array, bits: int, symmetric: bool, rounding: str, u: Array | None
+    x: Array, scale: Array, zero: Array, bits: int, symmetric: bool, rounding: str, u: Array | None, limit: np.float32
 ) -> Array:
     """Codes minus zero, as float32. scale, zero: one per row of x."""
     lift, inverse = inverse_of(scale)
     steps = rounded(x * lift[:, None] * inverse[:, None], rounding, u)
-    return np.clip(steps, symmetric - zero[:, None], 2**bits - 1 - zero[:, None])
+    reach = np.floor(limit / scale)  # steps within the limit
+    lowest, highest = np.maximum(symmetric - zero, -reach), np.minimum(2**bits - 1 - zero, reach)
+    return np.clip(steps, lowest[:, None], highest[:, None])
 
 
-def best_clip(x: Array, low: Array, high: Array, bits: int, symmetric: bool, scale_dtype: str) -> Array:
+def best_clip(
+    x: Array, low: Array, high: Array, bits: int, symmetric: bool, scale_dtype: str, limit: np.float32
+) -> Array:
     """The first of MSE_FACTORS by which low and high shrink for the least squared error, rounding to even."""
     error = []
     for factor in MSE_FACTORS:
-        scale = grid(low * factor, high * factor, bits, symmetric, "absmax", scale_dtype)
+        scale = grid(low * factor, high * factor, bits, symmetric, "absmax", scale_dtype, limit)
         zero = zero_for(low * factor, scale, bits, symmetric)
-        steps = steps_from_zero(x, scale, zero, bits, symmetric, "even", None)
+        steps = steps_from_zero(x, scale, zero, bits, symmetric, "even", None, limit)
         error.append(sum_last_axis((x - steps * scale[:, None]) ** 2))
     return MSE_FACTORS[np.argmin(error, axis=0)]
 
 
 def quantize(
     w: Array, bits: int, group_size: int, symmetric: bool, rule: str, scale_dtype: str, rounding: str, seed: int,
-    data: Array | None, scales: Array, zero_points: Array | None,
+    data: Array, scales: Array, zero_points: Array | None,
 ) -> bool:  # fmt: skip
-    """w: (rows, cols). data: (rows, packed bytes), or None to fit scales alone. scales, zero_points: (rows, groups).
+    """w: (rows, cols). data: (rows, packed bytes). scales, zero_points: (rows, groups).
 
     rule: "absmax", "mse" or "power_of_two"; "scale" reads scales and finds zero points; "given" reads both.
     """
-    codes = np.empty(w.shape, np.uint8)
+    codes, limit = np.empty(w.shape, np.uint8), limit_of(w, scale_dtype)
     u = np.empty(w.size, np.float32)
     uniform(seed, 0, u)
     with np.errstate(all="ignore"):
         for g, columns, x in groups(w, group_size):
             low, high = np.minimum(x.min(-1), 0), np.maximum(x.max(-1), 0)
             if rule == "mse":
-                factor = best_clip(x, low, high, bits, symmetric, scale_dtype)
+                factor = best_clip(x, low, high, bits, symmetric, scale_dtype, limit)
                 low, high = low * factor, high * factor
             if rule not in ("scale", "given"):
-                scales[:, g] = grid(low, high, bits, symmetric, rule, scale_dtype)
+                scales[:, g] = grid(low, high, bits, symmetric, rule, scale_dtype, limit)
             if rule != "given" and zero_points is not None:
                 zero_points[:, g] = zero_for(low, scales[:, g], bits, symmetric)
             fixed = zero_for(low, scales[:, g], bits, True)
             zero = fixed if zero_points is None else zero_points[:, g].astype(np.float32)
-            steps = steps_from_zero(x, scales[:, g], zero, bits, symmetric, rounding, u.reshape(w.shape)[:, columns])
+            own = u.reshape(w.shape)[:, columns]
+            steps = steps_from_zero(x, scales[:, g], zero, bits, symmetric, rounding, own, limit)
             codes[:, columns] = (steps + zero[:, None]).astype(np.uint8)
-    if data is not None:
-        pack(codes, bits, data)
+    pack(codes, bits, data)
     return all_finite(w)
+
+
+def fit_tensor(
+    w: Array, bits: int, symmetric: bool, rule: str, scale_dtype: str, scale: Array, zero_point: Array | None
+) -> bool:
+    """The scale and zero point, arrays of one, of w: (n,), as `quantize` finds them for a row of one group."""
+    row, data = w.reshape(1, -1), np.empty((1, w.size), np.uint8)
+    one, zero = scale.reshape(1, 1), None if zero_point is None else zero_point.reshape(1, 1)
+    return quantize(row, bits, w.size, symmetric, rule, scale_dtype, "even", 0, data[:, : -(-w.size * bits // 8)], one, zero)
 
 
 def dequantize(data: Array, bits: int, group_size: int, scales: Array, zero_points: Array | None, out: Array) -> None:
