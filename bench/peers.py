@@ -36,7 +36,8 @@ SLOW_RATIO, SLOW_SECONDS, SLOW_ROUNDS = (
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", metavar="NAME", choices=list(BY_NAME), help=f"of {', '.join(BY_NAME)}")
+    names = ", ".join(BY_NAME).replace("%", "%%")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", choices=list(BY_NAME), help=f"of {names}")
     parser.add_argument("--size", nargs="+", default=list(SIZES), metavar="ROWSxCOLS", help="of the float32 weights")
     parser.add_argument("--threads", nargs="+", type=int, default=sorted({1, len(os.sched_getaffinity(0))}))
     parser.add_argument("--frameworks", nargs="+", default=list(FRAMEWORKS), choices=FRAMEWORKS)

@@ -15,6 +15,12 @@ using namespace py::literals;
 
 constexpr int64_t kStreamBytes = 16 << 20;  // results larger than this leave the caches anyway
 
+// Whether the elements are T in native order; as fast as a comparison of two integers.
+template <class T>
+bool holds(const py::array& a) {
+  const py::dtype dtype = a.dtype();
+  return dtype.normalized_num() == py::dtype::num_of<T>() && dtype.byteorder() != '>';
+}
 Dtype dtype_of(const py::array& a);   // TypeError for what is not one of the three
 int64_t size_of(const py::array& a);  // elements; ValueError unless C-contiguous
 void same_size(const char* name, int64_t found, int64_t needed);
@@ -32,8 +38,7 @@ inline MutableWeights mutable_weights(py::array& a) {
 // A contiguous array of plain numbers; T is const for those that are only read.
 template <class T>
 T* numbers(const char* name, const py::array& a, int64_t needed) {
-  if (!py::isinstance<py::array_t<std::remove_const_t<T>>>(a))
-    throw py::type_error(std::string(name) + " has the wrong dtype");
+  if (!holds<std::remove_const_t<T>>(a)) throw py::type_error(std::string(name) + " has the wrong dtype");
   same_size(name, size_of(a), needed);
   if constexpr (std::is_const_v<T>) {
     return static_cast<T*>(a.data());

@@ -11,11 +11,14 @@ void bind_quantization(py::module_& m);
 static int bfloat16_number = -1;  // numpy's number for the dtype that ml_dtypes registers
 
 Dtype dtype_of(const py::array& a) {
-  const int number = a.dtype().num();
-  if (number == py::dtype::of<float>().num()) return Dtype::kFloat32;
-  if (number == py::dtype(23).num()) return Dtype::kFloat16;
-  if (number == bfloat16_number) return Dtype::kBfloat16;
-  throw py::type_error("weights must be float32, float16 or bfloat16");
+  constexpr int float16_number = 23;  // numpy's for float16, which no C++ type has
+  const py::dtype dtype = a.dtype();
+  if (dtype.byteorder() != '>') {
+    if (holds<float>(a)) return Dtype::kFloat32;
+    if (dtype.num() == float16_number) return Dtype::kFloat16;
+    if (dtype.num() == bfloat16_number) return Dtype::kBfloat16;
+  }
+  throw py::type_error("weights must be float32, float16 or bfloat16 in native byte order");
 }
 
 int64_t size_of(const py::array& a) {

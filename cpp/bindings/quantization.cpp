@@ -1,37 +1,43 @@
 #include <algorithm>
-#include <map>
 #include <vector>
 
 #include "arrays.h"
 
-// The value that a word of the Python side stands for.
 template <class T>
-static T word(const char* name, const std::string& value, const std::map<std::string, T>& known) {
-  const auto found = known.find(value);
-  if (found == known.end()) throw py::value_error(std::string(name) + " unknown: " + value);
-  return found->second;
+struct Word {
+  const char* word;
+  T value;
+};
+
+// The value that a word of the Python side stands for.
+template <class T, size_t n>
+static T word(const char* name, const std::string& value, const Word<T> (&known)[n]) {
+  for (const Word<T>& row : known)
+    if (value == row.word) return row.value;
+  throw py::value_error(std::string(name) + " unknown: " + value);
 }
 
 static ScaleRule rule_of(const std::string& rule) {
-  return word<ScaleRule>("rule", rule,
-                         {{"absmax", ScaleRule::kAbsmax},
-                          {"mse", ScaleRule::kMse},
-                          {"power_of_two", ScaleRule::kPowerOfTwo},
-                          {"scale", ScaleRule::kScale},
-                          {"given", ScaleRule::kGiven}});
+  static constexpr Word<ScaleRule> known[] = {{"absmax", ScaleRule::kAbsmax},
+                                              {"mse", ScaleRule::kMse},
+                                              {"power_of_two", ScaleRule::kPowerOfTwo},
+                                              {"scale", ScaleRule::kScale},
+                                              {"given", ScaleRule::kGiven}};
+  return word("rule", rule, known);
 }
 
 static Rounding rounding_of(const std::string& rounding) {
-  return word<Rounding>("rounding", rounding,
-                        {{"even", Rounding::kEven},
-                         {"away", Rounding::kAway},
-                         {"floor", Rounding::kFloor},
-                         {"stochastic", Rounding::kStochastic}});
+  static constexpr Word<Rounding> known[] = {{"even", Rounding::kEven},
+                                             {"away", Rounding::kAway},
+                                             {"floor", Rounding::kFloor},
+                                             {"stochastic", Rounding::kStochastic}};
+  return word("rounding", rounding, known);
 }
 
 static Dtype scale_dtype_of(const std::string& dtype) {
-  return word<Dtype>("scale_dtype", dtype,
-                     {{"float32", Dtype::kFloat32}, {"float16", Dtype::kFloat16}, {"bfloat16", Dtype::kBfloat16}});
+  static constexpr Word<Dtype> known[] = {
+      {"float32", Dtype::kFloat32}, {"float16", Dtype::kFloat16}, {"bfloat16", Dtype::kBfloat16}};
+  return word("scale_dtype", dtype, known);
 }
 
 // Rows of weights with their codes, cut into groups.

@@ -105,25 +105,21 @@ APART void fit(const T* x, int64_t n, int count, Size size, const Grid& grid, fl
   set_zeros(coders, load(zero), grid);
 }
 
-// Codes gather until a stretch is full, and are packed then.
-struct PackedRow {
-  uint8_t* to;
-  int bits;
-  bool streamed;
-  int64_t count = 0;
-  alignas(64) uint8_t codes[kStretch + 16];  // 16 more, so that a last full vector may be stored
-  void flush() {
-    pack_row(codes, count, bits, to, streamed && reinterpret_cast<uintptr_t>(to) % 16 == 0);
-    to += (count * bits + 7) / 8;
-    count = 0;
-  }
+// Memory where a last full vector may be stored whole.
+struct Roomy {
+  uint8_t* p;
+  Roomy operator+(int64_t i) const { return {p + i}; }
 };
+template <class Part>
+inline void store_bytes(Roomy to, I32x16 codes, Part) {
+  store_bytes(to.p, codes);
+}
 
 // Codes of n weights of group k. A large group's successor is fetched meanwhile, since nothing else uses the memory
 // then.
-template <Rounding rounding, bool ahead, class T>
+template <Rounding rounding, bool ahead, class T, class Target>
 inline void code_weights(const T* x, int64_t n, const Coders& coders, int k, const Grid& grid, int64_t first,
-                         uint8_t* codes, Finite& finite) {
+                         Target codes, Finite& finite) {
   const I32x16 zero = splat(static_cast<int32_t>(coders.zero[k]));
   with_constant(!needs_ranges(grid), [&](auto unseen) {
     Finite here;
@@ -133,42 +129,68 @@ inline void code_weights(const T* x, int64_t n, const Coders& coders, int k, con
       if constexpr (rounding == Rounding::kStochastic) uniform_from(grid.seed, static_cast<uint64_t>(first + i), 16, u);
       const F32x16 v = load(x + i, part);
       if constexpr (unseen) here.see(v);
-      store_bytes(codes + i, nearest(coders.steps<rounding>(v, k, u)) + zero);
+      store_bytes(codes + i, nearest(coders.steps<rounding>(v, k, u)) + zero, part);
     });
     if constexpr (unseen) finite.peak = max(finite.peak, here.peak);
   });
 }
 
-template <Rounding rounding, class T>
-inline void code_large_group(const T* x, int64_t n, const Coders& coders, const Grid& grid, int64_t first,
-                             PackedRow& row, Finite& finite) {
-  for (int64_t at = 0; at < n;) {
-    const int64_t some = smaller(n - at, kStretch - row.count);
-    code_weights<rounding, true>(x + at, some, coders, 0, grid, first + at, row.codes + row.count, finite);
-    row.count += some;
-    if (row.count == kStretch) row.flush();
-    at += some;
+// Codes of 8 bits go where they belong.
+template <class Target>
+struct ByteRow {
+  Target to;
+
+  template <Rounding rounding, bool ahead, class T, class Size>
+  void code(const T* x, int64_t n, int count, Size size, const Coders& coders, const Grid& grid, int64_t first,
+            Finite& finite) {
+    each_group(n, count, size, [&](int k, int64_t at, auto some) {
+      code_weights<rounding, ahead>(x + at, some, coders, k, grid, first + at, to + at, finite);
+    });
+    to = to + smaller(count * size, n);
   }
-}
+  void end() {}
+};
 
-// Codes of groups that follow each other in a row, where all of them fit into a stretch.
-template <Rounding rounding, class T, class Size>
-inline void code_groups(const T* x, int64_t n, int count, Size size, const Coders& coders, const Grid& grid,
-                        int64_t first, PackedRow& row, Finite& finite) {
-  if (row.count + size * kTogether > kStretch) row.flush();  // sixteen groups are whole bytes
-  uint8_t* codes = row.codes + row.count;
-  each_group(n, count, size, [&](int k, int64_t at, auto some) {
-    code_weights<rounding, false>(x + at, some, coders, k, grid, first + at, codes + at, finite);
-  });
-  row.count += smaller(count * size, n);
-}
+// Codes of fewer bits gather until a stretch is full, and are packed then.
+struct PackedRow {
+  uint8_t* to;
+  int bits;
+  bool streamed;
+  int64_t count = 0;
+  alignas(64) uint8_t codes[kStretch + 16];
 
-template <Rounding rounding, class T, class Size>
-APART bool quantize_rows(const T* x, int64_t rows, int64_t cols, Size size, const Grid& grid, int64_t first,
-                         uint8_t* data, float* scales, uint8_t* zeros, bool streamed) {
-  Finite finite;
+  template <Rounding rounding, bool ahead, class T, class Size>
+  void code(const T* x, int64_t n, int groups, Size size, const Coders& coders, const Grid& grid, int64_t first,
+            Finite& finite) {
+    if constexpr (ahead) {  // one group, of any size
+      for (int64_t at = 0, end = smaller(size, n); at < end;) {
+        const int64_t some = smaller(end - at, kStretch - count);
+        code_weights<rounding, true>(x + at, some, coders, 0, grid, first + at, Roomy{codes + count}, finite);
+        count += some;
+        if (count == kStretch) end_stretch();
+        at += some;
+      }
+    } else {  // several that fit into a stretch; sixteen groups are whole bytes
+      if (count + size * kTogether > kStretch) end_stretch();
+      const Roomy start{codes + count};
+      each_group(n, groups, size, [&](int k, int64_t at, auto some) {
+        code_weights<rounding, false>(x + at, some, coders, k, grid, first + at, start + at, finite);
+      });
+      count += smaller(groups * size, n);
+    }
+  }
+  void end_stretch() {
+    pack_row(codes, count, bits, to, streamed && reinterpret_cast<uintptr_t>(to) % 16 == 0);
+    to += (count * bits + 7) / 8;
+    count = 0;
+  }
+  void end() { end_stretch(); }
+};
+
+template <Rounding rounding, class T, class Size, class Row>
+inline void quantize_into(Row& row, const T* x, int64_t rows, int64_t cols, Size size, const Grid& grid, int64_t first,
+                          bool coded, float* scales, uint8_t* zeros, Finite& finite) {
   Coders coders[2];  // the next groups are fitted before these are coded, so that the divisions are done when needed
-  PackedRow row{data, grid.bits, streamed, 0, {}};
   const int64_t groups = (cols + size - 1) / size;
   const int64_t together = size * kTogether <= kStretch ? kTogether : 1;  // their weights stay in L1
   for (int64_t r = 0; r < rows; ++r, x += cols, first += cols) {
@@ -182,16 +204,31 @@ APART bool quantize_rows(const T* x, int64_t rows, int64_t cols, Size size, cons
       const int64_t at = g * size, left = cols - at;
       const int count = static_cast<int>(smaller(together, groups - g));
       fit_from(g + together, coders[turn ^ 1]);
-      if (data && together > 1)
-        code_groups<rounding>(x + at, left, count, size, coders[turn], grid, first + at, row, finite);
-      if (data && together == 1)
-        code_large_group<rounding>(x + at, smaller(size, left), coders[turn], grid, first + at, row, finite);
+      if (coded && together > 1)
+        row.template code<rounding, false>(x + at, left, count, size, coders[turn], grid, first + at, finite);
+      if (coded && together == 1)
+        row.template code<rounding, true>(x + at, left, 1, size, coders[turn], grid, first + at, finite);
     }
-    if (data) row.flush();
+    row.end();
     scales += groups;
     if (zeros) zeros += groups;
   }
-  if (streamed) stream_end();
+}
+
+template <Rounding rounding, class T, class Size>
+APART bool quantize_rows(const T* x, int64_t rows, int64_t cols, Size size, const Grid& grid, int64_t first,
+                         uint8_t* data, float* scales, uint8_t* zeros, bool streamed) {
+  Finite finite;
+  const auto run = [&](auto&& row) {
+    quantize_into<rounding>(row, x, rows, cols, size, grid, first, data != nullptr, scales, zeros, finite);
+  };
+  if (grid.bits == 8 && data) {
+    const bool in_pieces = size % 16 == 0;  // every group starts on one
+    with_target(data, streamed && in_pieces, [&](auto to) { run(ByteRow<decltype(to)>{to}); });
+  } else {
+    run(PackedRow{data, grid.bits, streamed, 0, {}});
+    if (streamed) stream_end();
+  }
   return finite.all();
 }
 

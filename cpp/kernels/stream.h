@@ -5,9 +5,11 @@
 inline void stream_16(void* p, const void* from) {
   _mm_stream_si128(static_cast<__m128i*>(p), _mm_loadu_si128(static_cast<const __m128i*>(from)));
 }
+inline void stream_sixteen(uint8_t* p, BytesReg a) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), a); }
 inline void stream_end() { _mm_sfence(); }
 #else
 inline void stream_16(void* p, const void* from) { __builtin_memcpy(p, from, 16); }
+inline void stream_sixteen(uint8_t* p, BytesReg a) { store_sixteen(p, a); }
 inline void stream_end() {}
 #endif
 
@@ -32,11 +34,7 @@ template <class T>
 inline void store(Past<T> out, F32x16 a, Some some) {
   store(out.p, a, some.n);
 }
-inline void store_bytes(Past<uint8_t> out, I32x16 a, All) {
-  alignas(16) uint8_t some[16];
-  store_bytes(some, a);
-  stream_16(out.p, some);
-}
+inline void store_bytes(Past<uint8_t> out, I32x16 a, All) { stream_sixteen(out.p, low_bytes(a.r)); }
 inline void store_bytes(Past<uint8_t> out, I32x16 a, Some some) { store_bytes(out.p, a, some.n); }
 
 // Calls body with `out` as what it is to be stored through.

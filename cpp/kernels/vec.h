@@ -135,7 +135,7 @@ inline void store(uint32_t* p, I32x16 a) {
   for (int k = 0; k < kRegs; ++k) store_int(p + k * kLanes, a.r[k]);
 }
 inline void store_bytes(uint8_t* p, I32x16 a) {  // the low byte of each lane
-  for (int k = 0; k < kRegs; ++k) store_low8(p + k * kLanes, a.r[k]);
+  store_sixteen(p, low_bytes(a.r));
 }
 #undef EACH_REGISTER
 

@@ -92,12 +92,15 @@ inline void store_low16(uint16_t* p, IntReg a) {
   const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0x08);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
 }
-inline void store_low8(uint8_t* p, IntReg a) {
-  const __m256i low = _mm256_and_si256(a, _mm256_set1_epi32(0xff));
-  const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0x08);
-  const __m128i w = _mm256_castsi256_si128(words);
-  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(w, w));
+using BytesReg = __m128i;  // sixteen of them
+inline BytesReg low_bytes(const IntReg* a) {
+  const __m256i low = _mm256_set1_epi32(0xff);
+  // packus works within halves: a0..a3 b0..b3 | a4..a7 b4..b7
+  const __m256i words = _mm256_packus_epi32(_mm256_and_si256(a[0], low), _mm256_and_si256(a[1], low));
+  const __m256i bytes = _mm256_packus_epi16(words, words);
+  return _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
 }
+inline void store_sixteen(uint8_t* p, BytesReg a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), a); }
 inline FloatReg load_half(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }

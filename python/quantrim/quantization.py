@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
@@ -46,7 +46,8 @@ def quantize(
     nonfinite: "raise" a ValueError at NaN or infinity; "zero": count them as 0; "saturate": NaN as 0, infinities as the
         largest finite magnitude of w.
     scale_dtype: "float16" or "bfloat16" rounds each scale to it before codes are computed, for files that store it so.
-        A scale, or a weight, that overflows it is a ValueError; a scale that underflows becomes 0, and its group decodes to zeros.
+        A scale or a weight that overflows it is a ValueError; a scale that underflows becomes 0, and its group
+        decodes to zeros.
     out: a QuantizedTensor of the same form, to be filled and returned.
 
     Jacob et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only inference".
@@ -68,11 +69,12 @@ def quantize(
         q.data[...] = 0
         return q
     seen, data = checks.rows(x), checks.rows(q.data)
-    scales, zeros = _by_row(q.scales, len(seen)), _by_row(q.zero_points, len(seen))
     if group_size == "tensor":
-        scales, zeros = _fit_tensor(seen, bits, symmetric, rule, scale_dtype, q)
+        seen, data = _in_long_rows(seen, data, bits)
+        _fit_tensor(x, symmetric, rule, scale_dtype, q)
         rule = "given"
-    group = columns_per_group(group_size, x.shape[-1])
+    scales, zeros = _by_row(q.scales, len(seen)), _by_row(q.zero_points, len(seen))
+    group = columns_per_group(group_size, seen.shape[1])
     run = backend.active.quantize
     checks.finite("w", x, run(seen, bits, group, symmetric, rule, scale_dtype, rounding, seed, data, scales, zeros))
     if scale_dtype != "float32":
@@ -180,7 +182,7 @@ def _scale_rule(scale: object, scales: NDArray[np.float32], scale_dtype: str) ->
     """The kernel's word for `scale`; given scales are written to `scales`."""
     if isinstance(scale, str):
         return checks.choice("scale", scale, SCALE_RULES)
-    given = checks.floats("scale", np.atleast_1d(checks.array("scale", scale))).astype(np.float32)
+    given = checks.floats("scale", np.atleast_1d(checks.array("scale", scale))).astype(np.float32, copy=False)
     with np.errstate(over="ignore"):
         given = given.astype(np.dtype(scale_dtype)).astype(np.float32)
     bad = ~(given > 0) | np.isinf(given)
@@ -195,16 +197,25 @@ def _scale_rule(scale: object, scales: NDArray[np.float32], scale_dtype: str) ->
     return "scale"
 
 
-def _fit_tensor(
-    x: checks.Array, bits: int, symmetric: bool, rule: str, scale_dtype: str, q: QuantizedTensor
-) -> tuple[checks.Array, checks.Array | None]:
-    """Write the one scale and zero point of a whole tensor to q, and return them for each of its rows."""
-    if rule != "scale" or not symmetric:
-        one = q.scales.reshape(1)
-        zero = None if q.zero_points is None else q.zero_points.reshape(1)
-        fitted = backend.active.fit_tensor(x.reshape(-1), bits, symmetric, rule, scale_dtype, one, zero)
-        checks.finite("w", x, fitted)
-    return _by_row(q.scales, len(x)), _by_row(q.zero_points, len(x))
+def _in_long_rows(x: checks.Array, data: checks.Array, bits: int) -> tuple[checks.Array, checks.Array]:
+    """The same weights and codes in fewer rows, of which threads still get their shares.
+
+    Only rows of whole bytes can be joined, and only where no group ends with them.
+    """
+    rows = math.gcd(len(x), 64)
+    if x.shape[1] * bits % 8 or rows < 16:
+        return x, data
+    return x.reshape(rows, -1), data.reshape(rows, -1)
+
+
+def _fit_tensor(x: checks.Array, symmetric: bool, rule: str, scale_dtype: str, q: QuantizedTensor) -> None:
+    """Write the one scale and zero point of a whole tensor to q."""
+    if rule == "scale" and symmetric:
+        return
+    one = q.scales.reshape(1)
+    zero = None if q.zero_points is None else q.zero_points.reshape(1)
+    fitted = backend.active.fit_tensor(x.reshape(-1), q.bits, symmetric, rule, scale_dtype, one, zero)
+    checks.finite("w", x, fitted)
 
 
 def _by_row(parts: checks.Array | None, rows: int) -> Any:
@@ -220,7 +231,7 @@ def _check_scales_fit(q: QuantizedTensor, x: checks.Array, scale_dtype: str) -> 
     if not np.isfinite(q.scales).all():
         at = int(np.isinf(q.scales).reshape(-1).argmax())
         raise ValueError(f"scale of group {at} overflows {scale_dtype}; use scale_dtype='float32'")
-    most = float(ml_dtypes.finfo(scale_dtype).max)
+    most = checks.LARGEST[scale_dtype]
     if float(q.scales.max()) * 2**q.bits <= most or x.dtype == np.float16:
         return  # no code can stand for more
     beyond = np.abs(x.astype(np.float32)) > most

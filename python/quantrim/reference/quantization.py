@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import ml_dtypes
 import numpy as np
 
-from ..checks import Array
+from ..checks import LARGEST, Array
 from .importance import uniform
 from .lanes import all_finite, sum_last_axis
 from .packing import pack, unpack
@@ -44,7 +44,7 @@ def rounded(x: Array, rounding: str, u: Array | None = None) -> Array:
 
 def limit_of(w: Array, scale_dtype: str) -> np.float32:
     """The largest finite value of the narrower of w's dtype and the scales': no code stands for more."""
-    return min(np.float32(ml_dtypes.finfo(dtype).max) for dtype in (w.dtype, SCALE_DTYPES[scale_dtype]))
+    return np.float32(min(LARGEST[w.dtype.name], LARGEST[scale_dtype]))
 
 
 def grid(
@@ -139,9 +139,9 @@ def fit_tensor(
     w: Array, bits: int, symmetric: bool, rule: str, scale_dtype: str, scale: Array, zero_point: Array | None
 ) -> bool:
     """The scale and zero point, arrays of one, of w: (n,), as `quantize` finds them for a row of one group."""
-    row, data = w.reshape(1, -1), np.empty((1, w.size), np.uint8)
+    row, data = w.reshape(1, -1), np.empty((1, -(-w.size * bits // 8)), np.uint8)
     one, zero = scale.reshape(1, 1), None if zero_point is None else zero_point.reshape(1, 1)
-    return quantize(row, bits, w.size, symmetric, rule, scale_dtype, "even", 0, data[:, : -(-w.size * bits // 8)], one, zero)
+    return quantize(row, bits, w.size, symmetric, rule, scale_dtype, "even", 0, data, one, zero)
 
 
 def dequantize(data: Array, bits: int, group_size: int, scales: Array, zero_points: Array | None, out: Array) -> None:
