@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backend, checks
+from .float_environment import default_floats
 from .outputs import output
 
 __all__ = ["l1", "l2", "magnitude", "random", "share", "taylor", "wanda"]
@@ -20,6 +21,7 @@ __all__ = ["l1", "l2", "magnitude", "random", "share", "taylor", "wanda"]
 Scores = NDArray[np.float32]
 
 
+@default_floats
 def magnitude(w: object, *, out: Scores | None = None) -> Scores:
     """|w| of every weight (Han et al. 2015, "Learning both weights and connections").
 
@@ -34,6 +36,7 @@ def magnitude(w: object, *, out: Scores | None = None) -> Scores:
     return scores
 
 
+@default_floats
 def taylor(w: object, grad: object, *, out: Scores | None = None) -> Scores:
     """|w * grad|: the first-order change of the loss when a weight goes (Molchanov et al. 2017).
 
@@ -51,6 +54,7 @@ def taylor(w: object, grad: object, *, out: Scores | None = None) -> Scores:
     return scores
 
 
+@default_floats
 def wanda(w: object, input_norm: object, *, out: Scores | None = None) -> Scores:
     """|w_ij| * input_norm_j (Sun et al. 2023, "A simple and effective pruning approach for large language models").
 
@@ -66,6 +70,7 @@ def wanda(w: object, input_norm: object, *, out: Scores | None = None) -> Scores
     return scores
 
 
+@default_floats
 def l1(w: object, axis: int | None = None, *, out: Scores | None = None) -> Any:
     """Sum of |w| over `axis`, or over everything (Li et al. 2017, "Pruning filters for efficient convnets").
 
@@ -78,6 +83,7 @@ def l1(w: object, axis: int | None = None, *, out: Scores | None = None) -> Any:
     return _norm(w, axis, 1, out)
 
 
+@default_floats
 def l2(w: object, axis: int | None = None, *, out: Scores | None = None) -> Any:
     """Square root of the sum of w * w over `axis`, or over everything, summed as in `l1`.
 
@@ -89,6 +95,7 @@ def l2(w: object, axis: int | None = None, *, out: Scores | None = None) -> Any:
     return _norm(w, axis, 2, out)
 
 
+@default_floats
 def share(w: object) -> Scores:
     """Each row's part of the whole: R_i = sum_j |w_ij| / sum_ij |w_ij|.
 
@@ -107,6 +114,7 @@ def share(w: object) -> Scores:
     return parts / total if total > 0 else parts
 
 
+@default_floats
 def random(shape: int | tuple[int, ...], seed: int) -> Scores:
     """Uniform scores in [0, 1) from a counter: the same on every machine and number of threads.
 

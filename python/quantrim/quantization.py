@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from . import backend, checks
+from .float_environment import default_floats
 from .tensor import GroupSize, QuantizedTensor, check_group_size, columns_per_group, row_bytes, scales_shape
 
 __all__ = ["dequantize", "quantize", "round_to_int"]
@@ -19,6 +20,7 @@ SCALE_DTYPES = ("float32", "float16", "bfloat16")
 NONFINITE = ("raise", "zero", "saturate")
 
 
+@default_floats
 def quantize(
     w: object,
     bits: int = 8,
@@ -80,6 +82,7 @@ def quantize(
     return q
 
 
+@default_floats
 def dequantize(q: QuantizedTensor, *, dtype: DTypeLike = np.float32, out: NDArray[Any] | None = None) -> NDArray[Any]:
     """The weights that the codes stand for: (code - zero) * scale in float32, then rounded to `dtype`.
 
@@ -104,6 +107,7 @@ def dequantize(q: QuantizedTensor, *, dtype: DTypeLike = np.float32, out: NDArra
     return w
 
 
+@default_floats
 def round_to_int(
     w: object,
     multiplier: float,

@@ -16,6 +16,7 @@ from ..files.atomic import FileWriter
 from ..files.descriptors import named_path, open_regular, read_exactly
 from ..files.errors import PATH_LIMIT, quote
 from ..files.index import INDEX_SUFFIX
+from ..float_environment import default_floats
 from . import chunks
 from .plan import Plan, ShardPlan, TensorPlan, make_plan
 from .recipe import Recipe, recipe_from_options
@@ -27,6 +28,7 @@ from .workers import Buffers, Workers, single_threaded_kernels
 Progress = Callable[[int, int, str], object]  # source bytes done, of how many, the tensor at work
 
 
+@default_floats
 def compress(
     source: str | os.PathLike[str],
     destination: str | os.PathLike[str],

@@ -12,6 +12,7 @@ from typing import Any
 from ..files import Checkpoint, TensorInfo, encode_header, open_checkpoint, read_header
 from ..files.errors import PATH_LIMIT, quote
 from ..files.safetensors import count_bytes
+from ..float_environment import default_floats
 from ..layouts.compressed_tensors import Part, Scheme, parts
 from ..layouts.compressed_tensors_config import quantization_config, reader_notes, usual_format
 from .recipe import Recipe, Settings, recipe_from_options
@@ -117,6 +118,7 @@ class Plan:
         return [*table, total, *self.notes]
 
 
+@default_floats
 def plan(
     source: str | os.PathLike[str],
     *,
