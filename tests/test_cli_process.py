@@ -19,6 +19,7 @@ import pytest
 from held_tensors import normal
 from safetensors.numpy import save_file
 
+import quantrim as qt
 from quantrim.files import open_checkpoint
 
 PROGRAM = [sys.executable, "-m", "quantrim.cli"]
@@ -71,6 +72,22 @@ def test_exit_codes(model: Path, tmp_path: Path) -> None:
 def test_an_error_is_one_line_without_a_traceback(model: Path) -> None:
     done = run("compress", model, "out.safetensors", "--bits", "9")
     assert done.stderr == b"quantrim: error: bits must be an integer of 2..8, not 9\n" and done.stdout == b""
+
+
+@pytest.mark.parametrize("command", ["info", "inspect", "demo"])
+@pytest.mark.parametrize(
+    ("name", "value", "must"),
+    [
+        ("QUANTRIM_THREADS", "abc", "an integer of 1..1024, not 'abc'"),
+        ("QUANTRIM_THREADS", "0", "an integer of 1..1024, not 0"),
+        ("QUANTRIM_ISA", "avx9", f"an instruction set of this machine, one of {qt.isas()}, not 'avx9'"),
+    ],
+)
+def test_B45_F128_a_bad_environment_is_one_line(command: str, name: str, value: str, must: str, model: Path) -> None:
+    done = run(command, *([model, "--no-stats"] if command == "inspect" else []), env={name: value})
+    said = f"quantrim: error: {name} must be {must}\n"
+    assert (done.returncode, done.stdout, done.stderr.decode()) == (2, b"", said)
+    assert run("--help", env={name: value}).returncode == 0
 
 
 # Signals

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from . import backend
 from .commands import outcome, terminal
 
 
@@ -84,6 +85,7 @@ def program(
     if context.invoked_subcommand is None:
         terminal.print_line(terminal.console(), context.get_help())  # rich has printed it; then it is ''
         raise typer.Exit(outcome.BAD_INPUT)
+    backend.current_isa()  # before any work a ValueError about QUANTRIM_ISA or QUANTRIM_THREADS
 
 
 @app.command()
