@@ -143,27 +143,32 @@ def test_D101_the_harness_sees_a_killed_program(model: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_D101_a_signal_at_any_time(tmp_path: Path) -> None:
+def test_D101_G17_a_signal_at_any_time(tmp_path: Path) -> None:
+    """Nothing is left, and the program stops within 100 ms: the median, since the machine may be busy."""
     source, out = tmp_path / "source.safetensors", tmp_path / "out.safetensors"
     save_file({f"{k}.weight": normal(2048, 2048, seed=k) for k in range(8)}, source)
     begin = time.monotonic()
     assert run("compress", source, out, "--scale", "mse").returncode == 0
     whole, seconds = out.read_bytes(), time.monotonic() - begin
     random = np.random.default_rng(0)
-    codes = set()
+    codes, waits = set(), []
     for signum in [signal.SIGINT, signal.SIGTERM] * 15:
         out.unlink(missing_ok=True)
         words = [*PROGRAM, "compress", os.fspath(source), os.fspath(out), "--scale", "mse"]
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(seconds * random.uniform(0.3, 1))  # from when the interpreter has begun
         process.send_signal(signum)
+        sent = time.monotonic()
         code = process.wait(20)
+        if code == 128 + signum:
+            waits.append(time.monotonic() - sent)
         codes.add(code)
         left = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path != source}
         # before the program has its handlers a signal ends it; after the rename the file is whole
         assert code in (0, 128 + signum, -signum, 1)
         assert left in ({}, {out.name: whole})
     assert codes & {130, 143}
+    assert np.median(waits) < 0.1, waits
 
 
 # Pipes and descriptors

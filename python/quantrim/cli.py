@@ -62,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             app(args=arguments, prog_name="quantrim")
         except SystemExit as end:  # typer takes every signal for Ctrl-C while it reads the command line
-            if end.code == outcome.INTERRUPTED and received:
-                sys.exit(128 + received[0])
+            if received:
+                outcome.leave(128 + received[0] if end.code == outcome.INTERRUPTED else end.code)
             raise
 
 
