@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import threading
 import warnings
 from pathlib import Path
@@ -31,6 +32,7 @@ import quantrim as qt
 from quantrim.files import FormatError, open_checkpoint, read_header
 from quantrim.layouts import compressed_tensors as layout
 from quantrim.model import Recipe, Settings, chunks, compress, logical_tensors, plan, prune_stream, stream
+from quantrim.model.recipe import KEYS, Options
 
 BIG = (
     "model.embed_tokens.weight",
@@ -515,3 +517,6 @@ def test_the_parameters_of_plan_are_those_of_compress() -> None:
     for extra in ("destination", "overwrite", "progress"):
         del ours[extra]
     assert ours == {k: (p.annotation, p.default) for k, p in inspect.signature(plan).parameters.items()}
+    assert set(Options.__annotations__) == set(KEYS) - {"keep"} | {"include", "exclude", "min_elements"}
+    for option in Options.__annotations__:
+        assert re.search(rf"\b{option}\b.*:", inspect.getdoc(compress) or ""), option

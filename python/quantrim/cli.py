@@ -93,7 +93,10 @@ def compress(
     source: Source,
     target: Target,
     bits: Annotated[
-        int | None, typer.Option(metavar="2..8", help="Bits of a weight; 4 by default.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="2..8|none", help="Bits of a weight; 4 by default. none: only --prune.", show_default=False
+        ),
     ] = None,
     group_size: Annotated[
         str | None,
@@ -154,6 +157,7 @@ def compress(
       quantrim compress model.safetensors small.safetensors
       quantrim compress llama/ llama-int4/ --bits 4 --group-size 32 --scale mse
       quantrim compress llama/ llama-2of4/ --prune 2:4 --exclude 'lm_head*'
+      quantrim compress llama/ llama-half/ --bits none --prune 0.5
       quantrim compress llama/ llama-int3/ --bits 3 --report report.html
       quantrim compress llama/ anywhere/ --dry-run
 
