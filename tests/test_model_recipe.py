@@ -58,7 +58,7 @@ def test_B47_a_rule_that_matches_nothing() -> None:
 
 def test_B47_a_rule_that_is_never_reached() -> None:
     recipe = Recipe(rules=(Rule("a*", Settings(bits=2)), Rule("ab", Settings(bits=3))))
-    with pytest.raises(ValueError, match="rule 2, match 'ab', matched 1 tensors, but rules before it match all"):
+    with pytest.raises(ValueError, match="rule 2, match 'ab', matched 1 tensor, but rules before it match all"):
         recipe.assign(["ab", "ac"])
 
 

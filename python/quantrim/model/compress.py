@@ -210,7 +210,8 @@ def _report(plan: Plan, target: Path, errors: dict[str, Errors], seconds: float,
         if e is not None:
             total.add(e)
         if e is not None and e.lost_groups:
-            lost = f"{e.lost_groups} groups of weights too small for scales in {t.settings.scale_dtype}"
+            groups = "1 group" if e.lost_groups == 1 else f"{e.lost_groups} groups"
+            lost = f"{groups} of weights too small for scales in {t.settings.scale_dtype}"
             notes.append(f"tensor {quote(t.name)}: {lost} became zeros; use scale_dtype='float32'")
     return Report(
         source=plan.source,

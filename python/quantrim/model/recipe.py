@@ -146,7 +146,8 @@ class Recipe:
             if not matched[number]:
                 raise ValueError(f"{said} 0 tensors")
             if not first[number]:
-                raise ValueError(f"{said} {matched[number]} tensors, but rules before it match all of them")
+                tensors = "1 tensor" if matched[number] == 1 else f"{matched[number]} tensors"
+                raise ValueError(f"{said} {tensors}, but rules before it match all of them")
         return assigned
 
     # Text
