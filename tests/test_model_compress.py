@@ -291,7 +291,7 @@ def test_A7_scales_below_float16_are_counted(tmp_path: Path) -> None:
     w[3, :32], w[5], w[7] = 1e-9, 0, 3e-7
     source = save(tmp_path / "m.safetensors", {"a.weight": w})
     report = compress(source, tmp_path / "t.safetensors", group_size=32)
-    assert any("tensor 'a.weight': 1 groups of weights too small" in note for note in report.notes)
+    assert any("tensor 'a.weight': 1 group of weights too small" in note for note in report.notes)
     with open_checkpoint(tmp_path / "t.safetensors") as checkpoint:
         decoded = logical_tensors(checkpoint)["a.weight"].rows(0, 200)
     assert not decoded[3, :32].any() and not decoded[5].any() and decoded[7].any()

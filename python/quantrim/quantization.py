@@ -51,6 +51,11 @@ def quantize(
         A scale, or a weight, that overflows it is a ValueError; a scale that underflows becomes 0, and its group decodes to zeros.
     out: a QuantizedTensor of the same form, to be filled and returned.
 
+    Error with "absmax" and "even": half a step (the scale) and some roundings of float32. A scale that is rounded to
+    `scale_dtype` moves the far end of an asymmetric group by 2**bits - 1 times that rounding: with bfloat16 and 8 bits
+    the ends can be missed by 1.5 steps. Subnormal scales are multiples of u = 2**-149 (2**-24 in float16, 2**-133 in
+    bfloat16): there the error is half a step and u/2 for each of the steps to the far end.
+
     Jacob et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only inference".
 
     >>> q = quantize(np.array([[3.5, -7.0, 1.75, 0.0]], np.float32), bits=4, group_size=2)
