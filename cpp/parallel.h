@@ -11,24 +11,32 @@
 inline std::atomic<int> thread_count{1};
 inline std::atomic<bool> forked_child{false};  // libgomp's threads do not survive fork: a child computes serially
 
-// Kernels round to nearest and keep subnormals, whatever the caller's thread is set to.
-class DefaultFloats {
+// How this thread rounds and flushes: its control register, less the default and the flags of exceptions that happened.
+// 0 is the default: to nearest, subnormals kept, no traps.
 #if defined(__x86_64__)
-  unsigned saved_ = _mm_getcsr();
-
- public:
-  DefaultFloats() { _mm_setcsr(0x1f80); }
-  ~DefaultFloats() { _mm_setcsr(saved_); }
+using FloatMode = uint32_t;
+constexpr FloatMode kDefaultFloats = 0x1f80, kFloatFlags = 0x3f, kFloatControls = 0xffc0;  // others must stay 0
+inline FloatMode float_mode() { return (_mm_getcsr() & kFloatControls) ^ kDefaultFloats; }
+inline void set_float_mode(FloatMode mode) {
+  _mm_setcsr((_mm_getcsr() & kFloatFlags) | ((mode & kFloatControls) ^ kDefaultFloats));
+}
 #elif defined(__aarch64__)
-  uint64_t saved_;
+using FloatMode = uint64_t;
+inline FloatMode float_mode() {
+  FloatMode mode;
+  asm volatile("mrs %0, fpcr" : "=r"(mode));
+  return mode;
+}
+inline void set_float_mode(FloatMode mode) { asm volatile("msr fpcr, %0" ::"r"(mode)); }
+#endif
+
+// Kernels compute in the default mode, whatever the caller's thread is set to.
+class DefaultFloats {
+  FloatMode saved_ = float_mode();
 
  public:
-  DefaultFloats() {
-    asm volatile("mrs %0, fpcr" : "=r"(saved_));
-    asm volatile("msr fpcr, %0" ::"r"(uint64_t{0}));
-  }
-  ~DefaultFloats() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
-#endif
+  DefaultFloats() { set_float_mode(0); }
+  ~DefaultFloats() { set_float_mode(saved_); }
   DefaultFloats(const DefaultFloats&) = delete;
   DefaultFloats& operator=(const DefaultFloats&) = delete;
 };

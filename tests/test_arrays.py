@@ -241,6 +241,42 @@ def test_A30_lists_and_array_protocols() -> None:
     assert qt.importance.magnitude(array.array("f", [1.0, -2.0])).tolist() == [1.0, 2.0]
 
 
+class Capsule:
+    """Memory that is offered through DLPack and in no other way."""
+
+    def __init__(self, a: Array, device: int = 1) -> None:
+        self._a, self._device = a, device
+
+    def __dlpack__(self, **how: Any) -> Any:
+        if self._device != 1:  # not a CPU
+            raise BufferError("memory of another device")
+        return self._a.__dlpack__(**how)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._device, 0
+
+
+def test_A30_dlpack_alone() -> None:
+    w = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
+    before = w.copy()
+    for a in (w, w.T, w[:, ::2], w.astype(np.float16), w.astype(np.float64)):
+        assert bits_of(qt.quantize(Capsule(a), 4)) == bits_of(qt.quantize(a, 4))
+        assert bits_of(qt.prune(Capsule(a), 0.5, scores=Capsule(a))) == bits_of(qt.prune(a, 0.5, scores=a))
+    assert bits_of(qt.apply_mask(Capsule(w), Capsule(w > 0))) == bits_of(qt.apply_mask(w, w > 0))
+    codes = (w > 0).view(np.uint8)
+    assert bits_of(qt.pack(Capsule(codes), 1)) == bits_of(qt.pack(codes, 1))
+    assert w.tobytes() == before.tobytes()
+
+
+def test_A30_dlpack_that_numpy_cannot_read() -> None:
+    with pytest.raises(TypeError, match=r"w must be an array that numpy can read, not Capsule: memory of another"):
+        qt.quantize(Capsule(np.ones((2, 8), np.float32), device=2))
+    with pytest.raises(TypeError, match="w must be float32, float16, bfloat16 or float64, not int32"):
+        qt.quantize(Capsule(np.ones((2, 8), np.int32)))
+    with pytest.raises(TypeError, match="w must be an array that numpy can read, not Capsule"):
+        qt.quantize(Capsule(np.ones((2, 8), FLOATS["bfloat16"])))
+
+
 @by_function
 def test_A20_no_axes(f: Function) -> None:
     a = f.values(5, (1,), f.dtypes[0]).reshape(())

@@ -117,6 +117,26 @@ def test_B45_bad_threads_in_the_environment(count: str) -> None:
     assert "ValueError: QUANTRIM_THREADS must be an integer of 1..1024, not" in result.stderr
 
 
+@pytest.mark.parametrize("name,value", [("QUANTRIM_THREADS", "abc"), ("QUANTRIM_ISA", "x86_v9")])
+def test_B45_F128_nothing_computes_in_a_bad_environment(name: str, value: str) -> None:
+    """Each use is a ValueError; neither a default nor an AttributeError takes its place."""
+    code = """
+import numpy as np, quantrim as qt
+w = np.ones((2, 8), np.float32)
+uses = [
+    qt.current_isa, qt.current_threads, lambda: qt.use_isa("reference"), lambda: qt.use_threads(2),
+    lambda: qt.prune(w, 0.5), lambda: qt.quantize(w), lambda: qt.importance.share(w),
+    lambda: qt.pack(w.astype("u1"), 4),
+]
+for use in uses:
+    try:
+        use()
+    except ValueError as error:
+        print(str(error).split()[0])
+"""
+    assert printed(code, **{name: value}).split() == [name] * 8
+
+
 @pytest.mark.parametrize("value,count", [("1", 1), ("1,4", 1), (" 1 ", 1), ("1000000", AVAILABLE), ("", AVAILABLE)])
 def test_B45_omp_num_threads(value: str, count: int) -> None:
     assert child(THREADS, OMP_NUM_THREADS=value).stdout == f"{count}\n"  # libgomp comments on an empty one

@@ -99,7 +99,12 @@ def test_all_commands_are_listed_and_the_version_is_known() -> None:
         (["polish"], "No such command 'polish'. (see quantrim --help)"),
         (["compress"], "Missing argument 'SRC'. (see quantrim compress --help)"),
         (["compress", "MODEL", "OUT", "--bits", "9"], "bits must be an integer of 2..8, not 9"),
-        (["compress", "MODEL", "OUT", "--bits", "x"], "Invalid value for '--bits'"),
+        (["compress", "MODEL", "OUT", "--bits", "x"], "bits must be an integer of 2..8, not 'x'"),
+        (["compress", "MODEL", "OUT", "--bits", "none"], "can be compressed: nothing to do: neither bits nor prune"),
+        (
+            ["compress", "MODEL", "OUT", "--bits", "none", "--prune", "0.5", "--scale", "mse", "--asymmetric"],
+            "symmetric, scale must not be given with bits=None, which writes no codes",
+        ),
         (["compress", "MODEL", "OUT", "--group-size", "0"], "group_size must be an integer of 1.."),
         (["compress", "MODEL", "OUT", "--group-size", "row"], "group_size must be"),
         (["compress", "MODEL", "OUT", "--scale", "best"], "scale must be one of"),

@@ -19,6 +19,7 @@ import pytest
 from held_tensors import normal
 from safetensors.numpy import save_file
 
+import quantrim as qt
 from quantrim.files import open_checkpoint
 
 PROGRAM = [sys.executable, "-m", "quantrim.cli"]
@@ -71,6 +72,22 @@ def test_exit_codes(model: Path, tmp_path: Path) -> None:
 def test_an_error_is_one_line_without_a_traceback(model: Path) -> None:
     done = run("compress", model, "out.safetensors", "--bits", "9")
     assert done.stderr == b"quantrim: error: bits must be an integer of 2..8, not 9\n" and done.stdout == b""
+
+
+@pytest.mark.parametrize("command", ["info", "inspect", "demo"])
+@pytest.mark.parametrize(
+    ("name", "value", "must"),
+    [
+        ("QUANTRIM_THREADS", "abc", "an integer of 1..1024, not 'abc'"),
+        ("QUANTRIM_THREADS", "0", "an integer of 1..1024, not 0"),
+        ("QUANTRIM_ISA", "avx9", f"an instruction set of this machine, one of {qt.isas()}, not 'avx9'"),
+    ],
+)
+def test_B45_F128_a_bad_environment_is_one_line(command: str, name: str, value: str, must: str, model: Path) -> None:
+    done = run(command, *([model, "--no-stats"] if command == "inspect" else []), env={name: value})
+    said = f"quantrim: error: {name} must be {must}\n"
+    assert (done.returncode, done.stdout, done.stderr.decode()) == (2, b"", said)
+    assert run("--help", env={name: value}).returncode == 0
 
 
 # Signals
@@ -126,27 +143,32 @@ def test_D101_the_harness_sees_a_killed_program(model: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_D101_a_signal_at_any_time(tmp_path: Path) -> None:
+def test_D101_G17_a_signal_at_any_time(tmp_path: Path) -> None:
+    """Nothing is left, and the program stops within 100 ms: the median, since the machine may be busy."""
     source, out = tmp_path / "source.safetensors", tmp_path / "out.safetensors"
     save_file({f"{k}.weight": normal(2048, 2048, seed=k) for k in range(8)}, source)
     begin = time.monotonic()
     assert run("compress", source, out, "--scale", "mse").returncode == 0
     whole, seconds = out.read_bytes(), time.monotonic() - begin
     random = np.random.default_rng(0)
-    codes = set()
+    codes, waits = set(), []
     for signum in [signal.SIGINT, signal.SIGTERM] * 15:
         out.unlink(missing_ok=True)
         words = [*PROGRAM, "compress", os.fspath(source), os.fspath(out), "--scale", "mse"]
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(seconds * random.uniform(0.3, 1))  # from when the interpreter has begun
         process.send_signal(signum)
+        sent = time.monotonic()
         code = process.wait(20)
+        if code == 128 + signum:
+            waits.append(time.monotonic() - sent)
         codes.add(code)
         left = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path != source}
         # before the program has its handlers a signal ends it; after the rename the file is whole
         assert code in (0, 128 + signum, -signum, 1)
         assert left in ({}, {out.name: whole})
     assert codes & {130, 143}
+    assert np.median(waits) < 0.1, waits
 
 
 # Pipes and descriptors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import re
 import shutil
@@ -17,6 +18,7 @@ from cases import CASES
 
 import quantrim as qt
 from quantrim import _core, reference
+from quantrim.float_environment import default_floats
 
 ROOT = Path(__file__).parents[1]
 CPP = sorted([*ROOT.glob("cpp/**/*.h"), *ROOT.glob("cpp/**/*.cpp")])
@@ -97,6 +99,11 @@ def test_lower_floors_of_cpp_do_not_include_upper_ones(folder: str) -> None:
             assert re.fullmatch(FLOORS_OF_CPP[folder], included), f"{name_of(path)} includes {included}"
 
 
+def test_the_lock_of_python_is_left_in_one_way() -> None:
+    """E113: pybind11's own guard ends the process where a thread computes at exit."""
+    assert holders(r"gil_scoped_release|PyEval_\w+|Py_BEGIN_ALLOW_THREADS", CPP) == {"cpp/bindings/unlocked.h"}
+
+
 def test_only_bindings_know_python() -> None:
     assert {Path(f).parent.name for f in holders(r"pybind11|Python\.h|\bPyObject\b", CPP)} == {"bindings"}
 
@@ -105,7 +112,7 @@ def test_only_bindings_know_python() -> None:
 FLOORS = [
     {"checks"},
     {"_core", "reference"},
-    {"backend"},
+    {"backend", "float_environment"},
     {"outputs", "tensor"},
     {
         "importance",
@@ -197,7 +204,10 @@ def test_reference_compiled_module_and_stub_agree(name: str) -> None:
 
 
 def test_the_compiled_module_has_nothing_more() -> None:
-    machine = {"built_isas", "isas", "current_isa", "use_isa", "current_threads", "use_threads"}
+    machine = {
+        "built_isas", "isas", "current_isa", "use_isa", "current_threads", "use_threads",
+        "float_mode", "use_float_mode",
+    }  # fmt: skip
     compiled = {n for n in dir(_core) if not n.startswith("_")}
     assert compiled == machine | set(reference.__all__)
     assert set(stub_parameters()) == compiled
@@ -223,6 +233,18 @@ def public_functions() -> list[tuple[str, Any]]:
 @pytest.mark.parametrize("name,function", public_functions(), ids=[n for n, _ in public_functions()])
 def test_public_functions_show_an_example(name: str, function: Any) -> None:
     assert ">>> " in (inspect.getdoc(function) or ""), f"{name} needs a docstring with an example"
+
+
+FAMILIES = [n for n in FLOORS[FLOORS.index({"layouts"}) - 1] if (PACKAGE / f"{n}.py").exists()]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_A6_F121_public_functions_compute_in_the_default_mode(family: str) -> None:
+    """numpy and Python compute in the caller's mode, unless @default_floats stands above a function."""
+    module = importlib.import_module(f"quantrim.{family}")
+    functions = [f for f in map(module.__dict__.get, module.__all__) if inspect.isfunction(f)]
+    guarded = default_floats(lambda: None).__code__
+    assert functions and [f.__name__ for f in functions if f.__code__ is not guarded] == []
 
 
 # Compiled objects

@@ -109,7 +109,8 @@ def test_what_it_costs_in_images(rows: dict[str, demo.Row]) -> None:
 def test_what_it_saves_in_bytes(rows: dict[str, demo.Row]) -> None:
     size = rows[demo.ORIGINAL].nbytes
     assert size == (DATA / "digits.safetensors").stat().st_size == 203_752
-    assert rows["pruned 50 %"].nbytes == rows["pruned 2:4"].nbytes == size
+    for name in ("pruned 50 %", "pruned 2:4"):
+        assert size < rows[name].nbytes < size + 200  # its recipe stands in its metadata
     assert 3.5 < rows["int8"].ratio < 4 and 6 < rows["int4, groups of 32"].ratio < 7
     assert rows["int2, groups of 32"].ratio > 10
     assert rows["pruned 50 %"].zipped < 0.6 * rows[demo.ORIGINAL].zipped
@@ -123,7 +124,7 @@ def test_zeros_are_counted_exactly(rows: dict[str, demo.Row]) -> None:
     assert all(row.weights == 50_432 for row in rows.values())
 
 
-@pytest.mark.parametrize("name", [name for name, options in demo.VARIATIONS.items() if "bits" in options])
+@pytest.mark.parametrize("name", demo.VARIATIONS)
 def test_the_files_hold_what_the_functions_give(name: str, tmp_path: Path) -> None:
     options = demo.VARIATIONS[name]
     target = tmp_path / "out.safetensors"
@@ -139,7 +140,10 @@ def test_the_files_hold_what_the_functions_give(name: str, tmp_path: Path) -> No
 def by_hand(w: NDArray[Any], options: dict[str, Any]) -> NDArray[Any]:
     """One matrix, pruned and rounded with the public functions, as float16 scales have it."""
     if "prune" in options:
-        w = qt.prune(w, options["prune"])
+        pattern = isinstance(options["prune"], str)
+        w = qt.prune(w, **{"pattern" if pattern else "sparsity": options["prune"]})
+    if options["bits"] is None:
+        return w
     group, scale = options.get("group_size", "channel"), options.get("scale", "absmax")
     q = qt.quantize(w, options["bits"], group_size=group, scale=scale, scale_dtype="float16")
     return qt.dequantize(q, dtype=np.float16).astype(np.float32)

@@ -244,7 +244,8 @@ def test_C60_a_hundred_thousand_tensors(path: Path) -> None:
 
 @pytest.mark.slow
 def test_C60_a_million_tensors_in_linear_time(path: Path) -> None:
-    assert _seconds_to_read(path, 1_000_000) < 20
+    """The aim is 2 s; a busy machine takes twice that."""
+    assert _seconds_to_read(path, 1_000_000) < 4
 
 
 # The header

@@ -7,12 +7,14 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from functions import FUNCTIONS, Array, bits_of
+from model_helpers import save
 
 import quantrim as qt
 
@@ -54,22 +56,15 @@ def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ctypes.CDLL]:
     library.set(DEFAULT)
 
 
-@pytest.fixture(autouse=True)
-def kernels() -> Iterator[None]:
-    """numpy, and so the reference, computes in the caller's mode; the kernels are what this is about."""
-    with qt.use_isa(qt.isas()[0] if qt.current_isa() == "reference" else qt.current_isa()):
-        yield
-
-
 def in_mode(control: ctypes.CDLL, bits: int, call: Callable[[], Any]) -> Any:
     """What the call returns in that mode; the mode must outlive it."""
     control.set(bits)
     try:
-        result = call()
-        assert control.get() == bits
+        return call()
     finally:
+        after = control.get()
         control.set(DEFAULT)
-    return result
+        assert after == bits
 
 
 def weights() -> Array:
@@ -83,6 +78,8 @@ def weights() -> Array:
 W = weights()
 SUBNORMAL = (W[:4] * np.float32(1e-39)).copy()
 QUANTIZED = qt.quantize(W, 4, group_size=32)
+GIVEN = np.linspace(0.1, 2, 40)[:, None]
+TINY = np.float32(1e-40)
 LARGE = np.concatenate([SUBNORMAL.reshape(-1), W.reshape(-1)] * 80)
 DOUBLES = W.astype(np.float64) / 3
 MORE: dict[str, Callable[[], Any]] = {
@@ -102,31 +99,51 @@ MORE: dict[str, Callable[[], Any]] = {
     "threshold-narrowed": lambda: qt.threshold(W, 0.3, mode="soft"),
     "threshold-subnormal": lambda: qt.threshold(SUBNORMAL, 1e-40),
     "float64": lambda: qt.importance.magnitude(DOUBLES),
-    "quantize-given": lambda: qt.quantize(W, 4, scale=np.linspace(0.1, 2, 40)[:, None]),
-    "quantize-given-subnormal": lambda: qt.quantize(SUBNORMAL, 4, scale=np.float32(1e-40)),
+    "quantize-given": lambda: qt.quantize(W, 4, scale=GIVEN),
+    "quantize-given-subnormal": lambda: qt.quantize(SUBNORMAL, 4, scale=TINY),
     "quantize-tensor-subnormal": lambda: qt.quantize(SUBNORMAL, 4, group_size="tensor", symmetric=False),
 }
 
 ROWS = {f.name: (lambda f=f: f.call(W)) for f in FUNCTIONS if f.kind == "floats"} | MORE
-# Some steps are still done by numpy, or by a conversion from Python's float, in the caller's mode.
-OUTSIDE_THE_KERNELS = {
-    "importance.share", "importance.l2-columns", "threshold-narrowed", "threshold-subnormal", "float64",
-    "quantize-given", "quantize-given-subnormal", "quantize-tensor-subnormal",
-}  # fmt: skip
-CALLS = [
-    pytest.param(c, id=n, marks=pytest.mark.xfail(strict=True) if n in OUTSIDE_THE_KERNELS else [])
-    for n, c in ROWS.items()
-]
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_A6_F121_same_bits_in_every_mode(call: Callable[[], Any], control: ctypes.CDLL) -> None:
-    want = bits_of(call())
+@pytest.mark.parametrize("isa", [qt.isas()[0], "reference"])
+@pytest.mark.parametrize("call", ROWS.values(), ids=ROWS)
+def test_A6_F121_same_bits_in_every_mode(call: Callable[[], Any], isa: str, control: ctypes.CDLL) -> None:
+    with qt.use_isa(isa):
+        want = bits_of(call())
+        for name, bits in MODES.items():
+            for threads in (1, 3):
+                with qt.use_threads(threads):
+                    assert bits_of(in_mode(control, bits, call)) == want, name
+
+
+def test_A6_F121_same_file_in_every_mode(control: ctypes.CDLL, tmp_path: Path) -> None:
+    """Threads that compress starts inherit a mode; its report is arithmetic too."""
+    options = {"group_size": 32, "symmetric": False, "prune": 0.3, "min_elements": 0}
+    save(tmp_path / "model.safetensors", {"a.weight": W, "b.weight": SUBNORMAL, "c.weight": DOUBLES})
+
+    def run(name: str) -> Any:
+        target = tmp_path / f"{name}.safetensors"
+        report = qt.compress(tmp_path / "model.safetensors", target, scale_dtype="float32", **options)
+        return target.read_bytes(), [(t.sparsity, t.snr_db, t.cosine, t.worst) for t in report.tensors], report.snr_db
+
+    want = run("default")
     for name, bits in MODES.items():
-        with qt.use_threads(1):
-            assert bits_of(in_mode(control, bits, call)) == want, name
-        with qt.use_threads(3):
-            assert bits_of(in_mode(control, bits, call)) == want, name
+        assert in_mode(control, bits, partial(run, name)) == want, name
+
+
+def test_A6_F121_a_mode_outlives_an_error(control: ctypes.CDLL) -> None:
+    for bits in MODES.values():
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            in_mode(control, bits, lambda: qt.quantize(np.array([[np.nan]], np.float32)))
+
+
+def test_A6_control_a_step_outside_is_found(control: ctypes.CDLL) -> None:
+    """The same functions without what guards them show the caller's mode."""
+    bare = qt.importance.share.__wrapped__  # type: ignore[attr-defined]
+    want = bits_of(qt.importance.share(W))
+    assert any(bits_of(in_mode(control, bits, lambda: bare(W))) != want for bits in MODES.values())
 
 
 def test_the_modes_are_real(control: ctypes.CDLL) -> None:

@@ -134,3 +134,12 @@ def test_random_is_uniform() -> None:
     chi_square = ((bins - n / 64) ** 2 / (n / 64)).sum()
     assert abs(chi_square - 63) < 5 * math.sqrt(2 * 63)
     assert abs(np.corrcoef(draw[:-1], draw[1:])[0, 1]) < 5 / math.sqrt(n)
+
+
+def test_A10_scores_beyond_float32_are_infinite() -> None:
+    """What the docstrings say; weights as such are finite, so that this is no error."""
+    w = np.array([[3e38, 3e38]], np.float32)
+    assert qt.importance.l1(w) == qt.importance.l1(w, 1)[0] == np.inf
+    assert qt.importance.l2([[1e20, 0.0]]) == np.inf and qt.importance.l2([[1.8e19, 0.0]]) == np.float32(1.8e19)
+    assert qt.importance.taylor(w, w).tolist() == [[np.inf, np.inf]]
+    assert qt.importance.wanda(w, [2.0, 1.0]).tolist() == [[np.inf, float(np.float32(3e38))]]

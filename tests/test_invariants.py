@@ -96,6 +96,25 @@ def test_A7_error_with_rounded_scales(dtype: str, symmetric: bool) -> None:
         assert (np.abs(w - q.dequantize().astype(np.float64)) <= q.scales * most).all()
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("dtype", "unit"), [("float32", -149), ("float16", -24), ("bfloat16", -133)])
+def test_A5_A7_error_with_subnormal_scales(dtype: str, unit: int, symmetric: bool) -> None:
+    """Half a step, and half a unit for each of the steps to the far end, exactly; and not much less."""
+    rng, half_unit = np.random.default_rng(0), Fraction(2) ** (unit - 1)
+    for bits in (2, 4, 8):
+        steps = 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1
+        w = (rng.standard_normal((400, 32)) * 2.0 ** rng.uniform(unit + bits, unit + 9, (400, 1))).astype(np.float32)
+        q = qt.quantize(w, bits, symmetric=symmetric, scale_dtype=dtype)
+        largest = Fraction(0)
+        for row, decoded, s in zip(w.tolist(), q.dequantize().tolist(), q.scales[:, 0].tolist(), strict=True):
+            if s > 0:
+                worst = max(abs(Fraction(x) - Fraction(y)) for x, y in zip(row, decoded, strict=True))
+                beyond = worst - Fraction(s) / 2
+                assert beyond <= steps * half_unit
+                largest = max(largest, beyond)
+        assert bits < 8 or largest >= steps * half_unit / 2  # of few steps much is within the half step
+
+
 @pytest.mark.parametrize("tiny", [1e-38, 1e-40, 1e-44, 1e-45])
 def test_A5_tiny_groups(tiny: float) -> None:
     """The inverse of a tiny scale overflows float32; codes come out right all the same."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import threading
 import warnings
 from pathlib import Path
@@ -31,6 +32,7 @@ import quantrim as qt
 from quantrim.files import FormatError, open_checkpoint, read_header
 from quantrim.layouts import compressed_tensors as layout
 from quantrim.model import Recipe, Settings, chunks, compress, logical_tensors, plan, prune_stream, stream
+from quantrim.model.recipe import KEYS, Options
 
 BIG = (
     "model.embed_tokens.weight",
@@ -289,7 +291,7 @@ def test_A7_scales_below_float16_are_counted(tmp_path: Path) -> None:
     w[3, :32], w[5], w[7] = 1e-9, 0, 3e-7
     source = save(tmp_path / "m.safetensors", {"a.weight": w})
     report = compress(source, tmp_path / "t.safetensors", group_size=32)
-    assert any("tensor 'a.weight': 1 groups of weights too small" in note for note in report.notes)
+    assert any("tensor 'a.weight': 1 group of weights too small" in note for note in report.notes)
     with open_checkpoint(tmp_path / "t.safetensors") as checkpoint:
         decoded = logical_tensors(checkpoint)["a.weight"].rows(0, 200)
     assert not decoded[3, :32].any() and not decoded[5].any() and decoded[7].any()
@@ -515,3 +517,6 @@ def test_the_parameters_of_plan_are_those_of_compress() -> None:
     for extra in ("destination", "overwrite", "progress"):
         del ours[extra]
     assert ours == {k: (p.annotation, p.default) for k, p in inspect.signature(plan).parameters.items()}
+    assert set(Options.__annotations__) == set(KEYS) - {"keep"} | {"include", "exclude", "min_elements"}
+    for option in Options.__annotations__:
+        assert re.search(rf"\b{option}\b.*:", inspect.getdoc(compress) or ""), option

@@ -44,7 +44,11 @@ def some(total: int) -> list[tuple[str, str, list[int]]]:
     ]
 
 
-@pytest.mark.parametrize("options", [{}, {"prune": 0.5, "bits": 8, "group_size": 128}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"prune": 0.5, "bits": 8, "group_size": 128}, {"prune": 0.5, "bits": None}],
+    ids=str,
+)
 def test_G12_half_a_gigabyte(tmp_path: Path, options: dict[str, object]) -> None:
     found = peak(sparse_checkpoint(tmp_path / "m.safetensors", some(512 * MIB)), **options)
     assert found < 200 * MIB, f"{found / MIB:.0f} MiB"
@@ -61,7 +65,13 @@ def test_G12_the_measure_sees_a_tensor_that_is_read_whole(tmp_path: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
-    [{}, {"bits": 4, "symmetric": False}, {"prune": 0.5}, {"prune": 0.5, "symmetric": False}],
+    [
+        {},
+        {"bits": 4, "symmetric": False},
+        {"prune": 0.5},
+        {"prune": 0.5, "symmetric": False},
+        {"prune": 0.5, "bits": None},
+    ],
     ids=str,
 )
 def test_G12_C104_eight_gigabytes(tmp_path: Path, options: dict[str, object]) -> None:

@@ -113,7 +113,7 @@ def test_a_pattern_that_does_not_divide_the_columns(tmp_path: Path) -> None:
 
 def test_nothing_to_compress(tmp_path: Path) -> None:
     source = save(tmp_path / "m.safetensors", {"a": weights(100, 90), "b": weights(3)})
-    with pytest.raises(ValueError, match=r"no tensor can be compressed: 1 dimensions: .*; the layout holds only"):
+    with pytest.raises(ValueError, match=r"no tensor can be compressed: 1 dimension: .*; the layout holds only"):
         plan(source)
     with pytest.raises(ValueError, match="no tensor can be compressed: it holds no tensors"):
         plan(save(tmp_path / "e.safetensors", {}))

@@ -58,7 +58,7 @@ def test_B47_a_rule_that_matches_nothing() -> None:
 
 def test_B47_a_rule_that_is_never_reached() -> None:
     recipe = Recipe(rules=(Rule("a*", Settings(bits=2)), Rule("ab", Settings(bits=3))))
-    with pytest.raises(ValueError, match="rule 2, match 'ab', matched 1 tensors, but rules before it match all"):
+    with pytest.raises(ValueError, match="rule 2, match 'ab', matched 1 tensor, but rules before it match all"):
         recipe.assign(["ab", "ac"])
 
 
@@ -118,7 +118,7 @@ def test_B40_B41_B42_B48_what_a_recipe_may_not_say(text: str, error: type[Except
 SETTINGS = st.builds(
     Settings,
     keep=st.booleans(),
-    bits=st.integers(2, 8),
+    bits=st.one_of(st.none(), st.integers(2, 8)),
     group_size=st.one_of(st.none(), st.just("channel"), st.integers(1, 4096)),
     symmetric=st.booleans(),
     scale=st.sampled_from(["absmax", "mse", "power_of_two"]),
@@ -143,6 +143,17 @@ def test_options_make_the_same_recipes() -> None:
     found = recipe_from_options(bits=3, include="a*", exclude=["*b"]).assign(["ab", "ac", "cc"])
     assert [found[name].keep for name in ("ab", "ac", "cc")] == [True, False, True]
     assert found["ac"].bits == 3
+    assert recipe_from_options(bits=None, prune=0.5) == Recipe(Settings(bits=None, prune=0.5))
+    assert recipe_from_options(prune=None, scale=None) == Recipe()
+
+
+def test_bits_none_in_a_recipe() -> None:
+    recipe = Recipe.from_toml('prune = 0.5\n[[rule]]\nmatch = "a"\nbits = "none"\n[[rule]]\nmatch = "b"\nbits = 8')
+    assert [recipe.assign("abc")[name].bits for name in "abc"] == [None, 8, 4]
+    assert 'bits = "none"' in recipe.to_toml()
+    for key, value in {"group_size": 32, "symmetric": False, "scale": "mse", "seed": 3}.items():
+        with pytest.raises(ValueError, match=f"{key} must not be given with bits=None, which writes no codes"):
+            recipe_from_options(bits=None, prune=0.5, **{key: value})  # type: ignore[arg-type]
 
 
 def test_a_recipe_comes_as_table_object_or_file(tmp_path: Path) -> None:

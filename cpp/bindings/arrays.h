@@ -9,6 +9,7 @@
 
 #include "../dispatch.h"
 #include "../parallel.h"
+#include "unlocked.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -66,11 +67,11 @@ inline bool streamed(const void* out, int64_t bytes, const void* in) { return st
 // Runs a kernel on slices without the GIL.
 template <class Body>
 bool run_elements(int64_t n, const Body& body) {
-  const py::gil_scoped_release nogil;
+  const Unlocked others_run;
   return parallel_elements(n, body);
 }
 template <class Body>
 bool run_rows(int64_t rows, int64_t size, const Body& body) {
-  const py::gil_scoped_release nogil;
+  const Unlocked others_run;
   return parallel_rows(rows, size, body);
 }

@@ -44,6 +44,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   });
   m.def("current_threads", [] { return thread_count.load(); });
   m.def("use_threads", [](int count) { thread_count = std::max(count, 1); });
+  m.def("float_mode", &float_mode);
+  m.def("use_float_mode", &set_float_mode);
   bind_importance(m);
   bind_pruning(m);
   bind_packing(m);

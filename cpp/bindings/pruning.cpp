@@ -64,7 +64,7 @@ static bool lowest_mask(const py::array& scores, int64_t count, bool absolute, p
   check_count(count, n);
   const Weights s = weights(scores);
   auto* keep = reinterpret_cast<uint8_t*>(numbers<bool>("mask", mask, sets * n));
-  const py::gil_scoped_release nogil;
+  const Unlocked others_run;
   return lowest_mask(active(), s, sets, n, count, absolute, keep);
 }
 
@@ -75,7 +75,7 @@ static bool prune_lowest(const py::array& w, const py::array& scores, int64_t co
   const Weights x = weights(w), s = weights(scores);
   const MutableWeights o = like(w, out);
   const bool stream = streamed(o.data, sets, n * o.itemsize(), x.data);
-  const py::gil_scoped_release nogil;
+  const Unlocked others_run;
   return prune_lowest(active(), x, s, sets, n, count, absolute, o, stream);
 }
 

@@ -5,11 +5,25 @@ from __future__ import annotations
 import os
 import warnings
 from types import ModuleType, TracebackType
+from typing import Any, cast
 
 from . import _core, checks, reference
 
 active: ModuleType = reference  # the module whose functions the public ones call
 MAX_THREADS = 1024
+
+
+class _Refused:
+    """In the place of `active` where the environment asks for what there is not: a ValueError at every use.
+
+    Not already at import, where the command line could say it only with a traceback.
+    """
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def __getattr__(self, name: str) -> Any:
+        raise ValueError(self._why)
 
 
 def isas() -> list[str]:
@@ -27,7 +41,7 @@ def current_isa() -> str:
     >>> current_isa() in isas()
     True
     """
-    return "reference" if active is reference else _core.current_isa()
+    return "reference" if active is reference else active.current_isa()
 
 
 def current_threads() -> int:
@@ -36,7 +50,7 @@ def current_threads() -> int:
     >>> current_threads() >= 1
     True
     """
-    return _core.current_threads()
+    return _core.current_threads() if active is reference else active.current_threads()
 
 
 class use_isa:
@@ -111,5 +125,8 @@ def _default_threads() -> int:
 
 if len(isas()) == 1:
     raise ImportError("quantrim needs at least SSE4.2 and POPCNT (x86-64-v2) or ARMv8 NEON; this processor has neither")
-_core.use_threads(_default_threads())
-_set_isa(os.environ.get("QUANTRIM_ISA") or isas()[0], "QUANTRIM_ISA")
+try:
+    _core.use_threads(_default_threads())
+    _set_isa(os.environ.get("QUANTRIM_ISA") or isas()[0], "QUANTRIM_ISA")
+except ValueError as error:
+    active = cast(ModuleType, _Refused(str(error)))

@@ -24,7 +24,17 @@ def array(name: str, a: object) -> Array:
     """`a` as an ndarray that hides nothing: no mask, no matrix semantics."""
     if isinstance(a, (np.ma.MaskedArray, np.matrix)):
         raise TypeError(f"{name} must be a plain array, not {type(a).__name__}; fill or drop the mask first")
-    return np.asarray(a)
+    return np.asarray(_by_dlpack(name, a))
+
+
+def _by_dlpack(name: str, a: object) -> object:
+    """`a`, or its memory as an array where DLPack is all it speaks; np.asarray would see a lone object."""
+    if hasattr(a, "__array__") or not hasattr(a, "__dlpack__"):
+        return a
+    try:
+        return np.from_dlpack(a)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:  # another device, a dtype that numpy has not
+        raise TypeError(f"{name} must be an array that numpy can read, not {type(a).__name__}: {error}") from None
 
 
 def floats(name: str, a: object, shape: tuple[int, ...] | None = None) -> Array:

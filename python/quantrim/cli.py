@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from . import backend
 from .commands import outcome, terminal
 
 
@@ -61,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             app(args=arguments, prog_name="quantrim")
         except SystemExit as end:  # typer takes every signal for Ctrl-C while it reads the command line
-            if end.code == outcome.INTERRUPTED and received:
-                sys.exit(128 + received[0])
+            if received:
+                outcome.leave(128 + received[0] if end.code == outcome.INTERRUPTED else end.code)
             raise
 
 
@@ -84,6 +85,7 @@ def program(
     if context.invoked_subcommand is None:
         terminal.print_line(terminal.console(), context.get_help())  # rich has printed it; then it is ''
         raise typer.Exit(outcome.BAD_INPUT)
+    backend.current_isa()  # before any work a ValueError about QUANTRIM_ISA or QUANTRIM_THREADS
 
 
 @app.command()
@@ -91,7 +93,10 @@ def compress(
     source: Source,
     target: Target,
     bits: Annotated[
-        int | None, typer.Option(metavar="2..8", help="Bits of a weight; 4 by default.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="2..8|none", help="Bits of a weight; 4 by default. none: only --prune.", show_default=False
+        ),
     ] = None,
     group_size: Annotated[
         str | None,
@@ -152,6 +157,7 @@ def compress(
       quantrim compress model.safetensors small.safetensors
       quantrim compress llama/ llama-int4/ --bits 4 --group-size 32 --scale mse
       quantrim compress llama/ llama-2of4/ --prune 2:4 --exclude 'lm_head*'
+      quantrim compress llama/ llama-half/ --bits none --prune 0.5
       quantrim compress llama/ llama-int3/ --bits 3 --report report.html
       quantrim compress llama/ anywhere/ --dry-run
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backend, checks
+from .float_environment import default_floats
 from .outputs import output
 
 __all__ = ["l1", "l2", "magnitude", "random", "share", "taylor", "wanda"]
@@ -20,6 +21,7 @@ __all__ = ["l1", "l2", "magnitude", "random", "share", "taylor", "wanda"]
 Scores = NDArray[np.float32]
 
 
+@default_floats
 def magnitude(w: object, *, out: Scores | None = None) -> Scores:
     """|w| of every weight (Han et al. 2015, "Learning both weights and connections").
 
@@ -34,10 +36,11 @@ def magnitude(w: object, *, out: Scores | None = None) -> Scores:
     return scores
 
 
+@default_floats
 def taylor(w: object, grad: object, *, out: Scores | None = None) -> Scores:
     """|w * grad|: the first-order change of the loss when a weight goes (Molchanov et al. 2017).
 
-    w, grad: the same shape. Returns float32 of that shape.
+    w, grad: the same shape. Returns float32 of that shape; inf where the product exceeds float32.
 
     >>> taylor([1.0, -2.0], [0.5, 3.0])
     array([0.5, 6. ], dtype=float32)
@@ -51,10 +54,12 @@ def taylor(w: object, grad: object, *, out: Scores | None = None) -> Scores:
     return scores
 
 
+@default_floats
 def wanda(w: object, input_norm: object, *, out: Scores | None = None) -> Scores:
     """|w_ij| * input_norm_j (Sun et al. 2023, "A simple and effective pruning approach for large language models").
 
-    w: (..., cols). input_norm: (cols,), the L2 norm of each input over the calibration set. Returns float32 like w.
+    w: (..., cols). input_norm: (cols,), the L2 norm of each input over the calibration set. Returns float32 like w;
+    inf where the product exceeds float32.
 
     >>> wanda([[1.0, -2.0]], [3.0, 1.0])
     array([[3., 2.]], dtype=float32)
@@ -66,10 +71,11 @@ def wanda(w: object, input_norm: object, *, out: Scores | None = None) -> Scores
     return scores
 
 
+@default_floats
 def l1(w: object, axis: int | None = None, *, out: Scores | None = None) -> Any:
     """Sum of |w| over `axis`, or over everything (Li et al. 2017, "Pruning filters for efficient convnets").
 
-    w: any shape. Returns float32 without that axis; a scalar for axis=None.
+    w: any shape. Returns float32 without that axis; a scalar for axis=None; inf where the sum exceeds float32.
     Sixteen lanes add in order and are folded by halves; axis=None adds the sums of the rows (last axis) the same way.
 
     >>> l1([[1.0, -2.0], [3.0, 4.0]], axis=1)
@@ -78,10 +84,12 @@ def l1(w: object, axis: int | None = None, *, out: Scores | None = None) -> Any:
     return _norm(w, axis, 1, out)
 
 
+@default_floats
 def l2(w: object, axis: int | None = None, *, out: Scores | None = None) -> Any:
     """Square root of the sum of w * w over `axis`, or over everything, summed as in `l1`.
 
-    w: any shape. Returns float32 without that axis; a scalar for axis=None.
+    w: any shape. Returns float32 without that axis; a scalar for axis=None; inf where the sum of squares exceeds
+    float32, which is where the result would exceed 1.8e19.
 
     >>> l2([[3.0, 4.0]], axis=1)
     array([5.], dtype=float32)
@@ -89,6 +97,7 @@ def l2(w: object, axis: int | None = None, *, out: Scores | None = None) -> Any:
     return _norm(w, axis, 2, out)
 
 
+@default_floats
 def share(w: object) -> Scores:
     """Each row's part of the whole: R_i = sum_j |w_ij| / sum_ij |w_ij|.
 
@@ -107,6 +116,7 @@ def share(w: object) -> Scores:
     return parts / total if total > 0 else parts
 
 
+@default_floats
 def random(shape: int | tuple[int, ...], seed: int) -> Scores:
     """Uniform scores in [0, 1) from a counter: the same on every machine and number of threads.
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backend, checks
+from .float_environment import default_floats
 from .outputs import output
 
 __all__ = ["apply_mask", "prune", "prune_mask", "sparsity", "threshold"]
@@ -21,6 +22,7 @@ MODES = ("magnitude", "signed", "soft")
 MAX_M = 32
 
 
+@default_floats
 def threshold(w: object, t: float, *, mode: str = "magnitude", out: NDArray[Any] | None = None) -> NDArray[Any]:
     """Zero the weights at or below a threshold.
 
@@ -39,6 +41,7 @@ def threshold(w: object, t: float, *, mode: str = "magnitude", out: NDArray[Any]
     return pruned
 
 
+@default_floats
 def prune_mask(
     scores: object, sparsity: float | None = None, *, axis: int | None = None, pattern: str | None = None
 ) -> NDArray[np.bool_]:
@@ -67,6 +70,7 @@ def prune_mask(
     return _original_shape(mask, s.shape, k)
 
 
+@default_floats
 def prune(
     w: object,
     sparsity: float | None = None,
@@ -107,6 +111,7 @@ def prune(
     return pruned
 
 
+@default_floats
 def apply_mask(w: object, mask: object, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
     """w where mask is True, 0 elsewhere.
 
@@ -127,6 +132,7 @@ def apply_mask(w: object, mask: object, *, out: NDArray[Any] | None = None) -> N
     return pruned
 
 
+@default_floats
 def sparsity(w: object) -> float:
     """The fraction of weights that are exactly zero; 0.0 for an empty array.
 

@@ -27,7 +27,7 @@ WORST = 3  # tensors that the closing table names
 class Options:
     """What the command line said; None where it said nothing, and the defaults of `compress` hold."""
 
-    bits: int | None = None
+    bits: str | None = None
     group_size: str | None = None
     symmetric: bool | None = None
     scale: str | None = None
@@ -43,11 +43,14 @@ class Options:
 
         >>> Options(group_size="32", prune="2:4").arguments()
         {'group_size': 32, 'prune': '2:4'}
+        >>> Options(bits="none", prune="0.5").arguments()
+        {'bits': None, 'prune': 0.5}
         """
         given = {f.name: getattr(self, f.name) for f in fields(self)}
-        given["group_size"] = _integer(self.group_size)
+        given["bits"], given["group_size"] = _integer(self.bits), _integer(self.group_size)
         given["prune"] = _fraction(self.prune)
-        return {name: value for name, value in given.items() if value not in (None, [])}
+        said = {name: value for name, value in given.items() if value not in (None, [])}
+        return said | {"bits": None} if self.bits == "none" else said
 
 
 def _integer(text: str | None) -> int | str | None:
@@ -136,20 +139,39 @@ def _worst_row(t: TensorReport) -> list[str]:
 def closing_lines(report: Report) -> list[tuple[str, str]]:
     """What was done, in words and figures."""
     compressed = [t for t in report.tensors if t.sparsity is not None]
+    done = kinds(sum(t.bits is not None for t in compressed), sum(t.bits is None for t in compressed))
     copied = len(report.tensors) - len(compressed)
     before, after = terminal.size(report.source_bytes), terminal.size(report.stored_bytes)
     lines = [
         ("written", report.destination),
-        ("size", f"{before} became {after}, {report.ratio:.2f}x smaller"),
-        ("tensors", f"{len(compressed)} compressed, {copied} copied"),
+        ("size", f"{before} became {after}, {smaller(report.ratio)}"),
+        ("tensors", ", ".join([*(f"{count} {what}" for what, count in done.items()), f"{copied} copied"])),
     ]
+    weights = f"{' and '.join(done)} weights"
     if report.snr_db is not None:
-        lines.append(("SNR", f"{terminal.decibels(report.snr_db)} over all compressed weights"))
+        lines.append(("SNR", f"{terminal.decibels(report.snr_db)} over all {weights}"))
     if any("pruned" in t.stored for t in compressed):
-        lines.append(("zeros", f"{terminal.percent(report.sparsity)} of the compressed weights"))
+        lines.append(("zeros", f"{terminal.percent(report.sparsity)} of the {weights}"))
     speed = f"{terminal.size(report.source_bytes / report.seconds)}/s" if report.seconds else "-"
     lines.append(("time", f"{report.seconds:.2f} s, {speed}, {report.threads} threads"))
     return lines
+
+
+def kinds(compressed: int, pruned: int) -> dict[str, int]:
+    """What was done to how many tensors; those that were compressed may have been pruned before.
+
+    >>> kinds(3, 0), kinds(0, 2)
+    ({'compressed': 3}, {'pruned': 2})
+    """
+    return {what: count for what, count in (("compressed", compressed), ("pruned", pruned)) if count}
+
+
+def smaller(ratio: float) -> str:
+    """
+    >>> smaller(3.217), smaller(0.998)
+    ('3.22x smaller', 'as large as before')
+    """
+    return f"{ratio:.2f}x smaller" if ratio >= 1.005 else "as large as before"
 
 
 def dry_run(source: Path, target: Path, options: Options, *, overwrite: bool, as_json: bool) -> None:
@@ -195,7 +217,7 @@ def show_plan(wish: Plan, target: Path, out: Console) -> None:
             terminal.shape(t.shape),
             t.info.dtype,
             terminal.size(t.source_bytes),
-            "copied" if t.scheme is None else t.stored,
+            "copied" if t.copied else t.stored,
             terminal.size(t.stored_bytes),
             t.reason,
         ]
@@ -203,7 +225,7 @@ def show_plan(wish: Plan, target: Path, out: Console) -> None:
     ]
     terminal.print_table(out, headers, "lrlrlrl", rows, spare=("why", "from", "shape"))
     before, after = terminal.size(wish.source_bytes), terminal.size(wish.stored_bytes)
-    said = f"{before} would become {after} ({wish.stored_bytes:,} bytes), {wish.ratio:.2f}x smaller"
+    said = f"{before} would become {after} ({wish.stored_bytes:,} bytes), {smaller(wish.ratio)}"
     terminal.print_line(out, f"{said}. Nothing was written.", style="bold")
     for note in wish.notes:
         terminal.print_line(out, f"note: {terminal.printable(note)}", style="yellow")

@@ -16,7 +16,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from types import FrameType
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from ..files.errors import PATH_LIMIT, quote
 from .terminal import drop_output, say
@@ -99,6 +99,14 @@ def finish_output() -> int:
         drop_output()
         return code
     return 0
+
+
+def leave(code: object) -> NoReturn:
+    """End the process at once, when all is undone that was begun: Python takes 100 ms to clear its modules away."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else 1)
 
 
 @contextlib.contextmanager

@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import pruning
-from ..files import AtomicFile, encode_header, open_checkpoint
+from ..files import open_checkpoint
 from ..model import compress, logical_tensors
 from .digits import accuracy, held_out, model_file
 
-# name -> options of compress; without bits the weights stay float32, which compress does not write
+# name -> options of compress
 VARIATIONS: dict[str, dict[str, Any]] = {
-    "pruned 50 %": {"prune": 0.5},
-    "pruned 2:4": {"prune": "2:4"},
+    "pruned 50 %": {"bits": None, "prune": 0.5},
+    "pruned 2:4": {"bits": None, "prune": "2:4"},
     "int8": {"bits": 8},
     "int4, groups of 32": {"bits": 4, "group_size": 32},
     "pruned 50 % + int4": {"bits": 4, "group_size": 32, "prune": 0.5},
@@ -72,23 +71,7 @@ def run(progress: Callable[[str], None] | None = None) -> list[Row]:
 
 def write(source: Path, target: Path, options: dict[str, Any]) -> None:
     """The model in one of its forms; small matrices too, which compress leaves alone by itself."""
-    if "bits" in options:
-        compress(source, target, min_elements=0, **options)
-    else:
-        write_pruned(source, target, options["prune"])
-
-
-def write_pruned(source: Path, target: Path, prune: float | str) -> None:
-    """A float32 checkpoint with the smallest weights of each matrix set to zero."""
-    wish: dict[str, Any] = {"pattern": prune} if isinstance(prune, str) else {"sparsity": prune}
-    with open_checkpoint(source) as checkpoint:
-        entries = [(t.name, t.dtype, t.shape) for t in checkpoint.tensors.values()]
-        header, places = encode_header(entries)
-        with AtomicFile(target, len(header) + checkpoint.total_size) as file:
-            file.pwrite(header, 0)
-            for name, (begin, _) in places.items():
-                w = checkpoint[name]
-                file.pwrite(pruning.prune(w, **wish) if w.ndim == 2 else w, len(header) + begin)
+    compress(source, target, min_elements=0, **options)
 
 
 def measure(name: str, path: Path, original: int) -> Row:

@@ -9,14 +9,14 @@ import os
 import stat
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from itertools import accumulate, repeat
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from . import strict_json
+from . import strict_json, usual_header
 from .descriptors import kind_of, named_path, open_regular, read_exactly
 from .errors import FormatError, quote
 from .sniff import looks_like, refuse_pickle_suffix
@@ -55,8 +55,7 @@ _RANKS = {name: rank for rank, name in enumerate(DTYPES)}
 _FIELDS = ("dtype", "shape", "data_offsets")
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """Where a tensor is and what it holds: `nbytes` bytes at `offset` of the file `path`, C order, little
     endian."""
 
@@ -154,10 +153,31 @@ def header_of_descriptor(fd: int, path: Path) -> tuple[dict[str, TensorInfo], di
     return parse_header(read_exactly(fd, length, 8, path), size, path)
 
 
-def parse_header(
-    header: bytes | bytearray, file_size: int, path: Path
-) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+def parse_header(header: bytes | bytearray, file_size: int, path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """Check a header (the JSON alone) against the size of its file, in bytes."""
+    with usual_header.collector_paused():
+        return _parse_usual(header, file_size, path) or _parse_any(header, file_size, path)
+
+
+def _parse_usual(
+    header: bytes | bytearray, file_size: int, path: Path
+) -> tuple[dict[str, TensorInfo], dict[str, str]] | None:
+    """What `_parse_any` gives, fast; None for what it refuses and for headers that are written unusually."""
+    try:
+        found = usual_header.read(header.decode("utf-8"), count_bytes)
+        if found is None:
+            return None
+        metadata = _checked_metadata(strict_json.parse(found.metadata.encode("utf-8"), path, "the header"), path)
+    except ValueError:
+        return None
+    *offsets, end = accumulate(found.sizes, initial=8 + len(header))
+    rows = map(TensorInfo, found.names, found.dtypes, found.shapes, offsets, found.sizes, repeat(path))
+    tensors = dict(zip(found.names, rows, strict=True))
+    usual = end == file_size and len(tensors) == len(found.names) and "__metadata__" not in tensors
+    return (tensors, metadata) if usual and max(map(len, found.shapes), default=0) <= DIMS_LIMIT else None
+
+
+def _parse_any(header: bytes | bytearray, file_size: int, path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     entries = strict_json.parse(header, path, "the header", offset=8)
     metadata = _checked_metadata(entries.pop("__metadata__", {}), path)
     data_begin = 8 + len(header)

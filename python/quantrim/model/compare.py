@@ -13,6 +13,7 @@ from .. import backend, checks, reference
 from ..checks import Array
 from ..files import open_checkpoint
 from ..files.errors import quote
+from ..float_environment import default_floats
 from .blocks import Tensor, measured
 from .chunks import Chunk
 from .logical import logical_tensors
@@ -102,6 +103,7 @@ def snr(signal: float, noise: float) -> float:
     return 10 * (math.log10(signal) - math.log10(noise)) if signal else -math.inf
 
 
+@default_floats
 def compare(
     a: str | os.PathLike[str],
     b: str | os.PathLike[str],

@@ -5,54 +5,51 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..files import AtomicFile, AtomicFolder, Checkpoint, open_checkpoint, refuse_same_file
 from ..files.atomic import FileWriter
 from ..files.descriptors import named_path, open_regular, read_exactly
 from ..files.errors import PATH_LIMIT, quote
 from ..files.index import INDEX_SUFFIX
+from ..float_environment import default_floats
 from . import chunks
 from .plan import Plan, ShardPlan, TensorPlan, make_plan
-from .recipe import Recipe, recipe_from_options
+from .recipe import Options, Recipe, recipe_from_options
 from .report import Report, TensorReport
 from .statistics import Errors
 from .stream import COPY_BYTES, Jobs, Source, compress_jobs, copy_jobs
 from .workers import Buffers, Workers, single_threaded_kernels
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 Progress = Callable[[int, int, str], object]  # source bytes done, of how many, the tensor at work
 
 
+@default_floats
 def compress(
     source: str | os.PathLike[str],
     destination: str | os.PathLike[str],
     *,
-    bits: int | None = None,
-    group_size: int | str | None = None,
-    symmetric: bool | None = None,
-    scale: str | None = None,
-    scale_dtype: str | None = None,
-    rounding: str | None = None,
-    seed: int | None = None,
-    prune: float | str | None = None,
-    prune_axis: int | None = None,
-    include: str | Iterable[str] | None = None,
-    exclude: str | Iterable[str] | None = None,
-    min_elements: int | None = None,
     recipe: Recipe | dict[str, Any] | str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    **options: Unpack[Options],
 ) -> Report:
     """Write a smaller copy of a checkpoint in the layout of compressed-tensors, for vLLM and transformers.
 
     source: a .safetensors file, or a model folder (with its index, if it has shards). destination: a
         .safetensors file, or a folder, like the source. It appears whole or not at all, whatever happens; one
         that exists is replaced only with overwrite=True.
-    bits: 2..8, 4 by default. group_size: columns that share a scale, or "channel"; by default 128, "channel"
+
+    Options:
+    bits: 2..8, 4 by default; None rounds nothing: with prune, weights are zeroed and keep their dtype.
+    group_size: columns that share a scale, or "channel"; by default 128, "channel"
         at 8 bits. Where it does not divide the columns, the largest of 64, 32, 16 that does, else "channel".
     symmetric, scale, rounding, seed: as in `quantize`.
     scale_dtype: "float16" (default), "bfloat16" or "float32".
@@ -60,7 +57,7 @@ def compress(
     include, exclude: globs of tensor names. With include, only those are compressed; those of exclude never.
     min_elements: matrices of fewer weights (default 4096) are copied, as is all that is no matrix named
         "<module>.weight".
-    recipe: a Recipe, a table, or the path of a TOML file, instead of all of these options.
+    recipe: a Recipe, a table, or the path of a TOML file, instead of all of these.
     progress: called with (bytes done, bytes in all, tensor) in this thread; what it raises ends the work.
 
     Memory: some 20 MB for each thread, and a byte for each zero point of one tensor, whatever the size of the
@@ -75,21 +72,7 @@ def compress(
     (['int4 group 32 symmetric'], 5.7)
     """
     started = time.perf_counter()
-    wish = recipe_from_options(
-        recipe,
-        bits=bits,
-        group_size=group_size,
-        symmetric=symmetric,
-        scale=scale,
-        scale_dtype=scale_dtype,
-        rounding=rounding,
-        seed=seed,
-        prune=prune,
-        prune_axis=prune_axis,
-        include=include,
-        exclude=exclude,
-        min_elements=min_elements,
-    )
+    wish = recipe_from_options(recipe, **options)
     target = named_path(destination, "destination")
     with open_checkpoint(source) as checkpoint:
         _check_target(checkpoint, source, target, overwrite)
@@ -127,7 +110,7 @@ class _Run:
             self._advance(done.tensor, done.nbytes)
 
     def _jobs(self, shard: ShardPlan, tensor: TensorPlan, out: FileWriter, workers: Workers) -> Jobs:
-        if tensor.scheme is None:
+        if tensor.copied:
             return copy_jobs(self._source, tensor, out, shard.offsets[tensor.name])
         progress = partial(self._advance, tensor)
         return compress_jobs(self._source, tensor, out, shard.offsets, workers, chunks.CHUNK_BYTES, progress)
@@ -183,7 +166,7 @@ class _CheckedFile(AtomicFile):
 
 def _write_side_files(checkpoint: Checkpoint, plan: Plan, folder: AtomicFolder) -> None:
     for name in checkpoint.side_files:
-        if name == "config.json":
+        if name == "config.json" and plan.config:
             _write_json(folder, name, {**(checkpoint.config or {}), "quantization_config": plan.config})
             continue
         fd = open_regular(checkpoint.folder / name)
@@ -220,13 +203,15 @@ def _index(plan: Plan) -> dict[str, Any]:
 def _report(plan: Plan, target: Path, errors: dict[str, Errors], seconds: float, threads: int) -> Report:
     rows, notes, total = [], list(plan.notes), Errors()
     for t in plan.tensors:
-        row = (t.name, t.shape, t.source_bytes, t.stored_bytes, t.stored, t.reason)
+        bits = None if t.scheme is None else t.scheme.bits
+        row = (t.name, t.shape, t.source_bytes, t.stored_bytes, t.stored, t.reason, bits)
         e = errors.get(t.name)
         rows.append(TensorReport(*row) if e is None else TensorReport(*row, e.sparsity, e.snr_db, e.cosine, e.worst))
         if e is not None:
             total.add(e)
         if e is not None and e.lost_groups:
-            lost = f"{e.lost_groups} groups of weights too small for scales in {t.settings.scale_dtype}"
+            groups = "1 group" if e.lost_groups == 1 else f"{e.lost_groups} groups"
+            lost = f"{groups} of weights too small for scales in {t.settings.scale_dtype}"
             notes.append(f"tensor {quote(t.name)}: {lost} became zeros; use scale_dtype='float32'")
     return Report(
         source=plan.source,

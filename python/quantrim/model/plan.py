@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..files import Checkpoint, TensorInfo, encode_header, open_checkpoint, read_header
 from ..files.errors import PATH_LIMIT, quote
 from ..files.safetensors import count_bytes
+from ..float_environment import default_floats
 from ..layouts.compressed_tensors import Part, Scheme, parts
 from ..layouts.compressed_tensors_config import quantization_config, reader_notes, usual_format
-from .recipe import Recipe, Settings, recipe_from_options
+from .recipe import Options, Recipe, Settings, recipe_from_options
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 WEIGHT = ".weight"  # what compressed-tensors compresses: parameters of this name
 FALLBACK_GROUPS = (128, 64, 32, 16)
@@ -25,18 +28,23 @@ _TRANSPOSED = (
     "decision_transformer",
 )  # model types whose products are Conv1D
 MATRIX_DTYPES = ("F32", "F16", "BF16", "F64")
+PRUNED_DTYPES = ("F32", "F16", "BF16")  # F64 is computed in float32, which would not keep what stays
 _PART_SUFFIXES = ("_packed", "_scale", "_shape", "_zero_point", "_g_idx")
 
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """One tensor: where it comes from, how it will be stored (`stored`, for people), and why so."""
+    """One tensor: where it comes from, how it will be stored (`stored`, for people), and why so.
+
+    scheme: of its codes; None where it keeps its dtype. copied: byte for byte, not even pruned.
+    """
 
     info: TensorInfo
     settings: Settings
     scheme: Scheme | None
     stored: str
     reason: str
+    copied: bool
 
     @property
     def name(self) -> str:
@@ -62,7 +70,7 @@ class TensorPlan:
     def parts(self) -> dict[str, Part]:
         """The stored parts by role, under the names that they have in the file."""
         if self.scheme is None:
-            return {"copy": Part(self.name, self.info.dtype, self.info.shape)}
+            return {"weights": Part(self.name, self.info.dtype, self.info.shape)}
         found = parts(self.scheme, self.info.matrix_shape)
         return {role: Part(f"{self.module}.{p.name}", p.dtype, p.shape) for role, p in found.items()}
 
@@ -80,7 +88,10 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `compress` will do. source_bytes, stored_bytes: the files of weights, headers and all."""
+    """What `compress` will do. source_bytes, stored_bytes: the files of weights, headers and all.
+
+    config: the `quantization_config`; empty where nothing is quantized.
+    """
 
     source: str
     recipe: Recipe
@@ -117,42 +128,31 @@ class Plan:
         return [*table, total, *self.notes]
 
 
+@default_floats
 def plan(
     source: str | os.PathLike[str],
     *,
-    bits: int | None = None,
-    group_size: int | str | None = None,
-    symmetric: bool | None = None,
-    scale: str | None = None,
-    scale_dtype: str | None = None,
-    rounding: str | None = None,
-    seed: int | None = None,
-    prune: float | str | None = None,
-    prune_axis: int | None = None,
-    include: str | Iterable[str] | None = None,
-    exclude: str | Iterable[str] | None = None,
-    min_elements: int | None = None,
     recipe: Recipe | dict[str, Any] | str | os.PathLike[str] | None = None,
+    **options: Unpack[Options],
 ) -> Plan:
     """What `compress` with these arguments would do, from the headers alone."""
-    options = dict(locals())
-    wish = recipe_from_options(options.pop("recipe"), **{k: v for k, v in options.items() if k != "source"})
+    wish = recipe_from_options(recipe, **options)
     with open_checkpoint(source) as checkpoint:
         return make_plan(checkpoint, wish)
 
 
 def make_plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
     """The plan for an open checkpoint. ValueError for one that is compressed already, for rules that match
-    nothing, and where nothing would become smaller."""
+    nothing, and where there is nothing to do."""
     _refuse_quantized(checkpoint)
     assigned = recipe.assign(checkpoint.tensors)
     plans = [_plan_tensor(info, assigned[name], recipe.min_elements) for name, info in checkpoint.tensors.items()]
     compressed = {t.module: t.scheme for t in plans if t.scheme}
-    if not compressed:
+    if all(t.copied for t in plans):
         why = "; ".join(sorted({t.reason for t in plans}))[:500] or "it holds no tensors"
         raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)}: no tensor can be compressed: {why}")
     others = [t.module for t in plans if not t.scheme and len(t.shape) == 2 and t.name.endswith(WEIGHT)]
-    config = quantization_config(compressed, others)
+    config = quantization_config(compressed, others) if compressed else {}
     by_file = defaultdict(list)
     for each in plans:
         by_file[each.info.path].append(each)
@@ -183,13 +183,15 @@ def _refuse_quantized(checkpoint: Checkpoint) -> None:
 def _plan_tensor(info: TensorInfo, settings: Settings, min_elements: int) -> TensorPlan:
     reason = _reason_to_copy(info, settings, min_elements)
     if reason:
-        return TensorPlan(info, settings, None, info.dtype, reason)
+        return TensorPlan(info, settings, None, info.dtype, reason, copied=True)
     cols, bits = info.matrix_shape[1], settings.bits
     if settings.pattern and cols % settings.pattern[1]:
         raise ValueError(
             f"tensor {quote(info.name)}: prune={settings.prune!r} needs columns that are a multiple of "
             f"{settings.pattern[1]}, not {cols}; exclude it or give it a rule of its own"
         )
+    if bits is None:
+        return TensorPlan(info, settings, None, f"{info.dtype}, {_pruned(settings)} pruned", "", copied=False)
     group = _dividing_group(settings.group, cols)
     if group != settings.group:
         instead = "one scale a row" if group == "channel" else f"groups of {group}"
@@ -197,19 +199,24 @@ def _plan_tensor(info: TensorInfo, settings: Settings, min_elements: int) -> Ten
     stored_as = usual_format(bits, group)
     scheme = Scheme(bits, group, settings.symmetric, settings.scale_dtype, stored_as)
     label = scheme.label if not settings.prune else f"{scheme.label}, {_pruned(settings)} pruned"
-    return TensorPlan(info, settings, scheme, label, reason)
+    return TensorPlan(info, settings, scheme, label, reason, copied=False)
 
 
 def _reason_to_copy(info: TensorInfo, settings: Settings, min_elements: int) -> str:
     """Why a tensor is copied byte for byte, or ''."""
     if settings.keep:
         return "kept by the recipe"
+    if settings.bits is None and not settings.prune:
+        return "nothing to do: neither bits nor prune"
+    what = "pruned" if settings.bits is None else "compressed"
+    dtypes = PRUNED_DTYPES if settings.bits is None else MATRIX_DTYPES
     if len(info.shape) != 2:
-        return f"{len(info.shape)} dimensions: only matrices are compressed"
-    if info.dtype not in MATRIX_DTYPES:
-        return f"{info.dtype}: only {', '.join(MATRIX_DTYPES)} are compressed"
+        return f"{len(info.shape)} dimension{'s' * (len(info.shape) != 1)}: only matrices are {what}"
+    if info.dtype not in dtypes:
+        return f"{info.dtype}: only {', '.join(dtypes)} are {what}"
     if not info.name.endswith(WEIGHT) or info.name == WEIGHT:
-        return f"the layout holds only tensors named <module>{WEIGHT}"
+        name = f"tensors named <module>{WEIGHT}"
+        return f"only {name} are pruned" if settings.bits is None else f"the layout holds only {name}"
     if not info.size:
         return "empty"
     if info.size < min_elements:
@@ -235,7 +242,7 @@ def _plan_shard(
     path = checkpoint.folder / shard
     entries = [(part.name, part.dtype, part.shape) for plan in plans for part in plan.parts().values()]
     metadata = read_header(path)[1] | _provenance(recipe)
-    if checkpoint.config is None:
+    if checkpoint.config is None and config:
         metadata["quantization_config"] = json.dumps(config, sort_keys=True)
     try:
         header, places = encode_header(entries, metadata)
@@ -263,8 +270,12 @@ def _notes(plans: list[TensorPlan], model_type: object) -> tuple[str, ...]:
     notes = reader_notes(schemes)
     other_groups = sum(1 for plan in plans if plan.scheme and plan.reason)
     if other_groups:
-        what = "tensors have other groups than asked for, which do not divide their columns"
-        notes.insert(0, f"{other_groups} {what}")
-    if model_type in _TRANSPOSED:
+        have = "tensor has other groups" if other_groups == 1 else "tensors have other groups"
+        notes.insert(0, f"{other_groups} {have} than asked for, which do not divide the columns")
+    pruned = sum(1 for plan in plans if not plan.scheme and not plan.copied)
+    if pruned:
+        are = "tensor is pruned and keeps its dtype" if pruned == 1 else "tensors are pruned and keep their dtype"
+        notes.append(f"{pruned} {are}: zeros take as much room as other weights")
+    if schemes and model_type in _TRANSPOSED:
         notes.append(f"{model_type} models hold their matrices transposed (Conv1D), which no reader decompresses")
     return tuple(notes)

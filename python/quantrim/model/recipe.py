@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from .. import checks
 from ..files.errors import quote
@@ -35,13 +35,14 @@ class Settings:
     """What happens to one tensor. `keep` copies it untouched; everything else is as in `quantize` and
     `prune`.
 
-    group_size: an integer, "channel", or None for the usual: "channel" at 8 bits, 128 below. prune: a
+    bits: None leaves weights in their dtype, to be pruned and no more; then all below but prune and prune_axis mean
+    nothing. group_size: an integer, "channel", or None for the usual: "channel" at 8 bits, 128 below. prune: a
     fraction of 0..1, "n:m", or None. prune_axis: 1 compares the weights of each row among themselves, None
     those of the whole tensor.
     """
 
     keep: bool = False
-    bits: int = 4
+    bits: int | None = 4
     group_size: int | str | None = None
     symmetric: bool = True
     scale: str = "absmax"
@@ -76,8 +77,27 @@ class Settings:
         return self.prune if isinstance(self.prune, float) else 0.0
 
 
+class Options(TypedDict, total=False):
+    """What `compress` and `plan` can be asked for, beside a whole recipe. What is not given, or None, is as by default;
+    only bits=None has a meaning of its own."""
+
+    bits: int | None
+    group_size: int | str | None
+    symmetric: bool | None
+    scale: str | None
+    scale_dtype: str | None
+    rounding: str | None
+    seed: int | None
+    prune: float | str | None
+    prune_axis: int | None
+    include: str | Iterable[str] | None
+    exclude: str | Iterable[str] | None
+    min_elements: int | None
+
+
 KEYS = tuple(f.name for f in fields(Settings))
-_OPTIONAL = ("group_size", "prune", "prune_axis")
+_OPTIONAL = ("bits", "group_size", "prune", "prune_axis")
+_OF_CODES = ("group_size", "symmetric", "scale", "scale_dtype", "rounding", "seed")
 _TOP_KEYS = (*KEYS, "min_elements", "rule")
 
 
@@ -126,7 +146,8 @@ class Recipe:
             if not matched[number]:
                 raise ValueError(f"{said} 0 tensors")
             if not first[number]:
-                raise ValueError(f"{said} {matched[number]} tensors, but rules before it match all of them")
+                tensors = "1 tensor" if matched[number] == 1 else f"{matched[number]} tensors"
+                raise ValueError(f"{said} {tensors}, but rules before it match all of them")
         return assigned
 
     # Text
@@ -202,7 +223,7 @@ def recipe_from_options(
     include, exclude: globs of tensor names; with include, only those are compressed; what exclude names is
         not.
     """
-    given = {key: value for key, value in options.items() if value is not None}
+    given = {key: value for key, value in options.items() if value is not None or key == "bits"}
     _known("options", given, KEYS)
     if recipe is not None:
         others = {"include": include, "exclude": exclude, "min_elements": min_elements}
@@ -211,6 +232,9 @@ def recipe_from_options(
             raise ValueError(f"give either a recipe or options, not recipe and {', '.join(extra)}")
         return _as_recipe(recipe)
     settings = Settings(**given)
+    without_meaning = [key for key in _OF_CODES if key in given and settings.bits is None]
+    if without_meaning:
+        raise ValueError(f"{', '.join(without_meaning)} must not be given with bits=None, which writes no codes")
     kept, chosen = _globs("exclude", exclude), _globs("include", include)
     rules = [Rule(glob, replace(settings, keep=True)) for glob in kept] + [Rule(glob, settings) for glob in chosen]
     defaults = replace(settings, keep=True) if include is not None else settings

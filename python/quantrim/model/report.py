@@ -38,7 +38,7 @@ _STYLE = (
 class TensorReport:
     """One tensor. Errors are those of the decoded weights against the original ones, before pruning; None
     where the tensor was copied. snr_db is infinity where nothing was lost, None where the tensor is all
-    zeros, like cosine."""
+    zeros, like cosine. bits: of a code; None where the tensor keeps its dtype, copied or pruned."""
 
     name: str
     shape: tuple[int, ...]
@@ -46,6 +46,7 @@ class TensorReport:
     stored_bytes: int
     stored: str
     reason: str
+    bits: int | None = None
     sparsity: float | None = None
     snr_db: float | None = None
     cosine: float | None = None
@@ -60,7 +61,7 @@ class TensorReport:
 @dataclass(frozen=True)
 class Report:
     """source_bytes, stored_bytes: the files of weights. seconds: of wall clock, the final flush to the disk
-    included. snr_db, sparsity: of all compressed weights together, None without signal."""
+    included. snr_db, sparsity: of all weights that were compressed or pruned together, None without signal."""
 
     source: str
     destination: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -88,9 +89,9 @@ def compress_jobs(
     chunk_bytes: int,
     progress: Progress,
 ) -> Jobs:
-    """Pieces that write the parts of a compressed tensor at their offsets in `out`. Where the weights to
-    prune are not known from one chunk, asking for the first piece looks at the whole tensor."""
-    stream = _Stream(source, tensor, out, offsets)
+    """Pieces that write the parts of a compressed or pruned tensor at their offsets in `out`. Where the weights
+    to prune are not known from one chunk, asking for the first piece looks at the whole tensor."""
+    stream = (_Pruned if tensor.scheme is None else _Quantized)(source, tensor, out, offsets)
     chunks = list(stream.cut(chunk_bytes))
     stream.find_cut(chunks, workers, progress)
     itemsize = tensor.info.numpy_dtype.itemsize
@@ -103,22 +104,32 @@ def compress_jobs(
         yield partial(job, number, chunk)
 
 
-class _Stream:
+class _Stream(ABC):
+    """One tensor, and its pruning; what becomes of its weights is for `keep`.
+
+    group_size: columns that must not be parted.
+    """
+
+    group_size: int | str = 1
+
     def __init__(self, source: Source, tensor: TensorPlan, out: FileWriter, offsets: dict[str, int]) -> None:
-        assert tensor.scheme is not None
         self.source, self.tensor, self.out = source, tensor, out
-        self.scheme, self.settings = tensor.scheme, tensor.settings
+        self.settings = tensor.settings
         self.rows, self.cols = tensor.info.matrix_shape
-        self.groups = self.scheme.groups(self.cols)
         self.begin = {role: offsets[part.name] for role, part in tensor.parts().items()}
         self.streamed_cut: Cut | None = None
-        # zero points that are packed along the rows are written last; they are few
-        packed = not self.scheme.symmetric and self.scheme.format == layout.PACKED
-        self.zero_points = np.empty((self.rows, self.groups), np.uint8) if packed else None
+
+    @abstractmethod
+    def keep(self, x: Array, pruned: Array, chunk: Chunk) -> Errors:
+        """Write the pruned weights of a chunk; how far they are from x, the original ones. ValueError where they
+        cannot be kept."""
+
+    def finish(self) -> None:  # noqa: B027 (most have nothing left to do)
+        """Write what belongs to no chunk."""
 
     def cut(self, chunk_bytes: int) -> Iterator[Chunk]:
         pattern = self.settings.pattern
-        step = column_step(self.scheme.group_size, pattern[1] if pattern else None)
+        step = column_step(self.group_size, pattern[1] if pattern else None)
         if self.settings.prune_axis is not None:
             step = None
         return cut(self.rows, self.cols, step, chunk_bytes)
@@ -161,15 +172,9 @@ class _Stream:
     def run(self, number: int, chunk: Chunk) -> Errors:
         x = self._read(chunk)
         try:
-            kept = self.pruned(x, number)
-            q = self._quantize(kept, chunk)
+            return self.keep(x, self.pruned(x, number), chunk)
         except ValueError as error:
             raise self._explained(error, x, chunk) from None
-        self._write(q, chunk)
-        decoded = self.source.buffers.get("decoded", x.shape, np.dtype(np.float32))
-        errors = measure(x, dequantize(q, out=decoded))
-        errors.lost_groups = count_lost_groups(kept, q.scales)
-        return errors
 
     def _read(self, chunk: Chunk) -> Array:
         try:
@@ -179,9 +184,62 @@ class _Stream:
         except ValueError as error:
             raise self._error(str(error)) from None
 
+    # Errors
+
+    def _explained(self, error: ValueError, x: Array, chunk: Chunk) -> ValueError:
+        """The error about a chunk as one about the tensor."""
+        with np.errstate(invalid="ignore"):  # a signaling NaN of bfloat16 is said to be one
+            bad = ~np.isfinite(x)
+        if bad.any():
+            within = int(bad.reshape(-1).argmax())
+            index = chunk.row * self.cols + chunk.col + within
+            info = self.tensor.info
+            value = float(x.reshape(-1)[within])
+            problem = f"weights must be finite, not {value} at flat index {index}"
+            offset = info.offset + index * info.numpy_dtype.itemsize
+            return FormatError(problem, path=info.path, tensor=info.name, offset=offset)
+        if "overflows" in str(error):
+            rows = f"rows {chunk.row} to {chunk.row + chunk.rows}"
+            wanted = f"a scale or weight in {rows} overflows {self.settings.scale_dtype}"
+            return self._error(f"{wanted}; use scale_dtype='float32' or 'bfloat16'")
+        return self._error(str(error))
+
+    def _error(self, problem: str) -> ValueError:
+        return ValueError(f"{quote(self.tensor.info.path, PATH_LIMIT)}, tensor {quote(self.tensor.name)}: {problem}")
+
+
+class _Pruned(_Stream):
+    """Weights that keep their dtype."""
+
+    def keep(self, x: Array, pruned: Array, chunk: Chunk) -> Errors:
+        at = (chunk.row * self.cols + chunk.col) * pruned.itemsize
+        self.out.pwrite(little_endian(pruned), self.begin["weights"] + at)
+        return measure(x, pruned)
+
+
+class _Quantized(_Stream):
+    """Weights that become codes and scales."""
+
+    def __init__(self, source: Source, tensor: TensorPlan, out: FileWriter, offsets: dict[str, int]) -> None:
+        super().__init__(source, tensor, out, offsets)
+        assert tensor.scheme is not None
+        self.scheme, self.group_size = tensor.scheme, tensor.scheme.group_size
+        self.groups = self.scheme.groups(self.cols)
+        # zero points that are packed along the rows are written last; they are few
+        packed = not self.scheme.symmetric and self.scheme.format == layout.PACKED
+        self.zero_points = np.empty((self.rows, self.groups), np.uint8) if packed else None
+
+    def keep(self, x: Array, pruned: Array, chunk: Chunk) -> Errors:
+        q = self._quantize(pruned, chunk)
+        self._write(q, chunk)
+        decoded = self.source.buffers.get("decoded", x.shape, np.dtype(np.float32))
+        errors = measure(x, dequantize(q, out=decoded))
+        errors.lost_groups = count_lost_groups(pruned, q.scales)
+        return errors
+
     def _quantize(self, x: Array, chunk: Chunk) -> QuantizedTensor:
         s, get = self.settings, self.source.buffers.get
-        group = self.scheme.group_size
+        bits, group = self.scheme.bits, self.scheme.group_size
         of_scales = scales_shape(x.shape, group)
         scales = get("scales", of_scales, np.dtype(np.float32))
         zero_points = None if s.symmetric else get("zero_points", of_scales, np.dtype(np.uint8))
@@ -189,16 +247,16 @@ class _Stream:
             if part is not None:
                 part[...] = 0  # what was there might be no scale or zero point
         q = QuantizedTensor(
-            get("codes", (chunk.rows, row_bytes(chunk.cols, s.bits)), np.dtype(np.uint8)),
+            get("codes", (chunk.rows, row_bytes(chunk.cols, bits)), np.dtype(np.uint8)),
             scales,
             zero_points,
-            s.bits,
+            bits,
             group,
             (chunk.rows, chunk.cols),
         )
         seed = (s.seed + (chunk.row * self.cols + chunk.col) * _COUNTER_STEP) % _U64
         return quantize(
-            x, s.bits, group_size=group, symmetric=s.symmetric, scale=s.scale, rounding=s.rounding,
+            x, bits, group_size=group, symmetric=s.symmetric, scale=s.scale, rounding=s.rounding,
             scale_dtype=s.scale_dtype, seed=seed, out=q,
         )  # fmt: skip
 
@@ -224,10 +282,8 @@ class _Stream:
             rows = slice(chunk.row, chunk.row + chunk.rows)
             self.zero_points[rows, first_group : first_group + count] = q.zero_points
 
-    # The rest of the tensor
-
     def finish(self) -> None:
-        """Write what belongs to no chunk: the shape, and zero points packed along the rows."""
+        """Write the shape, and zero points packed along the rows."""
         if "shape" in self.begin:
             self.out.pwrite(little_endian(layout.encode_shape((self.rows, self.cols))), self.begin["shape"])
         if self.zero_points is None:
@@ -238,29 +294,6 @@ class _Stream:
             words = layout.encode_zero_points(self.zero_points[row : row + step], self.scheme)
             self.out.pwrite(words, at)
             at += words.nbytes
-
-    # Errors
-
-    def _explained(self, error: ValueError, x: Array, chunk: Chunk) -> ValueError:
-        """The error about a chunk as one about the tensor."""
-        with np.errstate(invalid="ignore"):  # a signaling NaN of bfloat16 is said to be one
-            bad = ~np.isfinite(x)
-        if bad.any():
-            within = int(bad.reshape(-1).argmax())
-            index = chunk.row * self.cols + chunk.col + within
-            info = self.tensor.info
-            value = float(x.reshape(-1)[within])
-            problem = f"weights must be finite, not {value} at flat index {index}"
-            offset = info.offset + index * info.numpy_dtype.itemsize
-            return FormatError(problem, path=info.path, tensor=info.name, offset=offset)
-        if "overflows" in str(error):
-            rows = f"rows {chunk.row} to {chunk.row + chunk.rows}"
-            wanted = f"a scale or weight in {rows} overflows {self.settings.scale_dtype}"
-            return self._error(f"{wanted}; use scale_dtype='float32' or 'bfloat16'")
-        return self._error(str(error))
-
-    def _error(self, problem: str) -> ValueError:
-        return ValueError(f"{quote(self.tensor.info.path, PATH_LIMIT)}, tensor {quote(self.tensor.name)}: {problem}")
 
 
 def little_endian(a: Array) -> Array:

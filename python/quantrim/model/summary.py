@@ -15,6 +15,7 @@ import numpy as np
 from .. import backend, checks
 from ..checks import Array
 from ..files import DTYPES, open_checkpoint
+from ..float_environment import default_floats
 from .blocks import Tensor, measured
 from .chunks import Chunk
 from .logical import logical_tensors
@@ -182,6 +183,7 @@ def _histogram(samples: Sequence[Array]) -> Histogram:
     return Histogram(low, high, tuple(map(int, counts)))
 
 
+@default_floats
 def summarize(
     path: str | os.PathLike[str],
     *,
