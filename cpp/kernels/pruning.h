@@ -21,12 +21,19 @@ KERNEL bool apply_mask(Weights w, const uint8_t* mask, int64_t n, MutableWeights
 }
 
 KERNEL int64_t count_nonzero(Weights w, int64_t n) {
+  constexpr int64_t kMost = int64_t{1} << 30;  // so that no lane's count overflows
   return typed(w, [&](auto* x) {
-    int64_t count = 0;
-    sixteens(n, [&](int64_t i, auto part) {
-      count += __builtin_popcount(bits(splat(0) < magnitude_bits(load(x + i, part))));
-    });
-    return count;
+    int64_t zeros = 0;
+    for (int64_t first = 0; first < n; first += kMost) {
+      I32x16 counts = splat(0);
+      sixteens(smaller(kMost, n - first), [&](int64_t i, auto part) {
+        fetch_ahead(x + first + i);
+        const Mask16 zero = magnitude_bits(load(x + first + i, part)) == splat(0);
+        counts = counts + select(zero & mask_of(lanes(part)), splat(1), splat(0));
+      });
+      zeros += sum(counts);
+    }
+    return n - zeros;
   });
 }
 

@@ -104,6 +104,14 @@ inline float sum(F32x16 a) {
   return fold(lane);
 }
 
+inline int64_t sum(I32x16 a) {
+  alignas(64) uint32_t lane[16];
+  for (int k = 0; k < kRegs; ++k) store_int(lane + k * kLanes, a.r[k]);
+  int64_t total = 0;
+  for (const uint32_t x : lane) total += static_cast<int32_t>(x);
+  return total;
+}
+
 // Weights in memory: float, or the bits of a float16 (Half) or of a bfloat16 (Brain).
 struct Half {
   uint16_t bits;
