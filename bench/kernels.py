@@ -64,7 +64,8 @@ def prepared(case: Case, rows: int, cols: int, dtype: str) -> tuple[Any, ...]:
 def timed(case: Case, isas: list[str], rows: int, cols: int, dtype: str, rounds: int) -> Timed:
     """Medians over rounds in which the instruction sets take turns; more where a wider one looks slower."""
     args = prepared(case, rows, cols, dtype)
-    moved = sum({id(a): a.nbytes for a in args if isinstance(a, np.ndarray)}.values())
+    arrays = [a for arg in args for a in (arg if isinstance(arg, list) else [arg]) if isinstance(a, np.ndarray)]
+    moved = sum({id(a): a.nbytes for a in arrays}.values())
     taken: dict[str, list[float]] = {isa: [] for isa in isas}
     for attempt in (rounds, CONFIRMING * rounds):
         for _ in range(attempt):

@@ -98,8 +98,12 @@ struct Below {  // the answer to a selection: keys under `cut` go, and the first
   /* out: rows x 5: sums of a*a, b*b, a*b, (a-b)^2, and the largest |a-b| */ \
   X(bool, errors,            (Weights a, Weights b, int64_t rows, int64_t cols, double* out))
 
+#define distillation_rows(X) \
+  /* rows first, first + 1, ... of logits (batch x cols): loss[r] in nats, and grad of the mean of all; labels: columns, or nullptr */ \
+  X(bool, distill,           (Weights student, const Weights* teachers, int count, const int64_t* labels, int64_t first, int64_t rows, int64_t cols, double temperature, double alpha, int64_t batch, double* loss, float* grad))
+
 // The families: the same word is a list of rows above, a header of kernels/ and an object of each instruction set.
-#define FAMILIES(X) X(importance) X(pruning) X(selection) X(packing) X(quantization)
+#define FAMILIES(X) X(importance) X(pruning) X(selection) X(packing) X(quantization) X(distillation)
 
 #define ROW(result, name, args) result(*name) args;
 #define TABLE(family) struct family##_kernels { family##_rows(ROW) };

@@ -136,6 +136,16 @@ def pair(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
     return w, (np.asarray(w, np.float32) * np.float32(1.01)), Out((r, 5), np.float64)
 
 
+def lesson(teachers: int, labelled: bool, temperature: float, alpha: float) -> Callable[..., tuple[Any, ...]]:
+    def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
+        mixed = [d, *(t for t in DTYPES.values() if t is not d)][:teachers]
+        student, *others = (weights(rng, r, c, t) for t in (d, *mixed))
+        labels = rng.integers(0, c, r) if labelled else None
+        return student, others, labels, temperature, alpha, Out((r,), np.float64), Out((r, c), np.float32)
+
+    return make
+
+
 CASES = [
     Case("magnitude", lambda g, r, c, d: (weights(g, r, c, d).reshape(-1), Out((r * c,), np.float32))),
     Case(
@@ -258,4 +268,8 @@ CASES = [
         "round_to_int",
     ),
     Case("errors", pair),
+    Case("distill", lesson(1, False, 4.0, 1.0)),
+    Case("distill-labels", lesson(1, True, 2.5, 0.3), "distill"),
+    Case("distill-labels-not-softened", lesson(1, True, 1.0, 0.5), "distill"),
+    Case("distill-three-teachers", lesson(3, True, 3.0, 0.9), "distill"),
 ]

@@ -22,7 +22,7 @@ class Function:
 
     name: str
     call: Callable[..., Any]
-    kind: str = "floats"  # "floats", "uint8" or "bool": what a holds
+    kind: str = "floats"  # "floats", "uint8", "bool" or "labels": what a holds
     out: Callable[[Array], tuple[tuple[int, ...], Any]] | None = None
     in_place: bool = False  # whether out may be a float32 a itself
     multiple: int = 1  # of the last axis
@@ -33,6 +33,8 @@ class Function:
 
     @property
     def dtypes(self) -> list[Any]:
+        if self.kind == "labels":
+            return [np.int64, np.uint8]
         return list(FLOATS.values()) if self.kind == "floats" else [np.dtype(self.kind)]
 
     def values(self, seed: int, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -42,10 +44,13 @@ class Function:
             return rng.random(shape) < 0.5
         if self.kind == "uint8":
             return rng.integers(0, 2**BITS, shape).astype(np.uint8)
+        if self.kind == "labels":
+            return rng.integers(0, CLASSES, shape).astype(dtype)
         return rng.standard_normal(shape).astype(np.float32).astype(dtype)
 
 
 BITS = 5
+CLASSES = 6
 
 
 def other(a: Array) -> Array:
@@ -56,6 +61,11 @@ def other(a: Array) -> Array:
 @functools.cache
 def wave(shape: tuple[int, ...]) -> Array:
     return np.cos(np.arange(np.prod(shape, dtype=int), dtype=np.float64)).astype(np.float32).reshape(shape)
+
+
+def logits(labels: Array) -> Array:
+    """A row for each label."""
+    return wave((*(labels.shape or (1,)), CLASSES))
 
 
 def columns(a: Array) -> int:
@@ -131,6 +141,14 @@ FUNCTIONS = [
         "uint8",
         lambda a: ((*a.shape[:-1], columns(a) * 8 // BITS), np.uint8),
     ),
+    Function("distillation_loss", lambda a, **k: qt.distillation_loss(a, other(a), **k)[1], out=scores),
+    Function("distillation_loss-loss", lambda a: qt.distillation_loss(a, other(a), temperature=2)[0]),
+    Function(
+        "distillation_loss-teacher",
+        lambda a, **k: qt.distillation_loss(other(a), [other(a), a], temperature=2, **k)[1],
+        out=scores,
+    ),
+    Function("distillation_loss-labels", lambda a: qt.distillation_loss(logits(a), -logits(a), a)[1], "labels"),
 ]
 
 

@@ -190,7 +190,8 @@ def wrong_dtypes() -> Iterator[Array]:
 
 @by_function
 def test_A29_wrong_dtype_is_named(f: Function) -> None:
-    accepted: dict[str, list[Any]] = {"floats": [np.float32], "uint8": [], "bool": [np.bool_]}
+    integers = [np.int8, np.uint16, np.int32, np.int64]
+    accepted: dict[str, list[Any]] = {"floats": [np.float32], "uint8": [], "bool": [np.bool_], "labels": integers}
     for a in wrong_dtypes():
         if a.dtype not in accepted[f.kind]:
             with pytest.raises(TypeError, match="must be") as caught:

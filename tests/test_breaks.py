@@ -97,6 +97,18 @@ BREAKS = [
         "the narrower of equal clips",
         "quantization.h", "error < least", "error <= least", "quantize-4-mse",
     ),
+    Break(
+        "the low bits of ln 2 are lost",
+        "exponential.h", "splat(kLn2High)) - whole * splat(kLn2Low)", "splat(kLn2High))", "distill",
+    ),
+    Break(
+        "lanes past the end count as classes",
+        "distillation.h", "ended(exp_nonpositive(x), part, 0)", "ended(exp_nonpositive(x), part, 1)", "distill",
+    ),
+    Break(
+        "the label's own logit is not raised",
+        "distillation.h", "grad[label] -= lesson.hard", "grad[0] -= lesson.hard", "distill-labels",
+    ),
 ]  # fmt: skip
 
 

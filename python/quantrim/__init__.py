@@ -2,6 +2,7 @@
 
 from . import importance, reference
 from .backend import current_isa, current_threads, isas, use_isa, use_threads
+from .distillation import distillation_loss
 from .files import open_checkpoint
 from .model import compress
 from .packing import pack, unpack
@@ -18,6 +19,7 @@ __all__ = [
     "current_isa",
     "current_threads",
     "dequantize",
+    "distillation_loss",
     "importance",
     "isas",
     "open_checkpoint",

@@ -4,6 +4,8 @@ Beside them, which instruction set and how many threads compute, and how the cal
 the default (0: not at all).
 """
 
+from collections.abc import Sequence
+
 from .checks import Array
 
 def built_isas() -> list[str]: ...
@@ -62,3 +64,14 @@ def round_to_int(
     w: Array, multiplier: float, offset: int, bits: int, signed: bool, rounding: str, seed: int, out: Array
 ) -> bool: ...
 def errors(a: Array, b: Array, out: Array) -> bool: ...
+
+# distillation
+def distill(
+    student: Array,
+    teachers: Sequence[Array],
+    labels: Array | None,
+    temperature: float,
+    alpha: float,
+    loss: Array,
+    grad: Array,
+) -> bool: ...

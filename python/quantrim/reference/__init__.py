@@ -5,6 +5,7 @@ returns whether they were all finite. There are no argument checks and no tricks
 kernel means.
 """
 
+from .distillation import distill
 from .importance import magnitude, norm_columns, norm_rows, product_magnitude, uniform, wanda
 from .packing import pack, unpack
 from .pruning import (
@@ -23,6 +24,7 @@ __all__ = [
     "apply_mask",
     "count_nonzero",
     "dequantize",
+    "distill",
     "errors",
     "fit_tensor",
     "is_finite",

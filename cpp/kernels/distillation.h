@@ -1,0 +1,167 @@
+#include "exponential.h"
+#include "weights.h"
+
+// A logit that is further below the largest of its row counts as this far: what it is multiplied with stays finite.
+constexpr float kFarthest = -1e38f;
+
+// What exp takes: a row's logits less their largest, over the temperature.
+struct Exponents {
+  float largest, inverse_temperature;
+  F32x16 operator()(F32x16 v) const { return max((v - splat(largest)) * splat(inverse_temperature), splat(kFarthest)); }
+  Exponents at(float inverse) const { return {largest, inverse}; }
+};
+
+// Lanes past the end, which load as 0, as `rest`.
+inline F32x16 ended(F32x16 v, All, float) { return v; }
+inline F32x16 ended(F32x16 v, Some some, float rest) { return select(mask_of(lanes(some)), v, splat(rest)); }
+
+inline Exponents exponents_of(Weights row, int64_t n, float inverse_temperature, Finite& finite) {
+  F32x16 most = splat(-__builtin_inff());
+  typed(row, [&](auto* x) {
+    sixteens(n, [&](int64_t i, auto part) {
+      fetch_ahead(x + i);
+      const F32x16 v = load(x + i, part);
+      finite.see(v);
+      most = max(ended(v, part, -__builtin_inff()), most);
+    });
+  });
+  alignas(64) float lane[16];
+  store(lane, most);
+  for (float v : lane) lane[0] = v > lane[0] ? v : lane[0];
+  return {lane[0], inverse_temperature};
+}
+
+// body(i, part, x, e) for sixteen exponents x and their exponentials e, 0 past the end; the sum of e.
+template <class Body>
+inline float softmax_sum(Weights row, int64_t n, const Exponents& exponents, const Body& body) {
+  F32x16 total = splat(0.0f);
+  typed(row, [&](auto* logits) {
+    sixteens(n, [&](int64_t i, auto part) {
+      const F32x16 x = exponents(load(logits + i, part)), e = ended(exp_nonpositive(x), part, 0);
+      total = total + e;
+      body(i, part, x, e);
+    });
+  });
+  return sum(total);
+}
+
+// What the student is to give, p = softened * share, and sum p * log p = known * share - log_sum.
+struct Target {
+  float share, known, log_sum;
+};
+
+inline Target one_teacher(Weights row, int64_t n, float inverse_temperature, float* softened, Finite& finite) {
+  const Exponents exponents = exponents_of(row, n, inverse_temperature, finite);
+  F32x16 known = splat(0.0f);
+  const float total = softmax_sum(row, n, exponents, [&](int64_t i, auto part, F32x16 x, F32x16 e) {
+    store(softened + i, e, part);
+    known = known + e * x;
+  });
+  return {1.0f / total, sum(known), log(total)};
+}
+
+inline Target target_of(const Weights* teachers, int count, int64_t first, int64_t n, float inverse_temperature,
+                        float* softened, Finite& finite) {
+  if (count == 1) return one_teacher(teachers[0].at(first), n, inverse_temperature, softened, finite);
+  __builtin_memset(softened, 0, static_cast<size_t>(n) * sizeof(float));
+  for (int k = 0; k < count; ++k) {
+    const Weights row = teachers[k].at(first);
+    const Exponents exponents = exponents_of(row, n, inverse_temperature, finite);
+    const float total = softmax_sum(row, n, exponents, [](int64_t, auto, F32x16, F32x16) {});
+    const F32x16 share = splat(1.0f / (static_cast<float>(count) * total));
+    softmax_sum(row, n, exponents, [&](int64_t i, auto part, F32x16, F32x16 e) {
+      store(softened + i, load(softened + i, part) + e * share, part);
+    });
+  }
+  F32x16 known = splat(0.0f);
+  sixteens(n, [&](int64_t i, auto part) {
+    const F32x16 p = load(softened + i, part);
+    known = known + p * log(p);
+  });
+  return {1.0f, sum(known), 0.0f};
+}
+
+// A student's row of logits beside what it is to give, and what each part of its loss and of its gradient weighs.
+struct Lesson {
+  float inverse_temperature, soft, hard;
+  double soft_loss, hard_loss;
+  bool cooled;
+};
+
+// The part of the target, whose softened form stands in grad, in the loss; the sum of the student's exponentials.
+inline double divergence_of(Weights row, int64_t n, const Exponents& exponents, const Target& target, const float* grad,
+                            float& total) {
+  F32x16 cross = splat(0.0f);
+  total = softmax_sum(row, n, exponents,
+                      [&](int64_t i, auto part, F32x16 x, F32x16) { cross = cross + load(grad + i, part) * x; });
+  const double known = target.known, log_total = log(total);
+  return (known - sum(cross)) * target.share + (log_total - target.log_sum);
+}
+
+// The gradient takes the place of the softened target. hot_total: of exponentials at temperature 1.
+template <bool labelled, bool cooled>
+inline void gradient_of(Weights row, int64_t n, const Lesson& lesson, const Exponents& exponents, float share,
+                        float total, float hot_total, float* grad) {
+  const F32x16 inverse = splat(1.0f / total), hot_inverse = splat(1.0f / hot_total);
+  const Exponents hot = exponents.at(1.0f);
+  typed(row, [&](auto* logits) {
+    sixteens(n, [&](int64_t i, auto part) {
+      const F32x16 v = load(logits + i, part), e = exp_nonpositive(exponents(v));
+      F32x16 g = splat(lesson.soft) * (e * inverse - load(grad + i, part) * splat(share));
+      if constexpr (labelled) {
+        const F32x16 h = cooled ? exp_nonpositive(hot(v)) : e;
+        g = g + splat(lesson.hard) * (h * hot_inverse);
+      }
+      store(grad + i, g, part);
+    });
+  });
+}
+
+inline float element(Weights row, int64_t i) {
+  alignas(64) float lane[16];
+  typed(row, [&](auto* x) { store(lane, load(x + i, 1)); });
+  return lane[0];
+}
+
+// The cross-entropy with the label is added to the loss, and its gradient to what gradient_of writes.
+inline double label_loss(Weights row, int64_t n, int64_t label, const Lesson& lesson, const Exponents& exponents,
+                         float share, float total, float* grad) {
+  const Exponents hot = exponents.at(1.0f);
+  alignas(64) float exponent[16];
+  store(exponent, hot(splat(element(row, label))));
+  if (lesson.cooled) {
+    const float hot_total = softmax_sum(row, n, hot, [](int64_t, auto, F32x16, F32x16) {});
+    gradient_of<true, true>(row, n, lesson, exponents, share, total, hot_total, grad);
+    total = hot_total;
+  } else {
+    gradient_of<true, false>(row, n, lesson, exponents, share, total, total, grad);
+  }
+  grad[label] -= lesson.hard;
+  return static_cast<double>(log(total)) - exponent[0];
+}
+
+KERNEL bool distill(Weights student, const Weights* teachers, int count, const int64_t* labels, int64_t first,
+                    int64_t rows, int64_t cols, double temperature, double alpha, int64_t batch, double* loss,
+                    float* grad) {
+  const double size = static_cast<double>(batch);
+  const Lesson lesson = {static_cast<float>(1 / temperature),
+                         static_cast<float>(alpha * temperature / size),
+                         static_cast<float>((1 - alpha) / size),
+                         alpha * temperature * temperature,
+                         1 - alpha,
+                         temperature != 1};
+  Finite finite;
+  for (int64_t r = first; r < first + rows; ++r) {
+    float* g = grad + r * cols;
+    const Target target = target_of(teachers, count, r * cols, cols, lesson.inverse_temperature, g, finite);
+    const Weights row = student.at(r * cols);
+    const Exponents exponents = exponents_of(row, cols, lesson.inverse_temperature, finite);
+    float total;
+    loss[r] = lesson.soft_loss * divergence_of(row, cols, exponents, target, g, total);
+    if (labels)
+      loss[r] += lesson.hard_loss * label_loss(row, cols, labels[r], lesson, exponents, target.share, total, g);
+    else
+      gradient_of<false, false>(row, cols, lesson, exponents, target.share, total, total, g);
+  }
+  return finite.all();
+}

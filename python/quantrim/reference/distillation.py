@@ -1,0 +1,60 @@
+"""What a student loses against its teachers, row by row, and the gradient of the mean. Logits: (rows, classes)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..checks import Array
+from .exponential import exp_nonpositive, log
+from .lanes import all_finite, sum_last_axis
+
+FARTHEST = np.float32(-1e38)  # a logit that is further below the largest of its row counts as this far
+
+
+def softmax_parts(logits: Array, inverse_temperature: np.float32) -> tuple[Array, Array, Array]:
+    """Exponents x and e**x, (rows, classes), and sums of e**x, (rows, 1)."""
+    v = logits.astype(np.float32)
+    x = np.maximum((v - v.max(1, keepdims=True)) * inverse_temperature, FARTHEST)
+    e = exp_nonpositive(x)
+    return x, e, sum_last_axis(e)[:, None]
+
+
+def target(teachers: Sequence[Array], inverse_temperature: np.float32) -> tuple[Array, Array, Array, Array]:
+    """u, share, known, log_sum: the mean of the teachers is p = u * share; sum p log p = known * share - log_sum."""
+    if len(teachers) == 1:
+        x, e, total = softmax_parts(teachers[0], inverse_temperature)
+        return e, 1 / total, sum_last_axis(e * x), log(total)[:, 0]
+    p = np.zeros(teachers[0].shape, np.float32)
+    for each in teachers:
+        _, e, total = softmax_parts(each, inverse_temperature)
+        p += e * (1 / (np.float32(len(teachers)) * total))
+    one = np.ones((len(p), 1), np.float32)
+    return p, one, sum_last_axis(p * log(p)), 0 * one[:, 0]
+
+
+def distill(
+    student: Array,
+    teachers: Sequence[Array],
+    labels: Array | None,
+    temperature: float,
+    alpha: float,
+    loss: Array,
+    grad: Array,
+) -> bool:
+    """loss: (rows,) float64. grad: (rows, classes) float32, of the mean loss."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        u, share, known, log_sum = target(teachers, np.float32(1 / temperature))
+        x, e, total = softmax_parts(student, np.float32(1 / temperature))
+        divergence = (known.astype(np.float64) - sum_last_axis(u * x)) * share[:, 0]
+        divergence += log(total)[:, 0].astype(np.float64) - log_sum
+        loss[...] = alpha * temperature * temperature * divergence
+        grad[...] = np.float32(alpha * temperature / len(loss)) * (e * (1 / total) - u * share)
+        if labels is not None:
+            at, scale = (np.arange(len(loss)), labels), np.float32((1 - alpha) / len(loss))
+            x, e, total = softmax_parts(student, np.float32(1))
+            loss += (1 - alpha) * (log(total)[:, 0].astype(np.float64) - x[at])
+            grad += scale * (e * (1 / total))
+            grad[at] -= scale
+    return all_finite(student) and all(all_finite(t) for t in teachers)
