@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 
 import quantrim as qt
 from quantrim import demo
-from quantrim.demo import digits
+from quantrim.demo import digits, network, recover
 from quantrim.files import open_checkpoint
 
 DATA = Path(demo.__file__).parent / "data"
-SCRIPT = Path(__file__).parent.parent / "examples" / "train_digits.py"
+EXAMPLES = Path(__file__).parent.parent / "examples"
 SHA256 = {
     "digits.safetensors": "7472790b61ebe18fabd39d9cfbe4951330f7e1df43897bf38582676be89b4c5c",
     "held_out.safetensors": "9310b985e882bf73cad5d3fb5105127d26d45dde34c37e166b0efba7b537f9c4",
+    "recovered.safetensors": "aa7d142662fc418e2b3ed15fe10f2f8fcaf9088a9210c2db1c59caa8068e3c99",
 }
 IMAGES = 360
 
@@ -45,10 +46,12 @@ def test_the_files_are_those_that_were_trained_and_small() -> None:
 
 
 @pytest.mark.slow
-def test_training_again_gives_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("script", [["train_digits.py"], ["recover_digits.py", "--seeds", "1"]], ids=lambda s: s[0])
+def test_training_again_gives_the_same_bytes(script: list[str], tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="scikit-learn, which holds the images, is not installed")
-    subprocess.run([sys.executable, SCRIPT, "--output", tmp_path], check=True)
-    assert contents(tmp_path) == contents(DATA)
+    subprocess.run([sys.executable, EXAMPLES / script[0], *script[1:], "--output", tmp_path], check=True)
+    made = contents(tmp_path)
+    assert made and made.items() <= contents(DATA).items()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -89,6 +92,62 @@ def test_a_broken_network_is_seen_in_its_accuracy(damage: str) -> None:
     }
     assert digits.accuracy(w) > 0.98
     assert digits.accuracy({**w, "fc2.weight": change[damage]}) < 0.3
+
+
+# The network after 80 % of it were pruned
+
+
+def test_the_recovered_network_is_small_and_reads() -> None:
+    """Four of five weights are 0, in the file too; what it cost to prune and round is won back."""
+    with digits.model_file() as path:
+        trained = demo.decoded(path)
+    with digits.recovered_file() as path:
+        row = demo.measure("recovered", path, 203_752)
+    before = digits.accuracy(recover.small_form(trained, recover.masks_of(trained, 0.8), 4, 32))
+    assert round(before * IMAGES) == 269 and correct(row) == 353
+    assert row.zeros >= 0.8 and row.nbytes < 32_000 and row.weights == 50_432
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[str, NDArray[Any]]:
+    with digits.model_file() as path:
+        return demo.decoded(path)
+
+
+@pytest.mark.parametrize("isa", qt.isas())
+def test_recovery_keeps_to_the_mask_and_to_its_bits(trained: dict[str, NDArray[Any]], isa: str) -> None:
+    """A short one, from the held-out images: everywhere the same, better than before, pruned as before."""
+    images, _ = digits.held_out()
+    masks = recover.masks_of(trained, 0.8)
+    with qt.use_isa(isa):
+        found = recover.recover(trained, images, sparsity=0.8, epochs=8, seed=3)
+    assert {name: (p.shape, p.dtype) for name, p in found.items()} == {
+        name: (trained[name].shape, np.float32) for name in recover.NAMES
+    }
+    for name, mask in masks.items():
+        assert np.mean(mask) == pytest.approx(0.2, abs=1e-3) and not found[name][~mask].any()
+    assert digits.accuracy(recover.small_form(found, masks, 4, 32)) > 0.9
+    digest = hashlib.sha256(b"".join(found[name].tobytes() for name in recover.NAMES)).hexdigest()
+    assert digest == "c5df86ad4bd52df8a8d3ee4572e3ea84f540f41a5a4d005b49aabcdc9a720a62"
+
+
+def test_gradients_of_the_network_are_those_of_its_formula() -> None:
+    """Against float64 without the grid, whose rounding is all that may differ."""
+    rng = np.random.default_rng(0)
+    layers = network.fresh_layers(rng, (7, 5, 3))
+    x, error = rng.random((11, 7)), rng.standard_normal((11, 3))
+    w1, b1, w2, b2 = layers
+    hidden = np.maximum(x @ w1.T + b1, 0)
+    back = error @ w2 * (hidden > 0)
+    wanted = [back.T @ x / 11, back.sum(0) / 11, error.T @ hidden / 11, error.sum(0) / 11]
+    values = network.forward(layers, x)
+    rounding = 20 / network.GRID  # of sums of 11 products of values near 1
+    np.testing.assert_allclose(values[-1], hidden @ w2.T + b2, atol=rounding)
+    for found, want in zip(network.backward(layers, values, error), wanted, strict=True):
+        np.testing.assert_allclose(found, want, atol=rounding)
+    assert network.product(np.ones((1, 3)), np.full((3, 1), 2.0**-19)).tolist() == [[0]]  # the operands are rounded
+    with pytest.raises(OverflowError, match=r"sums must stay below 2\*\*53 steps of the grid"):
+        network.product(np.full((1, 4), 2.0**10), np.full((4, 1), 2.0**10))
 
 
 # The story

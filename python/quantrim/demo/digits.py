@@ -27,6 +27,12 @@ def model_file() -> AbstractContextManager[Path]:
     return _file("digits.safetensors")
 
 
+def recovered_file() -> AbstractContextManager[Path]:
+    """The network 80 % pruned and rounded to 4 bits, then taught again: see recover.py; written by
+    examples/recover_digits.py. Its matrices are compressed (pack-quantized)."""
+    return _file("recovered.safetensors")
+
+
 def _file(name: str) -> AbstractContextManager[Path]:
     return resources.as_file(resources.files(__package__) / "data" / name)
 
