@@ -40,8 +40,8 @@ def distillation_loss(
         p = mean over teachers of softmax(teacher / T),  q = softmax(student / T)
 
     KL is the cross-entropy less the entropy of p, which no student can change: its gradient is the same, and it is 0
-    where the student agrees. Without labels the first part alone is taken, with alpha = 1; alpha may then be left out
-    or be 1. No rows or no classes: loss 0. NaN or infinity is a ValueError.
+    where the student agrees (with several teachers, within rounding). Without labels the first part alone is taken,
+    with alpha = 1; alpha may then be left out or be 1. No rows or no classes: loss 0. NaN or infinity is a ValueError.
 
     Computed in float32: exp within 1 unit in the last place, the sums of a row in sixteen lanes; the losses of rows
     are joined in float64. Probabilities below e**-87 of the largest in their row count as 0, and a logit more than
