@@ -175,6 +175,22 @@ class Round {
       }
   }
 
+  void distillation(Hash& hash) {
+    const std::vector<int64_t> labels(static_cast<size_t>(rows_), cols_ / 2);
+    const Weights teachers[] = {grad_, w_, grad_};
+    auto loss = blank<double>(rows_);
+    auto grad = blank<float>(n_);
+    for (int count : {1, 3})
+      for (double temperature : {0.7, 1.0, 40.0})
+        for (const int64_t* truth : {labels.data(), static_cast<const int64_t*>(nullptr)}) {
+          const double alpha = truth ? 0.3 : 1.0;
+          hash.add(k.distill(w_, teachers, count, truth, 0, rows_, cols_, temperature, alpha, rows_, loss.data(),
+                             grad.data()));
+          hash.add(loss);
+          hash.add(grad);
+        }
+  }
+
  private:
   void one_grid(const Grid& grid, Hash& hash) {
     const int64_t groups = rows_ * ((cols_ + grid.group_size - 1) / grid.group_size);
@@ -207,7 +223,7 @@ class Round {
 int main() {
   const char* names[] = {"float32", "float16", "bfloat16"};
   for (Dtype dtype : {Dtype::kFloat32, Dtype::kFloat16, Dtype::kBfloat16}) {
-    Hash importance, pruning, packing, quantization;
+    Hash importance, pruning, packing, quantization, distillation;
     for (int64_t cols : {1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 100, 129, 500})
       for (int64_t rows : {1, 3}) {
         Round round(dtype, rows, cols);
@@ -215,6 +231,7 @@ int main() {
         round.pruning(pruning);
         round.packing(packing);
         round.quantization(quantization);
+        round.distillation(distillation);
       }
     const char* name = names[static_cast<int>(dtype)];
     const auto print = [&](const char* family, const Hash& hash) {
@@ -224,5 +241,6 @@ int main() {
     print("pruning", pruning);
     print("packing", packing);
     print("quantization", quantization);
+    print("distillation", distillation);
   }
 }

@@ -179,6 +179,18 @@ def test_several_teachers_as_a_list_a_tuple_or_one_array() -> None:
     assert one[0] == qt.distillation_loss(student, taught[0])[0]
 
 
+def test_A30_teachers_that_speak_dlpack_alone() -> None:
+    class Foreign:
+        def __init__(self, a: Array) -> None:
+            self.__dlpack__ = a.__dlpack__
+            self.__dlpack_device__ = a.__dlpack_device__
+
+    student, taught = logits(11, (6, 20)), logits(12, (3, 6, 20))
+    want = qt.distillation_loss(student, taught)[0]
+    assert qt.distillation_loss(Foreign(student), [Foreign(t) for t in taught])[0] == want
+    assert qt.distillation_loss(student, Foreign(taught))[0] == want
+
+
 def test_one_gradient_per_layout_of_the_batch() -> None:
     """(2, 3, classes) is six rows; (classes,) is one."""
     student, teacher, labels = logits(13, (6, 20)), logits(14, (6, 20)), np.arange(6)

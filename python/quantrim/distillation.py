@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backend, checks
+from .float_environment import default_floats
 
 __all__ = ["distillation_loss"]
 
@@ -16,6 +17,7 @@ DEFAULT_ALPHA = 0.5
 TEMPERATURES = 1e-6, 1e6
 
 
+@default_floats
 def distillation_loss(
     student_logits: object,
     teacher_logits: object,
@@ -70,12 +72,12 @@ def distillation_loss(
 
 def _teachers(teacher_logits: Any, shape: tuple[int, ...]) -> dict[str, checks.Array]:
     """Arrays of this shape by what an error is to call them."""
-    several = isinstance(teacher_logits, (list, tuple)) and all(np.ndim(t) == len(shape) for t in teacher_logits)
-    if several and not teacher_logits:
-        raise ValueError("teacher_logits must hold at least one teacher, not none")
-    if several:
+    if isinstance(teacher_logits, (list, tuple)):
         named = {f"teacher_logits[{k}]": t for k, t in enumerate(teacher_logits)}
-        return {name: checks.floats(name, t, shape) for name, t in named.items()}
+        if not named:
+            raise ValueError("teacher_logits must hold at least one teacher, not none")
+        if all(checks.array(name, t).ndim == len(shape) for name, t in named.items()):
+            return {name: checks.floats(name, t, shape) for name, t in named.items()}
     x = checks.floats("teacher_logits", teacher_logits)
     if x.shape == shape:
         return {"teacher_logits": x}
