@@ -1,5 +1,6 @@
 // Prints a checksum of what every kernel makes of fixed data. Built for two processors, it must print the same twice.
 // Compiled with -DISA=<name> and linked with the objects of cpp/kernels.cpp of that name.
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <vector>
@@ -63,6 +64,10 @@ static std::vector<float> positive(int64_t n) {
   std::vector<float> data(static_cast<size_t>(n));
   for (float& x : data) x = static_cast<float>(next_random() >> 40) * 0x1p-20f + 0x1p-10f;
   return data;
+}
+
+static float largest(Dtype dtype) {
+  return dtype == Dtype::kFloat32 ? 0x1.fffffep127f : dtype == Dtype::kFloat16 ? 65504.0f : 0x1.fep127f;
 }
 
 // One shape: rows x cols weights, and each kernel on them.
@@ -164,7 +169,9 @@ class Round {
           for (bool symmetric : {true, false}) {
             const auto variant = static_cast<unsigned>(next_random() >> 33);
             const Dtype of_scales = rule >= ScaleRule::kScale ? Dtype::kFloat32 : static_cast<Dtype>(variant % 3);
-            const Grid grid{bits, group, symmetric, rule, of_scales, static_cast<Rounding>(variant / 3 % 4), 11};
+            const auto rounding = static_cast<Rounding>(variant / 3 % 4);
+            const float limit = std::min(largest(dtype_), largest(of_scales));
+            const Grid grid{bits, group, symmetric, rule, of_scales, rounding, 11, limit};
             one_grid(grid, hash);
           }
     auto codes = blank<uint8_t>(n_);
