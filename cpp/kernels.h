@@ -70,7 +70,9 @@ struct Below {  // the answer to a selection: keys under `cut` go, and the first
   X(bool, is_finite,         (Weights w, int64_t n)) \
   /* each m consecutive scores keep their n highest: as mask bytes, or as weights */ \
   X(bool, n_of_m_mask,       (Weights scores, int64_t count, int n, int m, bool absolute, uint8_t* mask)) \
-  X(bool, prune_n_of_m,      (Weights w, Weights scores, int64_t count, int n, int m, bool absolute, MutableWeights out, bool streamed))
+  X(bool, prune_n_of_m,      (Weights w, Weights scores, int64_t count, int n, int m, bool absolute, MutableWeights out, bool streamed)) \
+  /* out[i] = soft threshold of w[i] at l1, over `divisor` */ \
+  X(bool, shrink,            (Weights w, int64_t n, float l1, float divisor, MutableWeights out, bool streamed))
 
 #define selection_rows(X) \
   /* keys[i]; keys in low..high, at most `room`, appended (how many there were), and how many are below low; */ \
@@ -80,7 +82,22 @@ struct Below {  // the answer to a selection: keys under `cut` go, and the first
   X(int64_t, count_below,    (const uint32_t* keys, int64_t n, int32_t cut)) \
   X(Below, select_rank,      (const uint32_t* keys, int64_t n, int64_t rank)) \
   X(void, mask_below,        (Weights scores, int64_t n, bool absolute, Below below, uint8_t* mask)) \
-  X(bool, prune_below,       (Weights w, Weights scores, int64_t n, bool absolute, Below below, MutableWeights out, bool streamed))
+  X(bool, prune_below,       (Weights w, Weights scores, int64_t n, bool absolute, Below below, MutableWeights out, bool streamed)) \
+  /* bins: 65536 counts, of the upper halves of keys (the lowest first), or of the lower halves where the upper is prefix */ \
+  X(bool, count_keys,        (Weights scores, int64_t n, bool absolute, bool upper, int32_t prefix, int64_t* bins))
+
+#define blocks_rows(X) \
+  /* rows x cols, rows `stride` apart, in blocks of block_rows x block_cols: out, `out_stride` apart, is the sum of each, */ \
+  /* of w (power 0), |w| (1) or w * w (2): sixteen lanes down each column, then sixteen lanes along those */ \
+  X(bool, block_sums,        (Weights w, int64_t rows, int64_t cols, int64_t stride, int64_t block_rows, int64_t block_cols, int power, float* out, int64_t out_stride)) \
+  /* out[r][c] = w[r][c] * factor[r], or * factor[c] */ \
+  X(bool, multiply,          (Weights w, const float* factor, bool by_row, int64_t rows, int64_t cols, MutableWeights out, bool streamed))
+
+#define activations_rows(X) \
+  /* out[i] = w[i] * w[i] * h[i] * factor; where `positive`, no h may be below 0 */ \
+  X(bool, square_product,    (Weights w, Weights h, int64_t n, float factor, bool positive, float* out, bool streamed)) \
+  /* counts[c][(x[r][c] * lift[c] - low[c]) * scale[c] as an integer of 0..bins-1] += 1; rows of x are `stride` apart */ \
+  X(bool, histogram,         (Weights x, int64_t rows, int64_t cols, int64_t stride, const float* lift, const float* low, const float* scale, int64_t bins, int64_t* counts))
 
 #define packing_rows(X) \
   /* codes (one a byte) into bits, returns whether all fit; and back */ \
@@ -99,7 +116,7 @@ struct Below {  // the answer to a selection: keys under `cut` go, and the first
   X(bool, errors,            (Weights a, Weights b, int64_t rows, int64_t cols, double* out))
 
 // The families: the same word is a list of rows above, a header of kernels/ and an object of each instruction set.
-#define FAMILIES(X) X(importance) X(pruning) X(selection) X(packing) X(quantization)
+#define FAMILIES(X) X(importance) X(pruning) X(selection) X(packing) X(quantization) X(blocks) X(activations)
 
 #define ROW(result, name, args) result(*name) args;
 #define TABLE(family) struct family##_kernels { family##_rows(ROW) };

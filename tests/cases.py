@@ -131,6 +131,54 @@ def decode(bits: int, group: int, symmetric: bool) -> Callable[..., tuple[Any, .
     return make
 
 
+def blocks(rows: int, cols: int, power: int) -> Callable[..., tuple[Any, ...]]:
+    """Blocks of rows x cols; 0 stands for all of them."""
+
+    def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
+        height, width = rows or r, cols or c
+        bands = -(-r // height)
+        return weights(rng, bands * height, c, d), height, width, power, Out((bands, c // width), np.float32)
+
+    return make
+
+
+def factors(by_row: bool) -> Callable[..., tuple[Any, ...]]:
+    def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
+        factor = rng.choice(np.array([0, 1, 0.3, 1e-30], np.float32), r if by_row else c)
+        return weights(rng, r, c, d), factor, by_row, Out((r, c), d)
+
+    return make
+
+
+def bins(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
+    lift = rng.choice(np.array([1, 1, 0.5, 2.0**100], np.float32), c)
+    low, scale = weights(rng, 1, c, np.float32)[0], np.abs(weights(rng, 1, c, np.float32)[0]) * 5
+    return weights(rng, r, c, d), lift, low, scale, Out((c, 13), np.int64)
+
+
+def squares(factor: float, positive: bool) -> Callable[..., tuple[Any, ...]]:
+    def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
+        h = weights(rng, r, c, d).reshape(-1)
+        return weights(rng, r, c, d).reshape(-1), np.abs(h) if positive else h, factor, positive, Out((r * c,), np.float32)
+
+    return make
+
+
+def counted(absolute: bool, upper: int | None) -> Callable[..., tuple[Any, ...]]:
+    return lambda rng, r, c, d: (weights(rng, r, c, d).reshape(-1), absolute, upper, Out((1 << 16,), np.int64))
+
+
+def below(prune: bool, absolute: bool, ties: int) -> Callable[..., tuple[Any, ...]]:
+    def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
+        w = weights(rng, r, c, d).reshape(-1)
+        cut = int(np.float32(0.5).view(np.int32))  # a value that is among the special ones
+        if prune:
+            return w, w if absolute else scores_like(w), absolute, cut, ties, Out((r * c,), d)
+        return w, absolute, cut, ties, Out((r * c,), np.bool_)
+
+    return make
+
+
 def pair(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
     w = weights(rng, r, c, d)
     return w, (np.asarray(w, np.float32) * np.float32(1.01)), Out((r, 5), np.float64)
@@ -258,4 +306,22 @@ CASES = [
         "round_to_int",
     ),
     Case("errors", pair),
+    Case("shrink", plain(0.5, 1.25)),
+    Case("shrink-nothing", plain(0.0, 1.0), "shrink"),
+    *(
+        Case(f"block_sums-{r or 'all'}x{c or 'all'}-{power}", blocks(r, c, power), "block_sums", multiple=max(c, 1))
+        for r, c, power in ((1, 0, 0), (0, 1, 0), (4, 4, 1), (2, 2, 2), (17, 3, 0), (1, 16, 1), (3, 40, 2), (0, 0, 0), (2, 600, 0))
+    ),
+    Case("multiply-rows", factors(True), "multiply"),
+    Case("multiply-columns", factors(False), "multiply"),
+    Case("square_product", squares(1.0, True)),
+    Case("square_product-signed", squares(0.5, False), "square_product"),
+    Case("histogram", bins),
+    Case("count_keys", counted(False, None)),
+    Case("count_keys-absolute", counted(True, None), "count_keys"),
+    Case("count_keys-lower", counted(False, 0x3F00), "count_keys"),
+    Case("mask_below", below(False, False, 5)),
+    Case("mask_below-absolute", below(False, True, 0), "mask_below"),
+    Case("prune_below", below(True, True, 3)),
+    Case("prune_below-scores", below(True, False, 2), "prune_below"),
 ]
