@@ -47,6 +47,11 @@ struct Below {  // the answer to a selection: keys under `cut` go, and the first
   int64_t ties;
 };
 
+struct SoftmaxTerm {  // one sample and class c: l = logit c and others = sum of e^logit over the other classes, both
+                      // over
+  float logit, others, own, probability;  // the largest of those; own = that of the label (1 where it is c); p(label)
+};
+
 // Keys order scores as signed integers: the bits of |score| (absolute), or of score with negatives mirrored.
 
 // clang-format off
@@ -97,7 +102,13 @@ struct Below {  // the answer to a selection: keys under `cut` go, and the first
   /* out[i] = w[i] * w[i] * h[i] * factor; where `positive`, no h may be below 0 */ \
   X(bool, square_product,    (Weights w, Weights h, int64_t n, float factor, bool positive, float* out, bool streamed)) \
   /* counts[c][(x[r][c] * lift[c] - low[c]) * scale[c] as an integer of 0..bins-1] += 1; rows of x are `stride` apart */ \
-  X(bool, histogram,         (Weights x, int64_t rows, int64_t cols, int64_t stride, const float* lift, const float* low, const float* scale, int64_t bins, int64_t* counts))
+  X(bool, histogram,         (Weights x, int64_t rows, int64_t cols, int64_t stride, const float* lift, const float* low, const float* scale, int64_t bins, int64_t* counts)) \
+  /* out[j][c] = x[j] . w[c] + bias[c], in sixteen lanes; returns whether all are finite */ \
+  X(bool, logits,            (const float* x, int64_t n, const float* w, int64_t classes, int64_t inputs, const float* bias, float* out)) \
+  /* terms[j][c]: what predictive needs to know of sample j when logit c moves; at least two classes */ \
+  X(void, softmax_terms,     (const float* logits, int64_t n, int64_t classes, const int64_t* label, SoftmaxTerm* terms)) \
+  /* out[c][i] = the sum over samples, in sixteen lanes, of p(label) less what it is with w[c][i] = 0; classes first, ... */ \
+  X(void, predictive,        (const float* w, const float* x, int64_t n, int64_t classes, int64_t inputs, int64_t first, int64_t count, const int64_t* label, const SoftmaxTerm* terms, float* out))
 
 #define packing_rows(X) \
   /* codes (one a byte) into bits, returns whether all fit; and back */ \

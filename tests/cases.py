@@ -164,6 +164,17 @@ def squares(factor: float, positive: bool) -> Callable[..., tuple[Any, ...]]:
     return make
 
 
+def softmax_layer(samples: int, classes: int) -> Callable[..., tuple[Any, ...]]:
+    def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
+        w, x = rng.standard_normal((classes, c), np.float32), rng.standard_normal((samples, c), np.float32)
+        x[0], w[0, : c // 2] = 0, 0
+        x[-1] *= 40  # probabilities of 0 and 1
+        labels = rng.integers(0, classes, samples)
+        return w, x, labels, rng.standard_normal(classes, np.float32), Out((classes, c), np.float32)
+
+    return make
+
+
 def counted(absolute: bool, upper: int | None) -> Callable[..., tuple[Any, ...]]:
     return lambda rng, r, c, d: (weights(rng, r, c, d).reshape(-1), absolute, upper, Out((1 << 16,), np.int64))
 
@@ -317,6 +328,9 @@ CASES = [
     Case("square_product", squares(1.0, True)),
     Case("square_product-signed", squares(0.5, False), "square_product"),
     Case("histogram", bins),
+    Case("predictive", softmax_layer(37, 10), typed=False),
+    Case("predictive-two", softmax_layer(17, 2), "predictive", typed=False),
+    Case("predictive-many", softmax_layer(3, 33), "predictive", typed=False),
     Case("count_keys", counted(False, None)),
     Case("count_keys-absolute", counted(True, None), "count_keys"),
     Case("count_keys-lower", counted(False, 0x3F00), "count_keys"),

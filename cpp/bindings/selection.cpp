@@ -32,9 +32,8 @@ static int64_t prune_below(const py::array& w, const py::array& scores, bool abs
 }
 
 void bind_selection(py::module_& m) {
-  m.def("count_keys",
-        py::overload_cast<const py::array&, bool, std::optional<int>, py::array&>(&count_keys), "scores"_a,
-        "absolute"_a, "upper"_a, "bins"_a);
+  m.def("count_keys", py::overload_cast<const py::array&, bool, std::optional<int>, py::array&>(&count_keys),
+        "scores"_a, "absolute"_a, "upper"_a, "bins"_a);
   m.def("mask_below", py::overload_cast<const py::array&, bool, int32_t, int64_t, py::array&>(&mask_below), "scores"_a,
         "absolute"_a, "cut"_a, "ties"_a, "mask"_a);
   m.def("prune_below",

@@ -5,7 +5,7 @@ returns whether they were all finite. There are no argument checks and no tricks
 kernel means.
 """
 
-from .activations import histogram, square_product
+from .activations import histogram, predictive, square_product
 from .blocks import block_sums, multiply
 from .importance import magnitude, norm_columns, norm_rows, product_magnitude, uniform, wanda
 from .packing import pack, unpack
@@ -41,6 +41,7 @@ __all__ = [
     "norm_columns",
     "norm_rows",
     "pack",
+    "predictive",
     "product_magnitude",
     "prune_below",
     "prune_lowest",
