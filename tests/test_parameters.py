@@ -97,14 +97,13 @@ def test_B42_sparsity_of_wrong_type(sparsity: Any) -> None:
         "",
         "two:four",
         24,
-        (2, 4),
         b"2:4",
     ],
     ids=repr,
 )
 def test_B42_pattern(pattern: Any) -> None:
     for prune in (qt.prune, qt.prune_mask):
-        with pytest.raises(ValueError, match='pattern must be "n:m" with 1 <= n < m <= 32, not'):
+        with pytest.raises(ValueError, match='pattern must be .* or "n:m" with 1 <= n < m <= 32, not'):
             prune(weights(0), pattern=pattern)
 
 

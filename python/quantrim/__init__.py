@@ -5,7 +5,17 @@ from .backend import current_isa, current_threads, isas, use_isa, use_threads
 from .files import open_checkpoint
 from .model import compress
 from .packing import pack, unpack
-from .pruning import apply_mask, prune, prune_mask, sparsity, threshold
+from .pruning import (
+    apply_mask,
+    cubic_sparsity,
+    global_masks,
+    prune,
+    prune_mask,
+    prune_model,
+    shrink,
+    sparsity,
+    threshold,
+)
 from .quantization import dequantize, quantize, round_to_int
 from .tensor import QuantizedTensor
 
@@ -15,18 +25,22 @@ __all__ = [
     "QuantizedTensor",
     "apply_mask",
     "compress",
+    "cubic_sparsity",
     "current_isa",
     "current_threads",
     "dequantize",
+    "global_masks",
     "importance",
     "isas",
     "open_checkpoint",
     "pack",
     "prune",
     "prune_mask",
+    "prune_model",
     "quantize",
     "reference",
     "round_to_int",
+    "shrink",
     "sparsity",
     "threshold",
     "unpack",
