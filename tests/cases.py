@@ -158,8 +158,8 @@ def bins(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
 
 def squares(factor: float, positive: bool) -> Callable[..., tuple[Any, ...]]:
     def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
-        h = weights(rng, r, c, d).reshape(-1)
-        return weights(rng, r, c, d).reshape(-1), np.abs(h) if positive else h, factor, positive, Out((r * c,), np.float32)
+        w, h = weights(rng, r, c, d).reshape(-1), weights(rng, r, c, d).reshape(-1)
+        return w, np.abs(h) if positive else h, factor, positive, Out((r * c,), np.float32)
 
     return make
 
@@ -321,7 +321,10 @@ CASES = [
     Case("shrink-nothing", plain(0.0, 1.0), "shrink"),
     *(
         Case(f"block_sums-{r or 'all'}x{c or 'all'}-{power}", blocks(r, c, power), "block_sums", multiple=max(c, 1))
-        for r, c, power in ((1, 0, 0), (0, 1, 0), (4, 4, 1), (2, 2, 2), (17, 3, 0), (1, 16, 1), (3, 40, 2), (0, 0, 0), (2, 600, 0))
+        for power, sizes in enumerate(
+            [((1, 0), (0, 1), (17, 3), (0, 0), (2, 600)), ((4, 4), (1, 16)), ((2, 2), (3, 40))]
+        )
+        for r, c in sizes
     ),
     Case("multiply-rows", factors(True), "multiply"),
     Case("multiply-columns", factors(False), "multiply"),

@@ -214,8 +214,9 @@ def cubic_sparsity(step: int, begin: int, end: int, final: float, initial: float
     step, begin = checks.integer("step", step, 0, 2**62), checks.integer("begin", begin, 0, 2**62)
     end = checks.integer("end", end, begin + 1, 2**62)
     final, initial = checks.number("final", final, 0.0, 1.0), checks.number("initial", initial, 0.0, 1.0)
-    left = (end - min(max(step, begin), end)) / (end - begin)
-    return final + (initial - final) * left**3
+    if not begin < step < end:  # exactly what was asked for, whatever the rounding of the formula
+        return initial if step <= begin else final
+    return final + (initial - final) * ((end - step) / (end - begin)) ** 3
 
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
