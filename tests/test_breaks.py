@@ -97,6 +97,18 @@ BREAKS = [
         "the narrower of equal clips",
         "quantization.h", "error < least", "error <= least", "quantize-4-mse",
     ),
+    Break(
+        "the label's probability is another's",
+        "activations.h", "of_label ? mine : theirs", "of_label ? theirs : mine", "predictive",
+    ),
+    Break(
+        "the end of a short block is left out",
+        "blocks.h", "j < half && j + half < n;", "j < half && j + half < n - 1;", "block_sums-4x4",
+    ),
+    Break(
+        "ties of a known cut are taken twice",
+        "selection.h", "equal &= equal - 1, --below.ties)", "equal &= equal - 1)", "mask_below",
+    ),
 ]  # fmt: skip
 
 

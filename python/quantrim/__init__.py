@@ -17,6 +17,7 @@ from .pruning import (
     threshold,
 )
 from .quantization import dequantize, quantize, round_to_int
+from .splitting import merge, remove_units, split
 from .tensor import QuantizedTensor
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ __all__ = [
     "global_masks",
     "importance",
     "isas",
+    "merge",
     "open_checkpoint",
     "pack",
     "prune",
@@ -39,9 +41,11 @@ __all__ = [
     "prune_model",
     "quantize",
     "reference",
+    "remove_units",
     "round_to_int",
     "shrink",
     "sparsity",
+    "split",
     "threshold",
     "unpack",
     "use_isa",

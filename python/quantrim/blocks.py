@@ -98,5 +98,4 @@ def block_sums(name: str, x: Array, block: Block, power: int, out: Array | None 
 
 def spread(marks: Array, block: Block, shape: tuple[int, ...]) -> Array:
     """Marks of blocks, (block rows, block cols), as marks of the weights of an array of `shape`."""
-    high, wide = marks.shape
-    return np.broadcast_to(marks[:, None, :, None], (high, block[0], wide, block[1])).reshape(shape)
+    return np.repeat(np.repeat(marks, block[1], axis=1), block[0], axis=0).reshape(shape)
