@@ -89,7 +89,7 @@ def merge_checkpoint(
     >>> with digits.model_file() as source, tempfile.TemporaryDirectory() as folder:
     ...     _ = split_checkpoint(source, f"{folder}/parts", max_size=150_000)
     ...     _ = merge_checkpoint(f"{folder}/parts", f"{folder}/whole.safetensors")
-    ...     open(f"{folder}/whole.safetensors", "rb").read() == open(source, "rb").read()
+    ...     Path(f"{folder}/whole.safetensors").read_bytes() == source.read_bytes()
     True
     """
     target = named_path(destination, "destination")
