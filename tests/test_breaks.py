@@ -133,7 +133,11 @@ class Workshop:
         assert done.returncode == 0, done.stderr
 
     def compile(self, source: Path) -> None:
-        self.run(GXX, *FLAGS, *self.includes, "-c", source, "-o", self.folder / f"{source.stem}.o")
+        self.run(GXX, *FLAGS, *self.includes, "-c", source, "-o", self.object(source))
+
+    def object(self, source: Path) -> Path:
+        """Two folders may have a file of the same name."""
+        return self.folder / f"{source.parent.name}-{source.stem}.o"
 
     def compile_isa(self, cpp: Path, isa: str, suffix: str = "") -> list[Path]:
         """The objects of an instruction set, one per family."""
@@ -155,7 +159,7 @@ class Workshop:
             GXX,
             "-shared",
             "-fopenmp",
-            *(self.folder / f"{p.stem}.o" for p in self.plain),
+            *map(self.object, self.plain),
             *isas,
             "-o",
             module,
