@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backend, checks
+from .float_environment import default_floats
 from .reference.lanes import sum_last_axis
 
 MAX_BINS = 1 << 16
@@ -32,6 +33,7 @@ class ActivationHistogram:
     array([0., 1.], dtype=float32)
     """
 
+    @default_floats
     def __init__(self, low: object, high: object, *, units: int, bins: int = 64) -> None:
         self.units = checks.integer("units", units, 0, 2**40)
         self.bins = checks.integer("bins", bins, 1, MAX_BINS)
@@ -46,12 +48,14 @@ class ActivationHistogram:
         self._grid = tuple(a.astype(np.float32) for a in (lift, first * lift, scale))
         self.counts = np.zeros((self.units, self.bins), np.int64)
 
+    @default_floats
     def update(self, activations: object) -> None:
         """Count a batch: (n, units) of floats. NaN or infinity is a ValueError; nothing is counted then."""
         x = _batch("activations", activations, self.units)
         checks.finite("activations", x, backend.active.is_finite(x.reshape(-1)))
         backend.active.histogram(x, *self._grid, self.counts)
 
+    @default_floats
     def entropy(self) -> NDArray[np.float32]:
         """(units,) float32: -sum_b p_b log2 p_b of each unit's bins, in bits; 0 where nothing was counted."""
         n = self.counts.sum(axis=1)
@@ -61,6 +65,7 @@ class ActivationHistogram:
         return bits
 
 
+@default_floats
 def entropy(activations: object, bins: int = 64, *, range: object = None) -> NDArray[np.float32]:
     """Shannon entropy of each unit's activations, in bits (Luo and Wu 2017, "An entropy-based method for CNN model
     compression"): H_i = -sum_b p_ib log2 p_ib, where p_ib is the share of its activations in bin b.
@@ -94,11 +99,15 @@ def entropy(activations: object, bins: int = 64, *, range: object = None) -> NDA
 
 def _batches(activations: object) -> Iterable[object]:
     """The batches of an iterable of matrices; anything else is one batch."""
-    if hasattr(activations, "__array__") or not isinstance(activations, Iterable):
+    if _is_array(activations) or not isinstance(activations, Iterable):
         return [activations]
-    if isinstance(activations, (list, tuple)) and not any(hasattr(a, "__array__") for a in activations):
+    if isinstance(activations, (list, tuple)) and not any(map(_is_array, activations)):
         return [activations]
     return activations
+
+
+def _is_array(a: object) -> bool:
+    return hasattr(a, "__array__") or hasattr(a, "__dlpack__")
 
 
 def _units(batch: object) -> int:

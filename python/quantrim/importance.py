@@ -1,7 +1,7 @@
 """A score per weight, row, column or block: what pruning keeps is what scores high.
 
 Weights are arrays of float32, float16, bfloat16 or float64 with any strides; NaN or infinity among them is a
-ValueError that says where. Scores are float32.
+ValueError that says where. Scores are float32, inf where a product or a sum (of squares, for `l2`) exceeds that.
 
 `axis` and `block` say what one score is for, in every function that has them: axis="each", one weight; axis=None, the
 whole array; axis=k, a slice along that axis (1: a row of a matrix, the weights of one unit; 0: a column, those of one
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from . import backend, checks
 from .blocks import EACH, Axis, grouped, of_many, reduced, sums, total
+from .float_environment import default_floats
 from .histograms import ActivationHistogram, entropy
 from .outputs import output
 from .ranking import rank
@@ -42,6 +43,7 @@ __all__ = [
 Scores = NDArray[np.float32]
 
 
+@default_floats
 def magnitude(w: object, *, axis: Axis = EACH, block: object = None, out: Scores | None = None) -> Any:
     """|w| of every weight (Han et al. 2015, "Learning both weights and connections").
 
@@ -58,6 +60,7 @@ def magnitude(w: object, *, axis: Axis = EACH, block: object = None, out: Scores
     return scores
 
 
+@default_floats
 def taylor(w: object, grad: object, *, axis: Axis = EACH, block: object = None, out: Scores | None = None) -> Any:
     """|w * grad|: the first-order change of the loss when a weight goes (Molchanov et al. 2017).
 
@@ -77,6 +80,7 @@ def taylor(w: object, grad: object, *, axis: Axis = EACH, block: object = None, 
     return scores
 
 
+@default_floats
 def wanda(w: object, input_norm: object, *, axis: Axis = EACH, block: object = None, out: Scores | None = None) -> Any:
     """|w_ij| * input_norm_j (Sun et al. 2023, "A simple and effective pruning approach for large language models").
 
@@ -95,6 +99,7 @@ def wanda(w: object, input_norm: object, *, axis: Axis = EACH, block: object = N
     return scores
 
 
+@default_floats
 def fisher(w: object, grad_sq: object, *, axis: Axis = EACH, block: object = None, out: Scores | None = None) -> Any:
     """w**2 * grad_sq: what a weight's zero costs by the diagonal of the Fisher information, half of it (Theis et al.
     2018, "Faster gaze prediction with dense networks and Fisher pruning").
@@ -108,6 +113,7 @@ def fisher(w: object, grad_sq: object, *, axis: Axis = EACH, block: object = Non
     return _square_product(w, "grad_sq", grad_sq, 1.0, axis, block, out)
 
 
+@default_floats
 def obd(w: object, hessian_diag: object, *, axis: Axis = EACH, block: object = None, out: Scores | None = None) -> Any:
     """w**2 * h / 2, the saliency of optimal brain damage (LeCun, Denker and Solla 1990): the second-order rise of the
     loss when a weight goes, with h the diagonal of the Hessian.
@@ -121,6 +127,7 @@ def obd(w: object, hessian_diag: object, *, axis: Axis = EACH, block: object = N
     return _square_product(w, "hessian_diag", hessian_diag, 0.5, axis, block, out)
 
 
+@default_floats
 def predictive(
     w: object,
     x: object,
@@ -163,6 +170,7 @@ def predictive(
     return scores
 
 
+@default_floats
 def l1(w: object, axis: int | None = None, *, block: object = None, out: Scores | None = None) -> Any:
     """Sum of |w| over `axis`, `block` or everything (Li et al. 2017, "Pruning filters for efficient convnets").
 
@@ -175,6 +183,7 @@ def l1(w: object, axis: int | None = None, *, block: object = None, out: Scores 
     return grouped("w", checks.floats("w", w), axis, block, 1, out)
 
 
+@default_floats
 def l2(w: object, axis: int | None = None, *, block: object = None, out: Scores | None = None) -> Any:
     """Square root of the sum of w * w over `axis`, `block` or everything, summed as in `l1`.
 
@@ -188,6 +197,7 @@ def l2(w: object, axis: int | None = None, *, block: object = None, out: Scores 
     return np.sqrt(norms, out=out)
 
 
+@default_floats
 def reduce(scores: object, axis: int | None = None, *, block: object = None, out: Scores | None = None) -> Any:
     """Scores of weights as scores of rows, columns, blocks or the whole: their sum, with signs.
 
@@ -201,6 +211,7 @@ def reduce(scores: object, axis: int | None = None, *, block: object = None, out
     return grouped("scores", checks.floats("scores", scores), axis, block, 0, out)
 
 
+@default_floats
 def share(w: object) -> Scores:
     """Each row's part of the whole: R_i = sum_j |w_ij| / sum_ij |w_ij|.
 
@@ -219,6 +230,7 @@ def share(w: object) -> Scores:
     return parts / whole if whole > 0 else parts
 
 
+@default_floats
 def random(shape: int | tuple[int, ...], seed: int) -> Scores:
     """Uniform scores in [0, 1) from a counter: the same on every machine and number of threads.
 

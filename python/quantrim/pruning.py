@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from . import backend, checks
 from .blocks import Block, block_of, block_sums, grouped, spread
+from .float_environment import default_floats
 from .outputs import output
 from .ranking import global_masks, prune_model
 
@@ -36,6 +37,7 @@ MODES = ("magnitude", "signed", "soft")
 MAX_M = 32
 
 
+@default_floats
 def threshold(w: object, t: float, *, mode: str = "magnitude", out: NDArray[Any] | None = None) -> NDArray[Any]:
     """Zero the weights at or below a threshold.
 
@@ -54,6 +56,7 @@ def threshold(w: object, t: float, *, mode: str = "magnitude", out: NDArray[Any]
     return pruned
 
 
+@default_floats
 def prune_mask(
     scores: object, sparsity: float | None = None, *, axis: int | None = None, pattern: Pattern = None
 ) -> NDArray[np.bool_]:
@@ -90,6 +93,7 @@ def prune_mask(
     return _original_shape(mask, s.shape, k)
 
 
+@default_floats
 def prune(
     w: object,
     sparsity: float | None = None,
@@ -137,6 +141,7 @@ def prune(
     return pruned
 
 
+@default_floats
 def apply_mask(w: object, mask: object, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
     """w where mask is True, 0 elsewhere.
 
@@ -157,6 +162,7 @@ def apply_mask(w: object, mask: object, *, out: NDArray[Any] | None = None) -> N
     return pruned
 
 
+@default_floats
 def sparsity(w: object) -> float:
     """The fraction of weights that are exactly zero; 0.0 for an empty array.
 
@@ -167,6 +173,7 @@ def sparsity(w: object) -> float:
     return (x.size - backend.active.count_nonzero(x.reshape(-1))) / x.size if x.size else 0.0
 
 
+@default_floats
 def shrink(
     w: object, *, l1: float = 0.0, l2: float = 0.0, axis: int | None = None, out: NDArray[Any] | None = None
 ) -> NDArray[Any]:
@@ -202,6 +209,7 @@ def shrink(
     return shrunk
 
 
+@default_floats
 def cubic_sparsity(step: int, begin: int, end: int, final: float, initial: float = 0.0) -> float:
     """The sparsity to prune to at a step of training, rising fast at first and then ever slower (Zhu and Gupta 2017,
     "To prune, or not to prune"): final + (initial - final) * (1 - (step - begin) / (end - begin))**3.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from . import backend, checks
 from .checks import Array
+from .float_environment import default_floats
 
 K = TypeVar("K")
 Masks = NDArray[np.bool_]
@@ -31,6 +32,7 @@ class Arrays(Protocol[K]):
 def rank(scores: Mapping[K, object]) -> dict[K, NDArray[np.int64]]: ...
 @overload
 def rank(scores: Sequence[object]) -> list[NDArray[np.int64]]: ...
+@default_floats
 def rank(scores: Mapping[K, object] | Sequence[object]) -> dict[K, NDArray[np.int64]] | list[NDArray[np.int64]]:
     """The place of every score among those of all arrays: 0 for the lowest, the first that a budget removes.
 
@@ -53,6 +55,7 @@ def rank(scores: Mapping[K, object] | Sequence[object]) -> dict[K, NDArray[np.in
 def global_masks(scores: Mapping[K, object], sparsity: float) -> dict[K, Masks]: ...
 @overload
 def global_masks(scores: Sequence[object], sparsity: float) -> list[Masks]: ...
+@default_floats
 def global_masks(scores: Mapping[K, object] | Sequence[object], sparsity: float) -> dict[K, Masks] | list[Masks]:
     """Masks that remove the lowest scores of all arrays together: one budget for a model, not one for each array.
 
@@ -74,6 +77,7 @@ def global_masks(scores: Mapping[K, object] | Sequence[object], sparsity: float)
     return masks if names is None else dict(zip(names, masks, strict=True))
 
 
+@default_floats
 def prune_model(
     weights: Arrays[K], sparsity: float, *, scores: Arrays[K] | Score[K] | None = None
 ) -> Iterator[tuple[K, NDArray[Any]]]:
@@ -117,11 +121,20 @@ def _pruned(
     weights: Arrays[K], scores: Arrays[K] | Score[K] | None, cut: int, ties: int
 ) -> Iterator[tuple[K, NDArray[Any]]]:
     for name in weights:
-        w = checks.floats(f"weights[{name!r}]", weights[name])
-        out = np.empty_like(w)
-        by = _scores_of(name, w, scores)
-        ties -= backend.active.prune_below(w.reshape(-1), by, scores is None, cut, ties, out.reshape(-1))
+        taken, out = _pruned_array(name, weights[name], scores, cut, ties)
+        ties -= taken
         yield name, out
+
+
+@default_floats
+def _pruned_array(
+    name: K, weights: object, scores: Arrays[K] | Score[K] | None, cut: int, ties: int
+) -> tuple[int, NDArray[Any]]:
+    """How many of the ties it took, and the array."""
+    w = checks.floats(f"weights[{name!r}]", weights)
+    out = np.empty_like(w)
+    by = _scores_of(name, w, scores)
+    return backend.active.prune_below(w.reshape(-1), by, scores is None, cut, ties, out.reshape(-1)), out
 
 
 def _cut(scores: Callable[[], Iterator[tuple[str, Array]]], sparsity: float, absolute: bool) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from . import checks
 from .checks import Array
+from .float_environment import default_floats
 from .reference.lanes import sum_last_axis
 
 __all__ = ["merge", "remove_units", "split"]
@@ -21,6 +22,7 @@ Layer = tuple[NDArray[Any], NDArray[Any] | None]
 Activation = Callable[[NDArray[Any]], object]
 
 
+@default_floats
 def split(w: object, parts: int | Sequence[int], axis: int = 0) -> list[Any]:
     """Cut an array along `axis`, or a list of layers into lists of them: tensor and pipeline parallel parts.
 
@@ -44,6 +46,7 @@ def split(w: object, parts: int | Sequence[int], axis: int = 0) -> list[Any]:
     return [x[cut] for cut in cuts]
 
 
+@default_floats
 def merge(parts: Sequence[Any], axis: int = 0) -> Any:
     """Put together what `split` cut: arrays along `axis`, or lists of layers end to end.
 
@@ -74,6 +77,7 @@ def merge(parts: Sequence[Any], axis: int = 0) -> Any:
     return np.concatenate(arrays, axis=k)
 
 
+@default_floats
 def remove_units(
     layers: Sequence[tuple[object, object]], keep: Sequence[object], activation: Activation | None = None
 ) -> list[Layer]:

@@ -15,6 +15,7 @@ from ..files.descriptors import named_path
 from ..files.errors import PATH_LIMIT, quote
 from ..files.index import INDEX_SUFFIX
 from ..files.writer import FileWriter
+from ..float_environment import default_floats
 from .parts import Part, Progress, Score, header_of, layers_of, part_of, plan_parts, scores
 from .targets import CheckedFile, copy_side_files, copy_tensor, write_json
 
@@ -37,6 +38,7 @@ class Written:
         return sum(part.size for part in self.parts)
 
 
+@default_floats
 def split_checkpoint(
     source: str | os.PathLike[str],
     destination: str | os.PathLike[str],
@@ -67,6 +69,7 @@ def split_checkpoint(
     return Written(os.fspath(source), os.fspath(target), tuple(parts))
 
 
+@default_floats
 def merge_checkpoint(
     source: str | os.PathLike[str],
     destination: str | os.PathLike[str],
@@ -106,6 +109,7 @@ def merge_checkpoint(
     return plan
 
 
+@default_floats
 def plan_merge(
     checkpoint: Checkpoint, target: Path, drop: str | Iterable[str], drop_lowest: int, progress: Progress | None = None
 ) -> Written:
@@ -121,11 +125,13 @@ def plan_merge(
     return Written(os.fspath(checkpoint.path), os.fspath(target), (part,), dropped, tuple(lowest))
 
 
+@default_floats
 def part_scores(checkpoint: Checkpoint, parts: Sequence[Part], progress: Progress | None = None) -> list[Score]:
     """How much weight each part of a plan has."""
     return scores(checkpoint, {t.name: part.name for part in parts for t in part.tensors}, progress)
 
 
+@default_floats
 def layer_scores(checkpoint: Checkpoint, progress: Progress | None = None) -> list[Score]:
     """How much weight each layer has, in the order of the checkpoint."""
     layers = {name: layer for name, layer in layers_of(checkpoint.tensors).items() if layer is not None}
