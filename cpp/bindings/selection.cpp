@@ -8,7 +8,7 @@ static bool count_keys(const py::array& scores, bool absolute, std::optional<int
   const int64_t n = size_of(scores);
   const Weights s = weights(scores);
   int64_t* counts = numbers<int64_t>("bins", bins, kBins);
-  const py::gil_scoped_release nogil;
+  const Unlocked others_run;
   return count_keys(active(), s, n, absolute, !upper, upper.value_or(0), counts);
 }
 
@@ -16,7 +16,7 @@ static int64_t mask_below(const py::array& scores, bool absolute, int32_t cut, i
   const int64_t n = size_of(scores);
   const Weights s = weights(scores);
   auto* keep = reinterpret_cast<uint8_t*>(numbers<bool>("mask", mask, n));
-  const py::gil_scoped_release nogil;
+  const Unlocked others_run;
   return mask_below(active(), s, n, absolute, {cut, ties}, keep);
 }
 
@@ -27,7 +27,7 @@ static int64_t prune_below(const py::array& w, const py::array& scores, bool abs
   const Weights x = weights(w), s = weights(scores);
   const MutableWeights o = like(w, out);
   const bool stream = streamed(o, n, x);
-  const py::gil_scoped_release nogil;
+  const Unlocked others_run;
   return prune_below(active(), x, s, n, absolute, {cut, ties}, o, stream);
 }
 

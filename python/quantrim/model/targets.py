@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,12 @@ def copy_tensor(
         advance(len(piece))
 
 
-def copy_side_files(checkpoint: Checkpoint, folder: AtomicFolder) -> None:
-    """config.json, tokenizer and licence, as they are."""
+def copy_side_files(checkpoint: Checkpoint, folder: AtomicFolder, rewritten: Mapping[str, Any] | None = None) -> None:
+    """config.json, tokenizer and licence, as they are; rewritten: what some of them hold instead, as JSON."""
     for name in checkpoint.side_files:
+        if rewritten and name in rewritten:
+            write_json(folder, name, rewritten[name])
+            continue
         path = checkpoint.folder / name
         fd = open_regular(path)
         try:
