@@ -115,7 +115,7 @@ FUNCTIONS = [
     Function("importance.magnitude-rows", lambda a: qt.importance.magnitude(a, axis=-1)),
     Function("importance.taylor-all", lambda a: qt.importance.taylor(a, other(a), axis=None)),
     Function(
-        "importance.fisher", lambda a, **k: qt.importance.fisher(a, other(a) ** 2, **k), out=scores, in_place=True
+        "importance.fisher", lambda a, **k: qt.importance.fisher(a, np.abs(other(a)), **k), out=scores, in_place=True
     ),
     Function("importance.obd", lambda a, **k: qt.importance.obd(a, other(a), **k), out=scores, in_place=True),
     Function(
