@@ -47,6 +47,11 @@ struct Below {  // the answer to a selection: keys under `cut` go, and the first
   int64_t ties;
 };
 
+struct SoftmaxTerm {  // one sample and class c: l = logit c and others = sum of e^logit over the other classes, both
+                      // over
+  float logit, others, own, probability;  // the largest of those; own = that of the label (1 where it is c); p(label)
+};
+
 // Keys order scores as signed integers: the bits of |score| (absolute), or of score with negatives mirrored.
 
 // clang-format off
@@ -70,7 +75,9 @@ struct Below {  // the answer to a selection: keys under `cut` go, and the first
   X(bool, is_finite,         (Weights w, int64_t n)) \
   /* each m consecutive scores keep their n highest: as mask bytes, or as weights */ \
   X(bool, n_of_m_mask,       (Weights scores, int64_t count, int n, int m, bool absolute, uint8_t* mask)) \
-  X(bool, prune_n_of_m,      (Weights w, Weights scores, int64_t count, int n, int m, bool absolute, MutableWeights out, bool streamed))
+  X(bool, prune_n_of_m,      (Weights w, Weights scores, int64_t count, int n, int m, bool absolute, MutableWeights out, bool streamed)) \
+  /* out[i] = soft threshold of w[i] at l1, over `divisor` */ \
+  X(bool, shrink,            (Weights w, int64_t n, float l1, float divisor, MutableWeights out, bool streamed))
 
 #define selection_rows(X) \
   /* keys[i]; keys in low..high, at most `room`, appended (how many there were), and how many are below low; */ \
@@ -80,7 +87,28 @@ struct Below {  // the answer to a selection: keys under `cut` go, and the first
   X(int64_t, count_below,    (const uint32_t* keys, int64_t n, int32_t cut)) \
   X(Below, select_rank,      (const uint32_t* keys, int64_t n, int64_t rank)) \
   X(void, mask_below,        (Weights scores, int64_t n, bool absolute, Below below, uint8_t* mask)) \
-  X(bool, prune_below,       (Weights w, Weights scores, int64_t n, bool absolute, Below below, MutableWeights out, bool streamed))
+  X(bool, prune_below,       (Weights w, Weights scores, int64_t n, bool absolute, Below below, MutableWeights out, bool streamed)) \
+  /* bins: 65536 counts, of the upper halves of keys (the lowest first), or of the lower halves where the upper is prefix */ \
+  X(bool, count_keys,        (Weights scores, int64_t n, bool absolute, bool upper, int32_t prefix, int64_t* bins))
+
+#define blocks_rows(X) \
+  /* rows x cols, rows `stride` apart, in blocks of block_rows x block_cols: out, `out_stride` apart, is the sum of each, */ \
+  /* of w (power 0), |w| (1) or w * w (2): sixteen lanes down each column, then sixteen lanes along those */ \
+  X(bool, block_sums,        (Weights w, int64_t rows, int64_t cols, int64_t stride, int64_t block_rows, int64_t block_cols, int power, float* out, int64_t out_stride)) \
+  /* out[r][c] = w[r][c] * factor[r], or * factor[c] */ \
+  X(bool, multiply,          (Weights w, const float* factor, bool by_row, int64_t rows, int64_t cols, MutableWeights out, bool streamed))
+
+#define activations_rows(X) \
+  /* out[i] = w[i] * w[i] * h[i] * factor; where `positive`, no h may be below 0 */ \
+  X(bool, square_product,    (Weights w, Weights h, int64_t n, float factor, bool positive, float* out, bool streamed)) \
+  /* counts[c][(x[r][c] * lift[c] - low[c]) * scale[c] as an integer of 0..bins-1] += 1; rows of x are `stride` apart */ \
+  X(bool, histogram,         (Weights x, int64_t rows, int64_t cols, int64_t stride, const float* lift, const float* low, const float* scale, int64_t bins, int64_t* counts)) \
+  /* out[j][c] = x[j] . w[c] + bias[c], in sixteen lanes; returns whether all are finite */ \
+  X(bool, logits,            (const float* x, int64_t n, const float* w, int64_t classes, int64_t inputs, const float* bias, float* out)) \
+  /* terms[j][c]: what predictive needs to know of sample j when logit c moves; at least two classes */ \
+  X(void, softmax_terms,     (const float* logits, int64_t n, int64_t classes, const int64_t* label, SoftmaxTerm* terms)) \
+  /* out[c][i] = the sum over samples, in sixteen lanes, of p(label) less what it is with w[c][i] = 0; classes first, ... */ \
+  X(void, predictive,        (const float* w, const float* x, int64_t n, int64_t classes, int64_t inputs, int64_t first, int64_t count, const int64_t* label, const SoftmaxTerm* terms, float* out))
 
 #define packing_rows(X) \
   /* codes (one a byte) into bits, returns whether all fit; and back */ \
@@ -103,7 +131,7 @@ struct Below {  // the answer to a selection: keys under `cut` go, and the first
   X(bool, distill,           (Weights student, const Weights* teachers, int count, const int64_t* labels, int64_t first, int64_t rows, int64_t cols, double temperature, double alpha, int64_t batch, double* loss, float* grad))
 
 // The families: the same word is a list of rows above, a header of kernels/ and an object of each instruction set.
-#define FAMILIES(X) X(importance) X(pruning) X(selection) X(packing) X(quantization) X(distillation)
+#define FAMILIES(X) X(importance) X(pruning) X(selection) X(packing) X(quantization) X(distillation) X(blocks) X(activations)
 
 #define ROW(result, name, args) result(*name) args;
 #define TABLE(family) struct family##_kernels { family##_rows(ROW) };

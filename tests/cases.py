@@ -131,6 +131,65 @@ def decode(bits: int, group: int, symmetric: bool) -> Callable[..., tuple[Any, .
     return make
 
 
+def blocks(rows: int, cols: int, power: int) -> Callable[..., tuple[Any, ...]]:
+    """Blocks of rows x cols; 0 stands for all of them."""
+
+    def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
+        height, width = rows or r, cols or c
+        bands = -(-r // height)
+        return weights(rng, bands * height, c, d), height, width, power, Out((bands, c // width), np.float32)
+
+    return make
+
+
+def factors(by_row: bool) -> Callable[..., tuple[Any, ...]]:
+    def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
+        factor = rng.choice(np.array([0, 1, 0.3, 1e-30], np.float32), r if by_row else c)
+        return weights(rng, r, c, d), factor, by_row, Out((r, c), d)
+
+    return make
+
+
+def bins(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
+    lift = rng.choice(np.array([1, 1, 0.5, 2.0**100], np.float32), c)
+    low, scale = weights(rng, 1, c, np.float32)[0], np.abs(weights(rng, 1, c, np.float32)[0]) * 5
+    return weights(rng, r, c, d), lift, low, scale, Out((c, 13), np.int64)
+
+
+def squares(factor: float, positive: bool) -> Callable[..., tuple[Any, ...]]:
+    def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
+        w, h = weights(rng, r, c, d).reshape(-1), weights(rng, r, c, d).reshape(-1)
+        return w, np.abs(h) if positive else h, factor, positive, Out((r * c,), np.float32)
+
+    return make
+
+
+def softmax_layer(samples: int, classes: int) -> Callable[..., tuple[Any, ...]]:
+    def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
+        w, x = rng.standard_normal((classes, c), np.float32), rng.standard_normal((samples, c), np.float32)
+        x[0], w[0, : c // 2] = 0, 0
+        x[-1] *= 40  # probabilities of 0 and 1
+        labels = rng.integers(0, classes, samples)
+        return w, x, labels, rng.standard_normal(classes, np.float32), Out((classes, c), np.float32)
+
+    return make
+
+
+def counted(absolute: bool, upper: int | None) -> Callable[..., tuple[Any, ...]]:
+    return lambda rng, r, c, d: (weights(rng, r, c, d).reshape(-1), absolute, upper, Out((1 << 16,), np.int64))
+
+
+def below(prune: bool, absolute: bool, ties: int) -> Callable[..., tuple[Any, ...]]:
+    def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
+        w = weights(rng, r, c, d).reshape(-1)
+        cut = int(np.float32(0.5).view(np.int32))  # a value that is among the special ones
+        if prune:
+            return w, w if absolute else scores_like(w), absolute, cut, ties, Out((r * c,), d)
+        return w, absolute, cut, ties, Out((r * c,), np.bool_)
+
+    return make
+
+
 def pair(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
     w = weights(rng, r, c, d)
     return w, (np.asarray(w, np.float32) * np.float32(1.01)), Out((r, 5), np.float64)
@@ -272,4 +331,28 @@ CASES = [
     Case("distill-labels", lesson(1, True, 2.5, 0.3), "distill"),
     Case("distill-labels-not-softened", lesson(1, True, 1.0, 0.5), "distill"),
     Case("distill-three-teachers", lesson(3, True, 3.0, 0.9), "distill"),
+    Case("shrink", plain(0.5, 1.25)),
+    Case("shrink-nothing", plain(0.0, 1.0), "shrink"),
+    *(
+        Case(f"block_sums-{r or 'all'}x{c or 'all'}-{power}", blocks(r, c, power), "block_sums", multiple=max(c, 1))
+        for power, sizes in enumerate(
+            [((1, 0), (0, 1), (17, 3), (0, 0), (2, 600)), ((4, 4), (1, 16)), ((2, 2), (3, 40))]
+        )
+        for r, c in sizes
+    ),
+    Case("multiply-rows", factors(True), "multiply"),
+    Case("multiply-columns", factors(False), "multiply"),
+    Case("square_product", squares(1.0, True)),
+    Case("square_product-signed", squares(0.5, False), "square_product"),
+    Case("histogram", bins),
+    Case("predictive", softmax_layer(37, 10), typed=False),
+    Case("predictive-two", softmax_layer(17, 2), "predictive", typed=False),
+    Case("predictive-many", softmax_layer(3, 33), "predictive", typed=False),
+    Case("count_keys", counted(False, None)),
+    Case("count_keys-absolute", counted(True, None), "count_keys"),
+    Case("count_keys-lower", counted(False, 0x3F00), "count_keys"),
+    Case("mask_below", below(False, False, 5)),
+    Case("mask_below-absolute", below(False, True, 0), "mask_below"),
+    Case("prune_below", below(True, True, 3)),
+    Case("prune_below-scores", below(True, False, 2), "prune_below"),
 ]

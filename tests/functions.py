@@ -84,6 +84,22 @@ def weights(a: Array) -> tuple[tuple[int, ...], Any]:
     return a.shape, a.dtype.newbyteorder("=")
 
 
+def two(a: Array) -> Array:
+    """a as a matrix, of its own memory where it is one."""
+    return a if a.ndim in (0, 2) else a.reshape(int(np.prod(a.shape[:-1])), a.shape[-1])
+
+
+def samples(a: Array) -> tuple[Array, Array]:
+    """Inputs and labels for a softmax layer whose weights are a."""
+    classes = len(a) if a.ndim else 1
+    n = 5 if classes else 0
+    return wave((n, columns(a))), np.arange(n) % max(classes, 1)
+
+
+def labels(a: Array) -> Array:
+    return np.arange(len(a) if a.ndim else 0) % 3
+
+
 FUNCTIONS = [
     Function("importance.magnitude", qt.importance.magnitude, out=scores, in_place=True),
     Function("importance.taylor", lambda a, **k: qt.importance.taylor(a, other(a), **k), out=scores, in_place=True),
@@ -106,6 +122,46 @@ FUNCTIONS = [
         out=lambda a: (a.shape[1:], np.float32),
     ),
     Function("importance.share", qt.importance.share),
+    Function("importance.magnitude-rows", lambda a: qt.importance.magnitude(a, axis=-1)),
+    Function("importance.taylor-all", lambda a: qt.importance.taylor(a, other(a), axis=None)),
+    Function(
+        "importance.fisher", lambda a, **k: qt.importance.fisher(a, np.abs(other(a)), **k), out=scores, in_place=True
+    ),
+    Function("importance.obd", lambda a, **k: qt.importance.obd(a, other(a), **k), out=scores, in_place=True),
+    Function(
+        "importance.obd-hessian_diag",
+        lambda a, **k: qt.importance.obd(other(a), a, **k),
+        out=scores,
+        in_place=True,
+    ),
+    Function("importance.reduce", qt.importance.reduce),
+    Function(
+        "importance.reduce-rows",
+        lambda a, **k: qt.importance.reduce(a, -1, **k),
+        out=lambda a: (a.shape[:-1], np.float32),
+    ),
+    Function("importance.reduce-block", lambda a: qt.importance.reduce(two(a), block=(1, 2)), multiple=2),
+    Function("importance.entropy", lambda a: qt.importance.entropy(two(a), bins=7)),
+    Function("importance.entropy-range", lambda a: qt.importance.entropy(two(a), range=(-1, 1))),
+    Function(
+        "importance.predictive",
+        lambda a, **k: qt.importance.predictive(two(a), *samples(two(a)), **k),
+        out=scores,
+        in_place=True,
+    ),
+    Function(
+        "importance.predictive-x",
+        lambda a: qt.importance.predictive(wave((3, columns(a))), two(a), labels(two(a))),
+    ),
+    Function("importance.rank", lambda a: qt.importance.rank([a, other(a)])),
+    Function("global_masks", lambda a: qt.global_masks([other(a), a], 0.4)),
+    Function("prune_model", lambda a: [w for _, w in qt.prune_model({"a": a}, 0.6)]),
+    Function("prune_model-scores", lambda a: [w for _, w in qt.prune_model({0: other(a)}, 0.6, scores={0: a})]),
+    Function("prune-row", lambda a, **k: qt.prune(a, 0.5, pattern="row", **k), out=weights, in_place=True),
+    Function("prune_mask-column", lambda a: qt.prune_mask(a, 0.5, pattern="column")),
+    Function("shrink", lambda a, **k: qt.shrink(a, l1=0.3, l2=0.1, **k), out=weights, in_place=True),
+    Function("shrink-rows", lambda a, **k: qt.shrink(a, l1=1, axis=-1, **k), out=weights, in_place=True),
+    Function("shrink-columns", lambda a, **k: qt.shrink(a, l1=1, l2=2, axis=0, **k), out=weights, in_place=True),
     *(
         Function(
             f"threshold-{m}",

@@ -109,6 +109,18 @@ BREAKS = [
         "the label's own logit is not raised",
         "distillation.h", "grad[label] -= lesson.hard", "grad[0] -= lesson.hard", "distill-labels",
     ),
+    Break(
+        "the label's probability is another's",
+        "activations.h", "of_label ? mine : theirs", "of_label ? theirs : mine", "predictive",
+    ),
+    Break(
+        "the end of a short block is left out",
+        "blocks.h", "j < half && j + half < n;", "j < half && j + half < n - 1;", "block_sums-4x4",
+    ),
+    Break(
+        "ties of a known cut are taken twice",
+        "selection.h", "equal &= equal - 1, --below.ties)", "equal &= equal - 1)", "mask_below",
+    ),
 ]  # fmt: skip
 
 
@@ -133,7 +145,11 @@ class Workshop:
         assert done.returncode == 0, done.stderr
 
     def compile(self, source: Path) -> None:
-        self.run(GXX, *FLAGS, *self.includes, "-c", source, "-o", self.folder / f"{source.stem}.o")
+        self.run(GXX, *FLAGS, *self.includes, "-c", source, "-o", self.object(source))
+
+    def object(self, source: Path) -> Path:
+        """Two folders may have a file of the same name."""
+        return self.folder / f"{source.parent.name}-{source.stem}.o"
 
     def compile_isa(self, cpp: Path, isa: str, suffix: str = "") -> list[Path]:
         """The objects of an instruction set, one per family."""
@@ -155,7 +171,7 @@ class Workshop:
             GXX,
             "-shared",
             "-fopenmp",
-            *(self.folder / f"{p.stem}.o" for p in self.plain),
+            *map(self.object, self.plain),
             *isas,
             "-o",
             module,

@@ -70,7 +70,7 @@ def small(model: Path) -> Path:
 # Help
 
 
-@pytest.mark.parametrize("command", ["compress", "inspect", "compare", "info", "demo"])
+@pytest.mark.parametrize("command", ["compress", "inspect", "compare", "split", "merge", "info", "demo"])
 def test_help_shows_an_example(command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0
@@ -84,7 +84,7 @@ def test_help_shows_a_recipe() -> None:
 
 def test_all_commands_are_listed_and_the_version_is_known() -> None:
     result = run("--help")
-    assert all(word in result.stdout for word in ("compress", "inspect", "compare", "info", "demo"))
+    assert all(word in result.stdout for word in ("compress", "inspect", "compare", "split", "merge", "info", "demo"))
     bare = run()
     assert bare.exit_code == 2 and bare.stderr == "" and bare.stdout.strip() == result.stdout.strip()
     assert run("--version").stdout == f"quantrim {qt.__version__}\n"
@@ -125,6 +125,22 @@ def test_all_commands_are_listed_and_the_version_is_known() -> None:
         (["compress", "MODEL", "MODEL", "--overwrite"], "must not be the source"),
         (["compress", "MODEL", "MODEL"], "must not be the source"),
         (["compress", "MODEL", "OUT", "--recipe", "MODEL"], "must be UTF-8"),
+        (["split", "MODEL", "PARTS"], "give either max_size or layers"),
+        (["split", "MODEL", "PARTS", "--layers", "1", "--max-size", "1GB"], "give either max_size or layers"),
+        (["split", "MODEL", "PARTS", "--layers", "0"], "layers must be an integer of 1.."),
+        (["split", "MODEL", "PARTS", "--max-size", "-1"], "--max-size must be a number of bytes, such as 5GB"),
+        (["split", "MODEL", "PARTS", "--max-size", "5 gallons"], "--max-size must be a number of bytes, such as 5GB"),
+        (["split", "MODEL", "PARTS", "--max-size", "1kB"], "max_size must be at least 49"),
+        (["split", "MODEL", "OUT", "--layers", "1"], "must be a folder, not a .safetensors file"),
+        (["split", "MODEL", "OUT", "--layers", "1", "--dry-run"], "must be a folder, not a .safetensors file"),
+        (["split", "MODEL", "MODEL", "--layers", "1"], "must not be the source"),
+        (["split", "MODEL", "SMALL", "--layers", "1"], "exists; add --overwrite to replace it"),
+        (["merge", "MODEL", "OUT", "--drop", "x*"], "drop 'x*' matched 0 tensors"),
+        (["merge", "MODEL", "OUT", "--drop", "*"], "drop must leave a tensor, not none"),
+        (["merge", "MODEL", "OUT", "--drop-lowest", "5"], "drop_lowest must be an integer of 0..4, not 5"),
+        (["merge", "MODEL", "OUT", "--drop-lowest", "x"], "Invalid value for '--drop-lowest'"),
+        (["merge", "MODEL", "SMALL"], "exists; add --overwrite to replace it"),
+        (["merge", "MODEL", "MODEL", "--overwrite"], "must not be the source"),
         (["inspect", "/proc/self/fdinfo"], "the folder must hold a .safetensors file"),
         (["inspect", "/dev/null"], "must be a regular file, not a character device"),
         (["compare", "MODEL", "SMALL", "more"], "Got unexpected extra argument"),
@@ -135,7 +151,7 @@ def test_B_C_bad_input_is_exit_code_2(
 ) -> None:
     monkeypatch.chdir(model.parent)
     before = {path.name: path.read_bytes() for path in model.parent.iterdir()}
-    names = {"MODEL": model.name, "SMALL": small.name, "OUT": "out.safetensors"}
+    names = {"MODEL": model.name, "SMALL": small.name, "OUT": "out.safetensors", "PARTS": "parts"}
     assert said in refused(run(*(names.get(word, word) for word in words)))
     assert {path.name: path.read_bytes() for path in model.parent.iterdir()} == before
 
@@ -193,6 +209,34 @@ def test_C57_names_in_tables_are_escaped(terminal_like: bool, tmp_path: Path) ->
 # Commands
 
 
+def test_split_and_merge_there_and_back(model: Path) -> None:
+    parts, whole = model.with_name("parts"), model.with_name("whole.safetensors")
+    dry = run("split", model, parts, "--layers", 2, "--dry-run")
+    assert dry.exit_code == 0 and "share of |w|" in dry.stdout and "Nothing was written" in dry.stdout
+    assert not parts.exists()
+    done = run("split", model, parts, "--layers", 2)
+    assert done.exit_code == 0 and "model-00004-of-00004.safetensors" in done.stdout and "6 tensors" in done.stdout
+    assert run("merge", parts, whole).exit_code == 0 and whole.read_bytes() == model.read_bytes()
+    sized = json.loads(run("split", model, parts, "--max-size", "0.1MB", "--overwrite", "--json").stdout)
+    assert [part["name"] for part in sized["parts"]] == [p.name for p in sorted(parts.glob("*.safetensors"))]
+    assert sum(len(part["tensors"]) for part in sized["parts"]) == 6
+
+
+def test_merge_shows_what_it_drops(model: Path) -> None:
+    out = model.with_name("out.safetensors")
+    dry = run("merge", model, out, "--drop-lowest", 1, "--dry-run", "--json")
+    data = json.loads(dry.stdout)
+    lowest = min(data["layers"], key=lambda layer: layer["l1"])
+    assert [layer["name"] for layer in data["lowest"]] == [lowest["name"]] and not out.exists()
+    table = run("merge", model, out, "--drop-lowest", 1, "--dry-run").stdout
+    assert f"{lowest['name']}: dropped, " in table and "names and config.json stay as they were" in table
+    assert run("merge", model, out, "--drop-lowest", 1).exit_code == 0
+    with open_checkpoint(out) as checkpoint:
+        assert set(checkpoint) == {f"layers.{k}.weight" for k in range(5)} - {f"{lowest['name']}.weight"} | {
+            "norm.weight"
+        }
+
+
 def test_compress_does_what_the_function_does(model: Path) -> None:
     a, b = model.with_name("a.safetensors"), model.with_name("b.safetensors")
     result = run(
@@ -221,17 +265,10 @@ def test_compress_reads_a_recipe(model: Path) -> None:
 def test_compress_closes_with_what_it_did(model: Path) -> None:
     out = model.with_name("out.safetensors")
     text = run("compress", model, out, "--prune", "0.5").stdout
-    lines = dict(
-        line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("Furthest")
-    )
+    lines = dict(line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("Furthest"))
     sizes = [terminal.size(path.stat().st_size) for path in (model, out)]
-    assert (
-        lines["size"]
-        == f"{sizes[0]} became {sizes[1]}, {model.stat().st_size / out.stat().st_size:.2f}x smaller"
-    )
-    assert (
-        lines["tensors"] == "5 compressed, 1 copied" and lines["zeros"] == "50.0 % of the compressed weights"
-    )
+    assert lines["size"] == f"{sizes[0]} became {sizes[1]}, {model.stat().st_size / out.stat().st_size:.2f}x smaller"
+    assert lines["tensors"] == "5 compressed, 1 copied" and lines["zeros"] == "50.0 % of the compressed weights"
     assert lines["written"] == str(out) and " dB over all compressed weights" in lines["SNR"]
     assert sum(line.startswith("layers.") for line in text.splitlines()) == compress_command.WORST
 

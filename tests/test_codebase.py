@@ -113,7 +113,7 @@ FLOORS = [
     {"checks"},
     {"_core", "reference"},
     {"backend", "float_environment"},
-    {"outputs", "tensor"},
+    {"outputs", "tensor", "blocks", "ranking", "histograms"},
     {
         "importance",
         "pruning",

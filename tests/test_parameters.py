@@ -97,14 +97,13 @@ def test_B42_sparsity_of_wrong_type(sparsity: Any) -> None:
         "",
         "two:four",
         24,
-        (2, 4),
         b"2:4",
     ],
     ids=repr,
 )
 def test_B42_pattern(pattern: Any) -> None:
     for prune in (qt.prune, qt.prune_mask):
-        with pytest.raises(ValueError, match='pattern must be "n:m" with 1 <= n < m <= 32, not'):
+        with pytest.raises(ValueError, match=r'pattern must be .* or "n:m" with 1 <= n < m <= 32, not'):
             prune(weights(0), pattern=pattern)
 
 
@@ -206,3 +205,59 @@ def test_B40_bits_of_packing(bits: Any) -> None:
 def test_B40_count_of_unpack(count: Any) -> None:
     with pytest.raises((ValueError, TypeError), match="count must be an integer of 0"):
         qt.unpack(np.zeros((2, 8), np.uint8), 8, count)
+
+
+@pytest.mark.parametrize("pattern", [(0, 4), (4, -1), (2.0, 4), ("2", "4"), (4,), (2, 2, 2), (True, 2)], ids=repr)
+def test_B42_pattern_of_blocks(pattern: Any) -> None:
+    for prune in (qt.prune, qt.prune_mask):
+        with pytest.raises((ValueError, TypeError), match=r"pattern must be (an integer of 1|\(rows, cols\))"):
+            prune(weights(0), 0.5, pattern=pattern)
+
+
+def test_B42_patterns_of_blocks_need_a_sparsity_and_no_axis() -> None:
+    for pattern in ("row", "column", (7, 2)):
+        for prune in (qt.prune, qt.prune_mask):
+            with pytest.raises(ValueError, match="sparsity must be given with pattern"):
+                prune(weights(0), pattern=pattern)
+            with pytest.raises(ValueError, match="axis must be None with a pattern, not 0"):
+                prune(weights(0), 0.5, pattern=pattern, axis=0)
+            for sparsity in (math.nan, -0.1, 1.1):
+                with pytest.raises(ValueError, match=r"sparsity must be a number of 0\.0\.\.1\.0, not"):
+                    prune(weights(0), sparsity, pattern=pattern)
+    with pytest.raises(
+        ValueError, match=r"w must have last two axes that are multiples of \(4, 4\), not shape \(7, 96\)"
+    ):
+        qt.prune(weights(0), 0.5, pattern=(4, 4))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 1e39, "1", None, True], ids=repr)
+def test_B44_penalties(value: Any) -> None:
+    for penalty in ("l1", "l2"):
+        with pytest.raises((ValueError, TypeError), match=rf"{penalty} must be a number of 0\.0\.\."):
+            qt.shrink(weights(0), **{penalty: value})
+
+
+@pytest.mark.parametrize("axis", [2, -3, 1.0, "0", True], ids=repr)
+def test_B45_axis_of_shrink(axis: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match=r"axis must be an integer of -2\.\.1, not"):
+        qt.shrink(weights(0), l1=1, axis=axis)
+
+
+@pytest.mark.parametrize(
+    "arguments,words",
+    [
+        ((-1, 0, 10, 0.5), "step must be an integer of 0"),
+        ((1.5, 0, 10, 0.5), "step must be an integer of 0"),
+        ((1, -1, 10, 0.5), "begin must be an integer of 0"),
+        ((1, 10, 10, 0.5), "end must be an integer of 11"),
+        ((1, 10, 5, 0.5), "end must be an integer of 11"),
+        ((1, 0, 10, 1.5), "final must be a number of"),
+        ((1, 0, 10, math.nan), "final must be a number of"),
+        ((1, 0, 10, 0.5, -0.1), "initial must be a number of"),
+        ((1, 0, 10, "0.5"), "final must be a number of"),
+    ],
+    ids=str,
+)
+def test_B42_schedule(arguments: Any, words: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=words):
+        qt.cubic_sparsity(*arguments)

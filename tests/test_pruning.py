@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -162,3 +163,134 @@ def test_B42_zero_and_one() -> None:
     assert bits_of(qt.prune(w, 0)) == bits_of(w)
     assert not qt.prune(w, 1).any()
     assert not qt.prune(w, 1.0, axis=0).any()
+
+
+# Blocks, rows and columns
+
+
+def lowest_blocks(scores: Array, rows: int, cols: int, sparsity: float) -> Array:
+    """Mask of a matrix: exactly round(sparsity * blocks) blocks go, the lowest sums first, and of equals the first."""
+    r, c = scores.shape
+    sums = scores.astype(np.float64).reshape(r // rows, rows, c // cols, cols).sum((1, 3))
+    keep = lowest_removed(sums.reshape(-1), round(sparsity * sums.size)).reshape(sums.shape)
+    return np.repeat(np.repeat(keep, rows, 0), cols, 1)
+
+
+@pytest.mark.parametrize("sparsity", [0, 0.1, 0.5, 2 / 3, 1])
+@pytest.mark.parametrize("block", [(1, 1), (2, 3), (4, 4), (8, 1), (1, 24), (8, 24)], ids=str)
+@DTYPES
+def test_B43_blocks(block: tuple[int, int], sparsity: float, dtype: Any) -> None:
+    """Sums of few values are exact, so that their ties are ties."""
+    w = few_values(6, (8, 24)).astype(dtype)
+    assert (qt.prune_mask(w, sparsity, pattern=block) == lowest_blocks(w, *block, sparsity)).all()
+    keep = lowest_blocks(np.abs(w), *block, sparsity)
+    assert bits_of(qt.prune(w, sparsity, pattern=block)) == bits_of(np.where(keep, w, np.zeros((), dtype)))
+    by_score = lowest_blocks(few_values(7, w.shape), *block, sparsity)
+    pruned = qt.prune(w, sparsity, scores=few_values(7, w.shape), pattern=block)
+    assert bits_of(pruned) == bits_of(np.where(by_score, w, np.zeros((), dtype)))
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (3, 4, 10), (10,)])
+def test_B43_rows_and_columns(shape: tuple[int, ...]) -> None:
+    """Those of the last axis, as blocks of one row and of one column; all other axes together are rows."""
+    scores = few_values(8, shape)
+    matrix = scores.reshape(-1, shape[-1])
+    for pattern, block in (("row", (1, shape[-1])), ("column", (len(matrix), 1))):
+        for sparsity in (0.3, 0.5):
+            keep = qt.prune_mask(scores, sparsity, pattern=pattern)
+            assert keep.shape == shape
+            assert (keep.reshape(matrix.shape) == lowest_blocks(matrix, *block, sparsity)).all()
+
+
+def test_blocks_of_stacked_matrices_lie_within_one() -> None:
+    scores = few_values(9, (3, 4, 6))
+    assert (
+        qt.prune_mask(scores, 0.5, pattern=(2, 3))
+        == qt.prune_mask(scores.reshape(12, 6), 0.5, pattern=(2, 3)).reshape(3, 4, 6)
+    ).all()
+    with pytest.raises(ValueError, match=r"scores must have last two axes that are multiples of \(6, 3\), not shape"):
+        qt.prune_mask(scores, 0.5, pattern=(6, 3))
+
+
+def test_A19_patterns_of_nothing() -> None:
+    for shape in ((0, 4), (4, 0), (0, 0)):
+        for pattern in ("row", "column", (2, 2)):
+            assert qt.prune(np.zeros(shape, np.float32), 0.5, pattern=pattern).shape == shape
+
+
+def test_sums_of_blocks_beyond_float32_are_refused() -> None:
+    w = np.full((2, 2), 3e38, np.float32)
+    with pytest.raises(ValueError, match="w must have sums over blocks within float32"):
+        qt.prune(w, 0.5, pattern="row")
+    with pytest.raises(ValueError, match="scores must have sums over blocks within float32"):
+        qt.prune_mask(w, 0.5, pattern="column")
+
+
+def test_random_pruning_is_the_same_everywhere() -> None:
+    w = few_values(10, (50, 40)) + 3
+    pruned = qt.prune(w, 0.25, scores=qt.importance.random(w.shape, seed=1))
+    assert np.count_nonzero(pruned == 0) == 500
+    with qt.use_isa("reference"):
+        assert bits_of(qt.prune(w, 0.25, scores=qt.importance.random(w.shape, seed=1))) == bits_of(pruned)
+
+
+# Shrinkage
+
+
+@DTYPES
+def test_shrink(dtype: Any) -> None:
+    """Value by value: soft threshold in float32, then a division, rounded to the dtype."""
+    w = few_values(11, (3, 40)).astype(dtype)
+    x = w.astype(np.float32)
+    for l1, l2 in ((0.0, 0.0), (0.5, 0.0), (0.0, 0.3), (0.25, 2.0), (5.0, 1.0)):
+        soft = np.copysign(np.maximum(np.abs(x) - np.float32(l1), 0), x) / np.float32(1 + l2)
+        want = np.where(np.abs(x) <= np.float32(l1), np.float32(0), soft).astype(dtype)
+        assert bits_of(qt.shrink(w, l1=l1, l2=l2)) == bits_of(want)
+    assert bits_of(qt.shrink(w, l1=0.25)) == bits_of(qt.threshold(w, 0.25, mode="soft"))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1])
+@DTYPES
+def test_shrink_groups(axis: int, dtype: Any) -> None:
+    """Slices of a norm up to l1 vanish, the others become l1 shorter; against float64."""
+    w = np.random.default_rng(12).standard_normal((6, 5, 40)).astype(np.float32).astype(dtype)
+    exact = w.astype(np.float64)
+    norms = np.sqrt((exact**2).sum(axis, keepdims=True))
+    l1 = float(np.median(norms))
+    want = exact * np.maximum(0, 1 - l1 / norms) / 1.5
+    found = qt.shrink(w, l1=l1, l2=0.5, axis=axis)
+    ulp = float(np.finfo(np.float32).eps if dtype == np.float32 else 2.0**-8)
+    np.testing.assert_allclose(found.astype(np.float64), want, rtol=ulp, atol=ulp * 40)
+    assert 0.4 < np.mean(~found.astype(np.float32).any(axis)) < 0.6
+
+
+def test_shrink_of_zeros_and_to_zero() -> None:
+    zeros = np.float32([[0, -0.0], [3, -4]])
+    assert qt.shrink(zeros, axis=1).tolist() == zeros.tolist()
+    assert qt.shrink(zeros, l1=5, axis=1).tolist() == [[0, 0], [0, 0]]
+    assert not np.signbit(qt.shrink(zeros, l1=5, axis=1)).any()
+    assert not np.signbit(qt.shrink(np.float32([-1, -0.0]), l1=1)).any()
+    assert qt.shrink(np.float32([[1e30, 1e30]]), l1=1, axis=1).tolist() == np.float32([[1e30, 1e30]]).tolist()
+    for shape in ((0, 3), (3, 0)):
+        assert qt.shrink(np.zeros(shape, np.float32), l1=1, axis=0).shape == shape
+        assert qt.shrink(np.zeros(shape, np.float32), l1=1, axis=1).shape == shape
+
+
+def test_A1_shrink_of_nan_leaves_an_array_in_place_as_it_was() -> None:
+    w = np.float32([[1, 2], [np.nan, 4]])
+    before = w.tobytes()
+    for axis in (None, 0, 1):
+        with pytest.raises(ValueError, match="w must be finite, but has 1 NaN"):
+            qt.shrink(w, l1=1, axis=axis, out=w)
+        assert w.tobytes() == before
+
+
+# A schedule
+
+
+def test_cubic_sparsity() -> None:
+    steps = [qt.cubic_sparsity(t, 10, 110, 0.9, 0.1) for t in range(130)]
+    assert steps[:11] == [0.1] * 11 and steps[110:] == [0.9] * 20
+    assert all(a < b for a, b in itertools.pairwise(steps[10:111]))
+    assert steps[60] == pytest.approx(0.9 - 0.8 / 8)
+    assert qt.cubic_sparsity(5, 0, 10, 0.2, 0.6) == pytest.approx(0.2 + 0.4 / 8)

@@ -174,7 +174,63 @@ bool each_answer(const Kernels& kernels, Weights scores, int64_t sets, int64_t n
   });
 }
 
+// Calls apply(first, count, below) for slices that make up a set, each with its ties of a known answer.
+template <class Apply>
+int64_t each_below(const Kernels& kernels, Weights scores, int64_t n, bool absolute, Below below, const Apply& apply) {
+  const int64_t slices = slices_of(n);
+  std::vector<Below> parts(slices, below);
+  if (below.ties > 0)
+    parallel_rows(slices, kSlice, [&](int64_t first, int64_t some, int) {
+      for (int64_t s = first; s < first + some; ++s) {
+        uint32_t keys[16];
+        int64_t under;
+        kernels.collect_keys(scores.at(s * kSlice), size_of(s, n), absolute, below.cut, below.cut, keys, 16,
+                             &parts[s].ties, &under);
+      }
+      return true;
+    });
+  int64_t left = below.ties;
+  for (Below& part : parts) {
+    part.ties = std::min(left, part.ties);
+    left -= part.ties;
+  }
+  parallel_rows(slices, kSlice, [&](int64_t first, int64_t some, int) {
+    for (int64_t s = first; s < first + some; ++s) apply(s * kSlice, size_of(s, n), parts[s]);
+    return true;
+  });
+  return below.ties - left;
+}
+
 }  // namespace
+
+int64_t mask_below(const Kernels& kernels, Weights scores, int64_t n, bool absolute, Below below, uint8_t* mask) {
+  return each_below(kernels, scores, n, absolute, below, [&](int64_t first, int64_t some, Below part) {
+    kernels.mask_below(scores.at(first), some, absolute, part, mask + first);
+  });
+}
+
+int64_t prune_below(const Kernels& kernels, Weights w, Weights scores, int64_t n, bool absolute, Below below,
+                    MutableWeights out, bool streamed) {
+  return each_below(kernels, scores, n, absolute, below, [&](int64_t first, int64_t some, Below part) {
+    kernels.prune_below(w.at(first), scores.at(first), some, absolute, part, out.at(first), streamed);
+  });
+}
+
+bool count_keys(const Kernels& kernels, Weights scores, int64_t n, bool absolute, bool upper, int32_t prefix,
+                int64_t* bins) {
+  constexpr int64_t count = 1 << 16;
+  const int slices = slice_count(slices_of(n), kSlice);
+  std::vector<int64_t> parts(static_cast<size_t>(slices * count));
+  const bool finite = parallel_slices(slices_of(n), slices, [&](int64_t first, int64_t some, int slice) {
+    bool all = true;
+    for (int64_t s = first; s < first + some; ++s)
+      all &= kernels.count_keys(scores.at(s * kSlice), size_of(s, n), absolute, upper, prefix,
+                                parts.data() + slice * count);
+    return all;
+  });
+  for (int64_t i = 0; i < slices * count; ++i) bins[i % count] += parts[i];
+  return finite;
+}
 
 bool lowest_mask(const Kernels& kernels, Weights scores, int64_t sets, int64_t n, int64_t count, bool absolute,
                  uint8_t* mask) {

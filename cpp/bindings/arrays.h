@@ -36,6 +36,14 @@ inline MutableWeights mutable_weights(py::array& a) {
   return {a.mutable_data(), dtype_of(a)};
 }
 
+// Where results of w's dtype and size go.
+inline MutableWeights like(const py::array& w, py::array& out) {
+  same_size("out", size_of(out), size_of(w));
+  const MutableWeights o = mutable_weights(out);
+  if (o.dtype != dtype_of(w)) throw py::type_error("out must have the dtype of w");
+  return o;
+}
+
 // A contiguous array of plain numbers; T is const for those that are only read.
 template <class T>
 T* numbers(const char* name, const py::array& a, int64_t needed) {
@@ -63,6 +71,9 @@ inline bool streamed(const void* out, int64_t rows, int64_t row_bytes, const voi
 }
 // The same for elements without rows: their slices are multiples of 16 bytes.
 inline bool streamed(const void* out, int64_t bytes, const void* in) { return streamed(out, bytes / 16, 16, in); }
+inline bool streamed(MutableWeights out, int64_t n, Weights w) {
+  return streamed(out.data, n * out.itemsize(), w.data);
+}
 
 // Runs a kernel on slices without the GIL.
 template <class Body>

@@ -8,6 +8,9 @@ void bind_pruning(py::module_& m);
 void bind_packing(py::module_& m);
 void bind_quantization(py::module_& m);
 void bind_distillation(py::module_& m);
+void bind_blocks(py::module_& m);
+void bind_activations(py::module_& m);
+void bind_selection(py::module_& m);
 
 static int bfloat16_number = -1;  // numpy's number for the dtype that ml_dtypes registers
 
@@ -52,4 +55,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   bind_packing(m);
   bind_quantization(m);
   bind_distillation(m);
+  bind_blocks(m);
+  bind_activations(m);
+  bind_selection(m);
 }

@@ -8,18 +8,6 @@ static Cut cut_of(const std::string& mode) {
   throw py::value_error("mode unknown: " + mode);
 }
 
-// Where results of w's dtype and size go.
-static MutableWeights like(const py::array& w, py::array& out) {
-  same_size("out", size_of(out), size_of(w));
-  const MutableWeights o = mutable_weights(out);
-  if (o.dtype != dtype_of(w)) throw py::type_error("out must have the dtype of w");
-  return o;
-}
-
-static bool streamed(MutableWeights out, int64_t n, Weights w) {
-  return streamed(out.data, n * out.itemsize(), w.data);
-}
-
 static bool threshold(const py::array& w, float t, const std::string& mode, py::array& out) {
   const int64_t n = size_of(w);
   const Weights x = weights(w);
@@ -38,6 +26,15 @@ static bool apply_mask(const py::array& w, const py::array& mask, py::array& out
   const bool stream = streamed(o, n, x);
   return run_elements(
       n, [&](int64_t i, int64_t count, int) { return active().apply_mask(x.at(i), keep + i, count, o.at(i), stream); });
+}
+
+static bool shrink(const py::array& w, float l1, float divisor, py::array& out) {
+  const int64_t n = size_of(w);
+  const Weights x = weights(w);
+  const MutableWeights o = like(w, out);
+  const bool stream = streamed(o, n, x);
+  return run_elements(
+      n, [&](int64_t i, int64_t count, int) { return active().shrink(x.at(i), count, l1, divisor, o.at(i), stream); });
 }
 
 static int64_t count_nonzero(const py::array& w) {
@@ -117,6 +114,7 @@ static bool prune_n_of_m(const py::array& w, const py::array& scores, int n, int
 void bind_pruning(py::module_& m) {
   m.def("threshold", &threshold, "w"_a, "t"_a, "mode"_a, "out"_a);
   m.def("apply_mask", &apply_mask, "w"_a, "mask"_a, "out"_a);
+  m.def("shrink", &shrink, "w"_a, "l1"_a, "divisor"_a, "out"_a);
   m.def("count_nonzero", &count_nonzero, "w"_a);
   m.def("is_finite", &is_finite, "w"_a);
   m.def("lowest_mask", py::overload_cast<const py::array&, int64_t, bool, py::array&>(&lowest_mask), "scores"_a,

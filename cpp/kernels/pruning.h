@@ -132,3 +132,12 @@ KERNEL bool prune_n_of_m(Weights w, Weights scores, int64_t count, int n, int m,
     return finite.all();
   });
 }
+
+KERNEL bool shrink(Weights w, int64_t n, float l1, float divisor, MutableWeights out, bool streamed) {
+  const F32x16 cut = splat(l1), by = splat(divisor);
+  const I32x16 sign = splat(INT32_MIN);
+  return map_weights(w, n, out, streamed, [&](F32x16 x, int64_t, auto) {
+    const F32x16 left = (abs(x) - cut) / by;
+    return select(abs(x) <= cut, splat(0.0f), from_bits(bits(left) | (bits(x) & sign)));
+  });
+}

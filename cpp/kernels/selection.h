@@ -118,3 +118,28 @@ KERNEL bool prune_below(Weights w, Weights scores, int64_t n, bool absolute, Bel
   return map_weights(w, n, out, streamed,
                      [&](F32x16 x, int64_t, auto) { return select(magnitude_bits(x) < cut, splat(0.0f), x); });
 }
+
+KERNEL bool count_keys(Weights scores, int64_t n, bool by_magnitude, bool upper, int32_t prefix, int64_t* bins) {
+  const I32x16 wanted = splat(prefix);
+  return typed(scores, [&](auto* s) {
+    return with_constant(by_magnitude, [&](auto absolute) {
+      Finite finite;
+      sixteens(n, [&](int64_t i, auto part) {
+        fetch_ahead(s + i);
+        const F32x16 v = load(s + i, part);
+        finite.see(v);
+        const I32x16 key = key_of(v, absolute), half = shift_right_signed<16>(key);
+        alignas(64) uint32_t lane[16];
+        if (upper) {
+          store(lane, half + splat(1 << 15));
+          for (int64_t k = 0; k < smaller(16, n - i); ++k) ++bins[lane[k]];
+        } else {
+          uint32_t inside = bits(half == wanted) & lanes(part);
+          if (inside) store(lane, key & splat(0xffff));
+          for (; inside; inside &= inside - 1) ++bins[lane[__builtin_ctz(inside)]];
+        }
+      });
+      return finite.all();
+    });
+  });
+}

@@ -6,8 +6,19 @@ from .distillation import distillation_loss
 from .files import open_checkpoint
 from .model import compress
 from .packing import pack, unpack
-from .pruning import apply_mask, prune, prune_mask, sparsity, threshold
+from .pruning import (
+    apply_mask,
+    cubic_sparsity,
+    global_masks,
+    prune,
+    prune_mask,
+    prune_model,
+    shrink,
+    sparsity,
+    threshold,
+)
 from .quantization import dequantize, quantize, round_to_int
+from .splitting import merge, remove_units, split
 from .tensor import QuantizedTensor
 
 __version__ = "0.1.0"
@@ -16,20 +27,27 @@ __all__ = [
     "QuantizedTensor",
     "apply_mask",
     "compress",
+    "cubic_sparsity",
     "current_isa",
     "current_threads",
     "dequantize",
     "distillation_loss",
+    "global_masks",
     "importance",
     "isas",
+    "merge",
     "open_checkpoint",
     "pack",
     "prune",
     "prune_mask",
+    "prune_model",
     "quantize",
     "reference",
+    "remove_units",
     "round_to_int",
+    "shrink",
     "sparsity",
+    "split",
     "threshold",
     "unpack",
     "use_isa",

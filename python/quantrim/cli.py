@@ -238,6 +238,76 @@ def compare(
 
 
 @app.command()
+def split(
+    source: Source,
+    target: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write.", show_default=False)],
+    max_size: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="No file larger than this: 5GB, 500MiB, bytes.", show_default=False),
+    ] = None,
+    layers: Annotated[
+        int | None, typer.Option(metavar="N", help="Layers in each file, in place of a size.", show_default=False)
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST where it exists.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the files and how much weight is in each; write nothing.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Cut a checkpoint into several files with an index, as transformers and vLLM load it.
+
+    Tensors stay whole, byte for byte, and config and tokenizer are copied. By
+    layers, tensors of no layer (embeddings, head) are the first file. DST appears
+    whole or not at all, and memory stays small whatever the size of the model.
+
+    \b
+    Examples:
+      quantrim split model.safetensors parts/ --max-size 2GB
+      quantrim split llama/ stages/ --layers 8
+      quantrim split llama/ anywhere/ --layers 1 --dry-run
+    """
+    from .commands import split as command
+
+    act = command.dry_run if dry_run else command.run
+    act(source, target, max_size=max_size, layers=layers, overwrite=overwrite, as_json=json)
+
+
+@app.command()
+def merge(
+    source: Source,
+    target: Target,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Leave out tensors of these names.", show_default=False),
+    ] = None,
+    drop_lowest: Annotated[
+        int, typer.Option(metavar="N", help="Leave out the N layers with the least weight.", show_default=False)
+    ] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST where it exists.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show how much weight is in each layer, and what goes; write nothing.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Put the files of a checkpoint together into one, and leave parts of it out.
+
+    What is kept is kept byte for byte. DST is a .safetensors file, or a folder that
+    also gets config and tokenizer. The weight of a layer is its sum of |w|; names and
+    config.json stay as they are, so a model that lost layers needs a config of its own.
+
+    \b
+    Examples:
+      quantrim merge llama/ llama.safetensors
+      quantrim merge llama/ llama-text/ --drop 'vision_tower.*'
+      quantrim merge llama/ llama-short/ --drop-lowest 2 --dry-run
+    """
+    from .commands import merge as command
+
+    act = command.dry_run if dry_run else command.run
+    act(source, target, drop=drop, drop_lowest=drop_lowest, overwrite=overwrite, as_json=json)
+
+
+@app.command()
 def info(json: Json = False) -> None:
     """Show the version, the instruction sets that were built and found, threads, and file formats.
 

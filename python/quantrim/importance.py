@@ -1,35 +1,59 @@
-"""A score per weight, row or column: what pruning keeps is what scores high.
+"""A score per weight, row, column or block: what pruning keeps is what scores high.
 
 Weights are arrays of float32, float16, bfloat16 or float64 with any strides; NaN or infinity among them is a
-ValueError that says where. Scores are float32.
+ValueError that says where. Scores are float32, inf where a product or a sum (of squares, for `l2`) exceeds that.
+
+`axis` and `block` say what one score is for, in every function that has them: axis="each", one weight; axis=None, the
+whole array; axis=k, a slice along that axis (1: a row of a matrix, the weights of one unit; 0: a column, those of one
+input); block=(rows, cols), a block of the last two axes, which must be multiples of it. The score of many weights is
+the sum of theirs (for `l2`, the root of the sum of squares). `rank` compares scores of several arrays.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import backend, checks
+from .blocks import EACH, Axis, grouped, of_many, reduced, sums, total
 from .float_environment import default_floats
+from .histograms import ActivationHistogram, entropy
 from .outputs import output
+from .ranking import rank
 
-__all__ = ["l1", "l2", "magnitude", "random", "share", "taylor", "wanda"]
+__all__ = [
+    "ActivationHistogram",
+    "entropy",
+    "fisher",
+    "l1",
+    "l2",
+    "magnitude",
+    "obd",
+    "predictive",
+    "random",
+    "rank",
+    "reduce",
+    "share",
+    "taylor",
+    "wanda",
+]
 
 Scores = NDArray[np.float32]
 
 
 @default_floats
-def magnitude(w: object, *, out: Scores | None = None) -> Scores:
+def magnitude(w: object, *, axis: Axis = EACH, block: object = None, out: Scores | None = None) -> Any:
     """|w| of every weight (Han et al. 2015, "Learning both weights and connections").
 
-    w: any shape. Returns float32 of that shape.
+    w: any shape. Returns float32 of that shape, or one score per `axis` or `block`.
 
     >>> magnitude([[1.0, -2.0]])
     array([[1., 2.]], dtype=float32)
     """
+    if of_many(axis, block):
+        return reduced(magnitude(w), axis, block, out)
     x = checks.floats("w", w)
     scores = output(out, x.shape, np.float32, w=x)
     checks.finite("w", x, backend.active.magnitude(x.reshape(-1), scores.reshape(-1)))
@@ -37,14 +61,16 @@ def magnitude(w: object, *, out: Scores | None = None) -> Scores:
 
 
 @default_floats
-def taylor(w: object, grad: object, *, out: Scores | None = None) -> Scores:
+def taylor(w: object, grad: object, *, axis: Axis = EACH, block: object = None, out: Scores | None = None) -> Any:
     """|w * grad|: the first-order change of the loss when a weight goes (Molchanov et al. 2017).
 
-    w, grad: the same shape. Returns float32 of that shape; inf where the product exceeds float32.
+    w, grad: the same shape. Returns float32 of that shape, or one score per `axis` or `block`.
 
     >>> taylor([1.0, -2.0], [0.5, 3.0])
     array([0.5, 6. ], dtype=float32)
     """
+    if of_many(axis, block):
+        return reduced(taylor(w, grad), axis, block, out)
     x = checks.floats("w", w)
     g = checks.floats("grad", grad, x.shape)
     scores = output(out, x.shape, np.float32, w=x, grad=g)
@@ -55,15 +81,17 @@ def taylor(w: object, grad: object, *, out: Scores | None = None) -> Scores:
 
 
 @default_floats
-def wanda(w: object, input_norm: object, *, out: Scores | None = None) -> Scores:
+def wanda(w: object, input_norm: object, *, axis: Axis = EACH, block: object = None, out: Scores | None = None) -> Any:
     """|w_ij| * input_norm_j (Sun et al. 2023, "A simple and effective pruning approach for large language models").
 
-    w: (..., cols). input_norm: (cols,), the L2 norm of each input over the calibration set. Returns float32 like w;
-    inf where the product exceeds float32.
+    w: (..., cols). input_norm: (cols,), the L2 norm of each input over the calibration set. Returns float32 like w, or
+    one score per `axis` or `block`.
 
     >>> wanda([[1.0, -2.0]], [3.0, 1.0])
     array([[3., 2.]], dtype=float32)
     """
+    if of_many(axis, block):
+        return reduced(wanda(w, input_norm), axis, block, out)
     x = checks.floats("w", w)
     norm = checks.vector("input_norm", input_norm, x.shape[-1])
     scores = output(out, x.shape, np.float32, w=x, input_norm=norm)
@@ -72,29 +100,115 @@ def wanda(w: object, input_norm: object, *, out: Scores | None = None) -> Scores
 
 
 @default_floats
-def l1(w: object, axis: int | None = None, *, out: Scores | None = None) -> Any:
-    """Sum of |w| over `axis`, or over everything (Li et al. 2017, "Pruning filters for efficient convnets").
+def fisher(w: object, grad_sq: object, *, axis: Axis = EACH, block: object = None, out: Scores | None = None) -> Any:
+    """w**2 * grad_sq: what a weight's zero costs by the diagonal of the Fisher information, half of it (Theis et al.
+    2018, "Faster gaze prediction with dense networks and Fisher pruning").
 
-    w: any shape. Returns float32 without that axis; a scalar for axis=None; inf where the sum exceeds float32.
+    w, grad_sq: the same shape; grad_sq >= 0, the mean squared gradient over the calibration set. Returns float32 of
+    that shape, or one score per `axis` or `block`.
+
+    >>> fisher([1.0, -2.0], [0.5, 3.0])
+    array([ 0.5, 12. ], dtype=float32)
+    """
+    return _square_product(w, "grad_sq", grad_sq, 1.0, axis, block, out)
+
+
+@default_floats
+def obd(w: object, hessian_diag: object, *, axis: Axis = EACH, block: object = None, out: Scores | None = None) -> Any:
+    """w**2 * h / 2, the saliency of optimal brain damage (LeCun, Denker and Solla 1990): the second-order rise of the
+    loss when a weight goes, with h the diagonal of the Hessian.
+
+    w, hessian_diag: the same shape; where h is negative, so is the score. Returns float32 of that shape, or one score
+    per `axis` or `block`.
+
+    >>> obd([1.0, -2.0], [0.5, 3.0])
+    array([0.25, 6.  ], dtype=float32)
+    """
+    return _square_product(w, "hessian_diag", hessian_diag, 0.5, axis, block, out)
+
+
+@default_floats
+def predictive(
+    w: object,
+    x: object,
+    y: object,
+    bias: object = None,
+    *,
+    axis: Axis = EACH,
+    block: object = None,
+    out: Scores | None = None,
+) -> Any:
+    """By how much the summed probability of the right labels, sum_j p(y_j | x_j), falls when a weight of a softmax
+    layer is zeroed: exactly, since one weight moves one logit. p = softmax(w x + bias).
+
+    w: (classes, inputs). x: (n, inputs). y: (n,) integers, the label of each sample, 0..classes-1. bias: (classes,) or
+    None. Returns float32 (classes, inputs), or one score per `axis` or `block`; negative where the labels fare better
+    without the weight. One exponential per sample and weight. w, x and bias are read as float32; a logit beyond it is a
+    ValueError.
+
+    >>> predictive([[2.0, 0.0], [0.0, 0.0]], [[1.0, 1.0]], [0]).round(4)
+    array([[0.3808, 0.    ],
+           [0.    , 0.    ]], dtype=float32)
+    """
+    if of_many(axis, block):
+        return reduced(predictive(w, x, y, bias), axis, block, out)
+    weight, sample = (checks.floats(n, a).astype(np.float32, copy=False) for n, a in (("w", w), ("x", x)))
+    if weight.ndim != 2 or sample.ndim != 2 or weight.shape[1] != sample.shape[1]:
+        raise ValueError(f"w and x must be (classes, inputs) and (n, inputs), not {weight.shape} and {sample.shape}")
+    labels = _labels(y, len(sample), len(weight))
+    none = np.zeros(len(weight), np.float32)
+    b = none if bias is None else checks.floats("bias", bias, (len(weight),)).astype(np.float32, copy=False)
+    for name, a in (("w", weight), ("x", sample), ("bias", b)):
+        checks.finite(name, a, backend.active.is_finite(a.reshape(-1)))
+    scores = output(out, weight.shape, np.float32, w=weight, x=sample, bias=b)
+    apart = np.empty_like(scores) if any(checks.same_buffer(scores, a) for a in (weight, sample, b)) else scores
+    if len(weight) < 2:  # the probability of the only class is 1, whatever happens
+        apart[...] = 0
+    elif not backend.active.predictive(weight, sample, labels, b, apart):
+        raise ValueError("w and x must have logits w x + bias within float32, not ones that overflow it")
+    scores[...] = apart
+    return scores
+
+
+@default_floats
+def l1(w: object, axis: int | None = None, *, block: object = None, out: Scores | None = None) -> Any:
+    """Sum of |w| over `axis`, `block` or everything (Li et al. 2017, "Pruning filters for efficient convnets").
+
+    w: any shape. Returns float32 without that axis; a scalar for axis=None.
     Sixteen lanes add in order and are folded by halves; axis=None adds the sums of the rows (last axis) the same way.
 
     >>> l1([[1.0, -2.0], [3.0, 4.0]], axis=1)
     array([3., 7.], dtype=float32)
     """
-    return _norm(w, axis, 1, out)
+    return grouped("w", checks.floats("w", w), axis, block, 1, out)
 
 
 @default_floats
-def l2(w: object, axis: int | None = None, *, out: Scores | None = None) -> Any:
-    """Square root of the sum of w * w over `axis`, or over everything, summed as in `l1`.
+def l2(w: object, axis: int | None = None, *, block: object = None, out: Scores | None = None) -> Any:
+    """Square root of the sum of w * w over `axis`, `block` or everything, summed as in `l1`.
 
-    w: any shape. Returns float32 without that axis; a scalar for axis=None; inf where the sum of squares exceeds
-    float32, which is where the result would exceed 1.8e19.
+    w: any shape. Returns float32 without that axis; (..., rows / block rows, cols / block cols) for blocks; a scalar
+    for axis=None.
 
     >>> l2([[3.0, 4.0]], axis=1)
     array([5.], dtype=float32)
     """
-    return _norm(w, axis, 2, out)
+    norms = grouped("w", checks.floats("w", w), axis, block, 2, out)
+    return np.sqrt(norms, out=out)
+
+
+@default_floats
+def reduce(scores: object, axis: int | None = None, *, block: object = None, out: Scores | None = None) -> Any:
+    """Scores of weights as scores of rows, columns, blocks or the whole: their sum, with signs.
+
+    scores: any shape. Returns float32 as `l1` does, summed in its order; in a block, down each column first.
+
+    >>> reduce([[1.0, -2.0], [3.0, 4.0]], axis=0)
+    array([4., 2.], dtype=float32)
+    >>> reduce([[1.0, -2.0], [3.0, 4.0]], block=(2, 1))
+    array([[4., 2.]], dtype=float32)
+    """
+    return grouped("scores", checks.floats("scores", scores), axis, block, 0, out)
 
 
 @default_floats
@@ -109,11 +223,11 @@ def share(w: object) -> Scores:
     """
     x = checks.floats("w", w)
     parts = np.empty(len(x), np.float32)
-    _sum("w", x.reshape(len(x), x.size // max(len(x), 1), 1), 1, parts)
-    total = _total(parts)
-    if np.isinf(total):
+    sums("w", x.reshape(len(x), x.size // max(len(x), 1), 1), 1, parts)
+    whole = total(parts)
+    if np.isinf(whole):
         raise ValueError("w must have a sum of magnitudes within float32, not one that overflows it")
-    return parts / total if total > 0 else parts
+    return parts / whole if whole > 0 else parts
 
 
 @default_floats
@@ -132,31 +246,34 @@ def random(shape: int | tuple[int, ...], seed: int) -> Scores:
     return scores
 
 
-def _norm(w: object, axis: int | None, power: int, out: Scores | None) -> Any:
+def _square_product(
+    w: object, name: str, h: object, factor: float, axis: Axis, block: object, out: Scores | None
+) -> Any:
+    if of_many(axis, block):
+        return reduced(_square_product(w, name, h, factor, EACH, None, None), axis, block, out)
     x = checks.floats("w", w)
-    if axis is None and out is not None:
-        raise ValueError("out must be None with axis=None: the result is a scalar")
-    k = x.ndim - 1 if axis is None else checks.axis(axis, x.ndim)
-    before, n, after = x.shape[:k], x.shape[k], x.shape[k + 1 :]
-    scores = output(out, before + after, np.float32, w=x)
-    _sum("w", x.reshape(math.prod(before), n, math.prod(after)), power, scores)
-    if axis is None:
-        scores = _total(scores.reshape(-1))
-    return scores if power == 1 else np.sqrt(scores, out=out)
+    y = checks.floats(name, h, x.shape)
+    positive = name == "grad_sq"
+    scores = output(out, x.shape, np.float32, **{"w": x, name: y})
+    lowest = float(y.min(initial=0)) if positive and out is not None else 0.0
+    if lowest < 0 or not backend.active.square_product(
+        x.reshape(-1), y.reshape(-1), factor, positive, scores.reshape(-1)
+    ):
+        checks.finite("w", x, False)
+        checks.finite(name, y, False)
+        at = int((y.reshape(-1) < 0).argmax())
+        raise ValueError(f"{name} must not be negative, not {y.reshape(-1)[at]} at flat index {at}")
+    return scores
 
 
-def _sum(name: str, x: checks.Array, power: int, out: Scores) -> None:
-    """Sums of |x|**power over the middle axis of x: (before, n, after)."""
-    before, n, after = x.shape
-    if after == 1:
-        finite = backend.active.norm_rows(x.reshape(before, n), power, out.reshape(before))
-    else:
-        finite = backend.active.norm_columns(x, power, out.reshape(before, after))
-    checks.finite(name, x, finite)
-
-
-def _total(parts: Scores) -> Any:
-    """Sum of values that are not negative, as the float32 scalar that a row of them gives."""
-    total = np.empty(1, np.float32)
-    backend.active.norm_rows(parts[None], 1, total)
-    return total[0]
+def _labels(y: object, count: int, classes: int) -> NDArray[np.int64]:
+    labels = checks.array("y", y)
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"y must be integers, not {labels.dtype}")
+    if labels.shape != (count,):
+        raise ValueError(f"y must have shape {(count,)}, one label per sample, not {labels.shape}")
+    bad = (labels < 0) | (labels >= classes)
+    if bad.any():
+        at = int(bad.argmax())
+        raise ValueError(f"y must be classes, 0..{classes - 1}, not {labels[at]} at index {at}")
+    return np.ascontiguousarray(labels, np.int64)

@@ -1,4 +1,4 @@
-"""Weights set to zero: by threshold, by rank, by mask, N of every M.
+"""Weights set to zero: by threshold, by rank, by mask, N of every M, by blocks, rows and columns; and shrunk.
 
 Weights are arrays of float32, float16, bfloat16 or float64 with any strides, and keep their dtype (float64 becomes
 float32); NaN or infinity among them is a ValueError that says where.
@@ -6,6 +6,7 @@ float32); NaN or infinity among them is a ValueError that says where.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -13,10 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backend, checks
+from .blocks import Block, block_of, block_sums, grouped, spread
 from .float_environment import default_floats
 from .outputs import output
+from .ranking import global_masks, prune_model
 
-__all__ = ["apply_mask", "prune", "prune_mask", "sparsity", "threshold"]
+__all__ = [
+    "apply_mask",
+    "cubic_sparsity",
+    "global_masks",
+    "prune",
+    "prune_mask",
+    "prune_model",
+    "shrink",
+    "sparsity",
+    "threshold",
+]
+
+Pattern = str | Block | None  # "n:m", "row", "column" or the rows and columns of a block
 
 MODES = ("magnitude", "signed", "soft")
 MAX_M = 32
@@ -43,7 +58,7 @@ def threshold(w: object, t: float, *, mode: str = "magnitude", out: NDArray[Any]
 
 @default_floats
 def prune_mask(
-    scores: object, sparsity: float | None = None, *, axis: int | None = None, pattern: str | None = None
+    scores: object, sparsity: float | None = None, *, axis: int | None = None, pattern: Pattern = None
 ) -> NDArray[np.bool_]:
     """The mask that removes the lowest scores: True where a weight stays.
 
@@ -51,13 +66,21 @@ def prune_mask(
     lowest first, the lower index first among equals. The set is everything, or each slice along `axis`.
     pattern: "n:m" keeps the n highest of each m consecutive scores of the last axis instead, 1 <= n < m <= 32
     (Mishra et al. 2021, "Accelerating sparse deep neural networks"); the last axis must be a multiple of m.
+    pattern: (rows, cols) removes whole blocks, "row" whole rows of the last axis (units), "column" whole columns
+    (inputs): exactly round(sparsity * blocks), those with the lowest sums of scores (Wen et al. 2016, "Learning
+    structured sparsity in deep neural networks"). The last two axes must be multiples of a block.
 
     >>> prune_mask([3.0, 1.0, 2.0, 1.0], 0.5).tolist()
     [True, False, True, False]
     >>> prune_mask([3.0, 1.0, 2.0, 1.0], pattern="1:4").tolist()
     [True, False, False, False]
+    >>> prune_mask([[3.0, 1.0], [2.0, 1.0]], 0.5, pattern="column").tolist()
+    [[True, False], [True, False]]
     """
     s = checks.floats("scores", scores)
+    block = _block("scores", pattern, sparsity, axis, s.shape)
+    if block:
+        return _block_mask("scores", s, block, sparsity, 0)
     nm, sparsity = _wish(sparsity, pattern, axis, s.shape)
     if nm:
         mask = np.empty(s.shape, np.bool_)
@@ -77,24 +100,31 @@ def prune(
     *,
     scores: object = None,
     axis: int | None = None,
-    pattern: str | None = None,
+    pattern: Pattern = None,
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
     """Zero the weights with the lowest scores; without scores, those of the smallest magnitude.
 
     w: any shape. sparsity, axis, pattern: as in `prune_mask`. scores: like w in shape.
-    Returns w's dtype and shape; out may be w itself.
+    Returns w's dtype and shape; out may be w itself. At random: scores=importance.random(w.shape, seed).
 
     >>> prune([0.5, -2.0, 1.0, 0.25], 0.5)
     array([ 0., -2.,  1.,  0.], dtype=float32)
     >>> prune([0.5, -2.0, 1.0, 0.25], pattern="1:2")
     array([ 0., -2.,  1.,  0.], dtype=float32)
+    >>> prune([[0.5, -2.0], [1.0, 0.25]], 0.5, pattern="row")
+    array([[ 0.5, -2. ],
+           [ 0. ,  0. ]], dtype=float32)
     """
     x = checks.floats("w", w)
     s = x if scores is None else checks.floats("scores", scores, x.shape)
+    absolute = scores is None
+    block = _block("w", pattern, sparsity, axis, x.shape)
+    if block:
+        mask = _block_mask("w" if absolute else "scores", s, block, sparsity, 1 if absolute else 0)
+        return apply_mask(x, mask, out=out)
     nm, sparsity = _wish(sparsity, pattern, axis, x.shape)
     pruned = output(out, x.shape, x.dtype, w=x, scores=s)
-    absolute = scores is None
     run = backend.active
     if nm:
         finite = run.prune_n_of_m(x.reshape(-1), s.reshape(-1), *nm, absolute, pruned.reshape(-1))
@@ -143,6 +173,60 @@ def sparsity(w: object) -> float:
     return (x.size - backend.active.count_nonzero(x.reshape(-1))) / x.size if x.size else 0.0
 
 
+@default_floats
+def shrink(
+    w: object, *, l1: float = 0.0, l2: float = 0.0, axis: int | None = None, out: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """The proximal step of a penalty on weights, after a step of the gradient: what is small becomes exactly zero.
+
+    Without axis, of l1 * sum |w| + l2 / 2 * sum w**2, the elastic net (Zou and Hastie 2005):
+    sign(w) * max(|w| - l1, 0) / (1 + l2). With axis, of l1 * sum ||slice|| + l2 / 2 * sum w**2, the group lasso (Yuan
+    and Lin 2006), over slices along it (1: rows of a matrix, 0: columns): w * max(0, 1 - l1 / ||slice||) / (1 + l2).
+    w: any shape. l1, l2: not negative, times the step's size. Returns w's dtype and shape; out may be w itself.
+
+    >>> shrink([3.0, -1.0, 0.5], l1=1.0, l2=1.0)
+    array([1., 0., 0.], dtype=float32)
+    >>> shrink([[3.0, 4.0], [0.3, 0.4]], l1=1.0, axis=1)
+    array([[2.4, 3.2],
+           [0. , 0. ]], dtype=float32)
+    """
+    l1, l2 = (checks.number(name, value, 0.0, _FLOAT32_MAX) for name, value in (("l1", l1), ("l2", l2)))
+    x = checks.floats("w", w)
+    if axis is None:
+        shrunk = output(out, x.shape, x.dtype, w=x)
+        checks.finite("w", x, backend.active.shrink(x.reshape(-1), l1, 1 + l2, shrunk.reshape(-1)))
+        return shrunk
+    k = checks.axis(axis, x.ndim)
+    shrunk = output(out, x.shape, x.dtype, w=x)
+    norms = np.sqrt(grouped("w", x, k, None, 2, None))
+    factor = _group_factors(norms, l1, l2)
+    if k == x.ndim - 1:
+        backend.active.multiply(checks.rows(x), factor.reshape(-1), True, checks.rows(shrunk))
+        return shrunk
+    shape = math.prod(x.shape[:k]), x.shape[k], math.prod(x.shape[k + 1 :])
+    for a, f, b in zip(x.reshape(shape), factor.reshape(shape[::2]), shrunk.reshape(shape), strict=True):
+        backend.active.multiply(a, f, False, b)
+    return shrunk
+
+
+@default_floats
+def cubic_sparsity(step: int, begin: int, end: int, final: float, initial: float = 0.0) -> float:
+    """The sparsity to prune to at a step of training, rising fast at first and then ever slower (Zhu and Gupta 2017,
+    "To prune, or not to prune"): final + (initial - final) * (1 - (step - begin) / (end - begin))**3.
+
+    step, begin, end: integers, 0 <= begin < end; before `begin` it is `initial`, from `end` on `final`. Both 0..1.
+
+    >>> [round(cubic_sparsity(step, 0, 100, 0.8), 3) for step in (0, 25, 50, 100, 200)]
+    [0.0, 0.463, 0.7, 0.8, 0.8]
+    """
+    step, begin = checks.integer("step", step, 0, 2**62), checks.integer("begin", begin, 0, 2**62)
+    end = checks.integer("end", end, begin + 1, 2**62)
+    final, initial = checks.number("final", final, 0.0, 1.0), checks.number("initial", initial, 0.0, 1.0)
+    if not begin < step < end:  # exactly what was asked for, whatever the rounding of the formula
+        return initial if step <= begin else final
+    return final + (initial - final) * ((end - step) / (end - begin)) ** 3
+
+
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -159,10 +243,44 @@ def _wish(
     found = re.fullmatch(r"(\d+):(\d+)", pattern) if isinstance(pattern, str) else None
     n, m = (int(found[1]), int(found[2])) if found else (0, 0)
     if not 1 <= n < m <= MAX_M:
-        raise ValueError(f'pattern must be "n:m" with 1 <= n < m <= {MAX_M}, not {pattern!r}')
+        wanted = f'(rows, cols), "row", "column" or "n:m" with 1 <= n < m <= {MAX_M}'
+        raise ValueError(f"pattern must be {wanted}, not {pattern!r}")
     if shape[-1] % m:
         raise ValueError(f"the last axis must be a multiple of {m} for pattern {pattern!r}, not {shape[-1]}")
     return (n, m), 0.0
+
+
+def _block(name: str, pattern: object, sparsity: object, axis: object, shape: tuple[int, ...]) -> Block | None:
+    """The block of a pattern of blocks, rows or columns; None for others."""
+    if not (isinstance(pattern, tuple) or (isinstance(pattern, str) and pattern in ("row", "column"))):
+        return None
+    if axis is not None:
+        raise ValueError(f"axis must be None with a pattern, not {axis!r}")
+    if sparsity is None:
+        raise ValueError(f"sparsity must be given with pattern {pattern!r}")
+    if isinstance(pattern, tuple):
+        return block_of(name, pattern, shape, "pattern")
+    cols = shape[-1]
+    rows = math.prod(shape[:-1])
+    return (1, max(cols, 1)) if pattern == "row" else (max(rows, 1), 1)
+
+
+def _block_mask(name: str, scores: checks.Array, block: Block, sparsity: object, power: int) -> NDArray[np.bool_]:
+    part = checks.number("sparsity", sparsity, 0.0, 1.0)
+    sums = block_sums(name, checks.rows(scores), block, power)
+    keep = np.empty((1, sums.size), np.bool_)
+    if not backend.active.lowest_mask(sums.reshape(1, -1), _removed(part, sums.size), False, keep):
+        raise ValueError(f"{name} must have sums over blocks within float32, not ones that overflow it")
+    return spread(keep.reshape(sums.shape), block, scores.shape)
+
+
+def _group_factors(norms: checks.Array, l1: float, l2: float) -> checks.Array:
+    """max(0, 1 - l1 / norm) / (1 + l2), and 0 for a norm of 0, in float32."""
+    penalty = np.float32(l1)
+    above = norms > penalty
+    kept = np.where(above, 1 - penalty / np.where(above, norms, 1), np.float32(0))
+    factors: checks.Array = kept.astype(np.float32) / np.float32(1 + l2)
+    return factors
 
 
 def _removed(sparsity: float, n: int) -> int:

@@ -5,6 +5,7 @@ from .logical import LogicalTensor, logical_tensors
 from .plan import Plan, TensorPlan, plan
 from .recipe import Recipe, Rule, Settings
 from .report import Report, TensorReport
+from .split import merge_checkpoint, split_checkpoint
 
 __all__ = [
     "LogicalTensor",
@@ -17,5 +18,7 @@ __all__ = [
     "TensorReport",
     "compress",
     "logical_tensors",
+    "merge_checkpoint",
     "plan",
+    "split_checkpoint",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -11,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import AtomicFile, AtomicFolder, Checkpoint, open_checkpoint, refuse_same_file
+from ..files import AtomicFolder, Checkpoint, open_checkpoint, refuse_same_file
 from ..files.atomic import FileWriter
-from ..files.descriptors import named_path, open_regular, read_exactly
+from ..files.descriptors import named_path
 from ..files.errors import PATH_LIMIT, quote
 from ..files.index import INDEX_SUFFIX
 from ..float_environment import default_floats
@@ -22,7 +21,8 @@ from .plan import Plan, ShardPlan, TensorPlan, make_plan
 from .recipe import Options, Recipe, recipe_from_options
 from .report import Report, TensorReport
 from .statistics import Errors
-from .stream import COPY_BYTES, Jobs, Source, compress_jobs, copy_jobs
+from .stream import Jobs, Source, compress_jobs, copy_jobs
+from .targets import CheckedFile, copy_side_files, write_json
 from .workers import Buffers, Workers, single_threaded_kernels
 
 if TYPE_CHECKING:
@@ -138,50 +138,14 @@ def _check_target(checkpoint: Checkpoint, source: str | os.PathLike[str], target
 def _targets(checkpoint: Checkpoint, plan: Plan, target: Path, overwrite: bool) -> Iterator[Callable[[ShardPlan], Any]]:
     """What opens the target of each shard. The other files of a folder are written when all shards are."""
     if not checkpoint.is_folder:
-        yield lambda shard: _CheckedFile(checkpoint, target, shard.size)
+        yield lambda shard: CheckedFile(checkpoint, target, shard.size)
         return
     with AtomicFolder(target, overwrite) as folder:
         yield lambda shard: folder.file(shard.name, shard.size)
-        _write_side_files(checkpoint, plan, folder)
+        config = {**(checkpoint.config or {}), "quantization_config": plan.config}
+        copy_side_files(checkpoint, folder, {"config.json": config} if plan.config else {})
         if len(plan.shards) > 1 or plan.shards[0].name != "model.safetensors":
-            _write_json(folder, _index_name(checkpoint), _index(plan))
-
-
-class _CheckedFile(AtomicFile):
-    """A single target, kept only if the source was the same all the while."""
-
-    def __init__(self, checkpoint: Checkpoint, path: Path, size: int) -> None:
-        super().__init__(path, size)
-        self._checkpoint = checkpoint
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        try:
-            if kind is None:
-                self._checkpoint.check_unchanged()
-        except BaseException as changed:
-            super().__exit__(type(changed), changed, changed.__traceback__)
-            raise
-        super().__exit__(kind, error, trace)
-
-
-def _write_side_files(checkpoint: Checkpoint, plan: Plan, folder: AtomicFolder) -> None:
-    for name in checkpoint.side_files:
-        if name == "config.json" and plan.config:
-            _write_json(folder, name, {**(checkpoint.config or {}), "quantization_config": plan.config})
-            continue
-        fd = open_regular(checkpoint.folder / name)
-        try:
-            size = os.fstat(fd).st_size
-            with folder.file(name, size) as out:
-                for first in range(0, size, COPY_BYTES):
-                    out.write(read_exactly(fd, min(COPY_BYTES, size - first), first, checkpoint.folder / name))
-        finally:
-            os.close(fd)
-
-
-def _write_json(folder: AtomicFolder, name: str, value: Any) -> None:
-    with folder.file(name) as out:
-        out.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
+            write_json(folder, _index_name(checkpoint), _index(plan))
 
 
 def _index_name(checkpoint: Checkpoint) -> str:

@@ -5,6 +5,8 @@ returns whether they were all finite. There are no argument checks and no tricks
 kernel means.
 """
 
+from .activations import histogram, predictive, square_product
+from .blocks import block_sums, multiply
 from .distillation import distill
 from .importance import magnitude, norm_columns, norm_rows, product_magnitude, uniform, wanda
 from .packing import pack, unpack
@@ -16,30 +18,41 @@ from .pruning import (
     n_of_m_mask,
     prune_lowest,
     prune_n_of_m,
+    shrink,
     threshold,
 )
 from .quantization import dequantize, errors, fit_tensor, quantize, ranges, round_to_int
+from .selection import count_keys, mask_below, prune_below
 
 __all__ = [
     "apply_mask",
+    "block_sums",
+    "count_keys",
     "count_nonzero",
     "dequantize",
     "distill",
     "errors",
     "fit_tensor",
+    "histogram",
     "is_finite",
     "lowest_mask",
     "magnitude",
+    "mask_below",
+    "multiply",
     "n_of_m_mask",
     "norm_columns",
     "norm_rows",
     "pack",
+    "predictive",
     "product_magnitude",
+    "prune_below",
     "prune_lowest",
     "prune_n_of_m",
     "quantize",
     "ranges",
     "round_to_int",
+    "shrink",
+    "square_product",
     "threshold",
     "uniform",
     "unpack",

@@ -25,6 +25,13 @@ def apply_mask(w: Array, mask: Array, out: Array) -> bool:
     return all_finite(w)
 
 
+def shrink(w: Array, l1: float, divisor: float, out: Array) -> bool:
+    x, cut = w.astype(np.float32), np.float32(l1)
+    out[...] = np.copysign((np.abs(x) - cut) / np.float32(divisor), x).astype(w.dtype)
+    out[np.abs(x) <= cut] = 0
+    return all_finite(w)
+
+
 def count_nonzero(w: Array) -> int:
     return int(np.count_nonzero(w.astype(np.float32)))
 

@@ -1,0 +1,101 @@
+"""Many scores as one: sums over an axis, over blocks of a matrix, over everything; marks of blocks as marks of weights.
+
+Sums are those of sixteen lanes, folded by halves; in a block, down each column first, then along those sums.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from . import backend, checks
+from .checks import Array
+from .outputs import output
+
+Block = tuple[int, int]
+Axis = int | str | None
+EACH = "each"  # the axis of one score per weight
+
+
+def of_many(axis: Axis, block: object) -> bool:
+    """Whether a score is for more than one weight."""
+    return block is not None or not (isinstance(axis, str) and axis == EACH)
+
+
+def reduced(scores: Array, axis: Any, block: object, out: Array | None) -> Any:
+    """Scores of weights as those that `axis` and `block` ask for."""
+    return grouped("scores", scores, None if isinstance(axis, str) and axis == EACH else axis, block, 0, out)
+
+
+def grouped(name: str, x: Array, axis: int | None, block: object, power: int, out: Array | None) -> Any:
+    """Sums of x (power 0), |x| (1) or x * x (2) over `axis`, over blocks of the last two axes, or over everything.
+
+    Returns float32 without that axis; (..., rows / block rows, cols / block cols) for blocks; a scalar for neither.
+    """
+    if block is not None:
+        if axis is not None:
+            raise ValueError(f"give either axis or block, not axis={axis!r} and block={block!r}")
+        size = block_of(name, block, x.shape)
+        shape = *x.shape[:-2], x.shape[-2] // size[0], x.shape[-1] // size[1]
+        scores = output(out, shape, np.float32, **{name: x})
+        block_sums(name, checks.rows(x), size, power, scores)
+        return scores
+    if axis is None and out is not None:
+        raise ValueError("out must be None with axis=None: the result is a scalar")
+    k = x.ndim - 1 if axis is None else checks.axis(axis, x.ndim)
+    before, n, after = x.shape[:k], x.shape[k], x.shape[k + 1 :]
+    scores = output(out, before + after, np.float32, **{name: x})
+    sums(name, x.reshape(math.prod(before), n, math.prod(after)), power, scores)
+    return total(scores.reshape(-1), power) if axis is None else scores
+
+
+def sums(name: str, x: Array, power: int, out: Array) -> None:
+    """Sums over the middle axis of x: (before, n, after). out: before * after values."""
+    before, n, after = x.shape
+    if not x.size:
+        out[...] = 0
+    elif power == 0:
+        block_sums(name, x.reshape(-1, n if after == 1 else after), (1, n) if after == 1 else (n, 1), 0, out)
+    elif after == 1:
+        checks.finite(name, x, backend.active.norm_rows(x.reshape(before, n), power, out.reshape(before)))
+    else:
+        checks.finite(name, x, backend.active.norm_columns(x, power, out.reshape(before, after)))
+
+
+def total(parts: Array, power: int = 1) -> Any:
+    """Sum of the sums of rows, as the float32 scalar that a row of them gives."""
+    whole = np.zeros(1, np.float32)
+    if power:
+        backend.active.norm_rows(parts[None], 1, whole)
+    elif parts.size:
+        backend.active.block_sums(parts[None], 1, parts.size, 0, whole[None])
+    return whole[0]
+
+
+def block_of(name: str, block: object, shape: tuple[int, ...], parameter: str = "block") -> Block:
+    """`block` as (rows, cols) that divide the last two axes of an array called `name`."""
+    if not isinstance(block, Sequence) or isinstance(block, (str, bytes)) or len(block) != 2:
+        raise TypeError(f"{parameter} must be (rows, cols), not {block!r}")
+    rows, cols = (checks.integer(parameter, n, 1, 2**62) for n in block)
+    if len(shape) < 2 or shape[-2] % rows or shape[-1] % cols:
+        raise ValueError(f"{name} must have last two axes that are multiples of {(rows, cols)}, not shape {shape}")
+    return rows, cols
+
+
+def block_sums(name: str, x: Array, block: Block, power: int, out: Array | None = None) -> Array:
+    """Sums of each block of x: (rows, cols) floats in C order, a multiple of the block.
+
+    Returns float32 (rows / block rows, cols / block cols).
+    """
+    shape = x.shape[0] // block[0], x.shape[1] // block[1]
+    scores = np.empty(shape, np.float32) if out is None else out.reshape(shape)
+    checks.finite(name, x, backend.active.block_sums(x, *block, power, scores))
+    return scores
+
+
+def spread(marks: Array, block: Block, shape: tuple[int, ...]) -> Array:
+    """Marks of blocks, (block rows, block cols), as marks of the weights of an array of `shape`."""
+    return np.repeat(np.repeat(marks, block[1], axis=1), block[0], axis=0).reshape(shape)

@@ -1,0 +1,105 @@
+"""quantrim split: a checkpoint in several files, with an index over them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ..files import open_checkpoint, refuse_same_file
+from ..files.errors import PATH_LIMIT, quote
+from ..model.parts import Part, Score, plan_parts
+from ..model.split import Written, check_folder, part_scores, split_checkpoint
+from . import progress, terminal
+from .compress import occupied
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def parse_size(text: str | None) -> int | None:
+    """
+    >>> parse_size("2GB"), parse_size("1.5 MiB"), parse_size("4096")
+    (2000000000, 1572864, 4096)
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?) ?([KMGT]I?)?B?", text.upper(), re.ASCII)
+    if found is None:
+        raise ValueError(f"--max-size must be a number of bytes, such as 5GB, 500MiB or 4096, not {quote(text)}")
+    return int(float(found[1]) * _UNITS[found[2] or ""]) if "." in found[1] else int(found[1]) * _UNITS[found[2] or ""]
+
+
+def run(
+    source: Path, target: Path, *, max_size: str | None, layers: int | None, overwrite: bool, as_json: bool
+) -> None:
+    size = parse_size(max_size)
+    refuse_occupied(source, target, overwrite)
+    with progress.shown("splitting") as callback:
+        done = split_checkpoint(source, target, max_size=size, layers=layers, overwrite=overwrite, progress=callback)
+    if as_json:
+        terminal.print_json(as_data(done))
+    else:
+        out = terminal.console()
+        show_parts(done.parts, None, out)
+        terminal.print_line(out, f"{total_line(done)} in {terminal.printable(done.destination)}", style="bold")
+
+
+def dry_run(
+    source: Path, target: Path, *, max_size: str | None, layers: int | None, overwrite: bool, as_json: bool
+) -> None:
+    size = parse_size(max_size)
+    refuse_same_file(source, target)
+    with open_checkpoint(source) as checkpoint, progress.shown("reading") as callback:
+        check_folder(checkpoint, source, target)
+        parts = plan_parts(checkpoint, size, layers)
+        scores = part_scores(checkpoint, parts, callback)
+    plan = Written(str(source), str(target), tuple(parts))
+    if as_json:
+        terminal.print_json(as_data(plan, scores))
+    else:
+        out = terminal.console()
+        show_parts(parts, scores, out)
+        terminal.print_line(out, f"{total_line(plan)}. Nothing was written.", style="bold")
+    if occupied(target) and not overwrite:
+        terminal.say("warning", f"{quote(target, PATH_LIMIT)} exists; to replace it will take --overwrite")
+
+
+def refuse_occupied(source: Path, target: Path, overwrite: bool) -> None:
+    refuse_same_file(source, target)
+    if occupied(target) and not overwrite:
+        raise ValueError(f"{quote(target, PATH_LIMIT)} exists; add --overwrite to replace it")
+
+
+def as_data(written: Written, scores: Sequence[Score] | None = None) -> dict[str, Any]:
+    parts = [
+        {"name": part.name, "size": part.size, "tensors": [t.name for t in part.tensors]} for part in written.parts
+    ]
+    for k, score in enumerate(scores or ()):
+        parts[k].update(score_data(score))
+    return {"source": written.source, "destination": written.destination, "size": written.nbytes, "parts": parts}
+
+
+def score_data(score: Score) -> dict[str, Any]:
+    return {"weights": score.count, "l1": score.l1, "share": score.share, "rms": score.rms}
+
+
+def show_parts(parts: Sequence[Part], scores: Sequence[Score] | None, out: Console) -> None:
+    headers, align = ["file", "tensors", "bytes"], "lrr"
+    rows = [[part.name, str(len(part.tensors)), terminal.size(part.size)] for part in parts]
+    if scores:
+        headers, align = [*headers, "weights", "share of |w|", "rms"], align + "rrr"
+        rows = [[*row, *score_cells(score)] for row, score in zip(rows, scores, strict=True)]
+    terminal.print_table(out, headers, align, rows)
+
+
+def score_cells(score: Score) -> list[str]:
+    return [f"{score.count:,}", terminal.percent(score.share), terminal.number(score.rms)]
+
+
+def total_line(written: Written) -> str:
+    tensors = sum(len(part.tensors) for part in written.parts)
+    files = f"{len(written.parts)} file{'' if len(written.parts) == 1 else 's'}"
+    return f"{tensors} tensor{'' if tensors == 1 else 's'}, {terminal.size(written.nbytes)}, {files}"

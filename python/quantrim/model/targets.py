@@ -1,0 +1,67 @@
+"""What is written beside and around tensors: copies of files, JSON, and targets that watch their source."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..files import AtomicFile, AtomicFolder, Checkpoint
+from ..files.descriptors import open_regular, read_exactly
+from ..files.writer import FileWriter
+
+COPY_BYTES = 8 << 20  # of a tensor or a file that is copied, at a time
+
+
+class CheckedFile(AtomicFile):
+    """A single target, kept only if the source was the same all the while."""
+
+    def __init__(self, checkpoint: Checkpoint, path: Path, size: int) -> None:
+        super().__init__(path, size)
+        self._checkpoint = checkpoint
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            if kind is None:
+                self._checkpoint.check_unchanged()
+        except BaseException as changed:
+            super().__exit__(type(changed), changed, changed.__traceback__)
+            raise
+        super().__exit__(kind, error, trace)
+
+
+def copy_tensor(
+    checkpoint: Checkpoint, name: str, out: FileWriter, offset: int, advance: Callable[[int], object]
+) -> None:
+    """The bytes of a tensor, to `offset` of a file. advance: called with the number of each piece."""
+    nbytes = checkpoint.tensors[name].nbytes
+    buffer = bytearray(min(nbytes, COPY_BYTES))
+    for first in range(0, nbytes, COPY_BYTES):
+        piece = memoryview(buffer)[: min(COPY_BYTES, nbytes - first)]
+        checkpoint.read_into(name, piece, first)
+        out.pwrite(piece, offset + first)
+        advance(len(piece))
+
+
+def copy_side_files(checkpoint: Checkpoint, folder: AtomicFolder, rewritten: Mapping[str, Any] | None = None) -> None:
+    """config.json, tokenizer and licence, as they are; rewritten: what some of them hold instead, as JSON."""
+    for name in checkpoint.side_files:
+        if rewritten and name in rewritten:
+            write_json(folder, name, rewritten[name])
+            continue
+        path = checkpoint.folder / name
+        fd = open_regular(path)
+        try:
+            size = os.fstat(fd).st_size
+            with folder.file(name, size) as out:
+                for first in range(0, size, COPY_BYTES):
+                    out.write(read_exactly(fd, min(COPY_BYTES, size - first), first, path))
+        finally:
+            os.close(fd)
+
+
+def write_json(folder: AtomicFolder, name: str, value: Any) -> None:
+    with folder.file(name) as out:
+        out.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))

@@ -1,0 +1,25 @@
+"""Sums over blocks of a matrix, and matrices whose rows or columns are multiplied."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..checks import Array
+from .lanes import all_finite, sum_last_axis
+
+
+def block_sums(w: Array, block_rows: int, block_cols: int, power: int, out: Array) -> bool:
+    """out: (rows / block_rows, cols / block_cols), each the sum of a block of w (power 0), |w| (1) or w * w (2):
+    sixteen lanes down each column, then sixteen lanes along those."""
+    x = w.astype(np.float32).reshape(out.shape[0], block_rows, out.shape[1], block_cols)
+    with np.errstate(all="ignore"):
+        terms = (x, np.abs(x), x * x)[power]
+        out[...] = sum_last_axis(sum_last_axis(np.moveaxis(terms, 1, -1)))
+    return all_finite(w)
+
+
+def multiply(w: Array, factor: Array, by_row: bool, out: Array) -> bool:
+    """w * factor, one for each row or one for each column; + 0 makes -0 a 0."""
+    with np.errstate(all="ignore"):
+        out[...] = (w.astype(np.float32) * (factor[:, None] if by_row else factor) + np.float32(0)).astype(w.dtype)
+    return all_finite(w)
