@@ -42,6 +42,27 @@ struct Grid {
   float limit;  // what no code may stand for more than, so that no reader's dtype overflows
 };
 
+// kAbsmax: scale = absmax / peak. kPowerOfTwo: the power of two at or below absmax, divided by peak, at least 2^-127.
+// kScale reads scales. kNone: edges are those of the weights themselves, and scales stay as they are.
+enum class BookRule : int { kAbsmax, kPowerOfTwo, kScale, kNone };
+
+struct Book {
+  int bits;
+  int64_t group_size;
+  BookRule rule;
+  Dtype scale_dtype;
+  float peak;
+  const float* edges;  // count - 1, ascending: a weight's rank is how many lie below it
+  bool edges_per_group;
+  int64_t count;         // of values
+  const uint8_t* order;  // the codes of ranks, sixteen; nullptr: ranks are codes
+};
+
+struct Split {  // the best place to cut, and what is gained there
+  int64_t at;
+  double gain;
+};
+
 struct Below {  // the answer to a selection: keys under `cut` go, and the first `ties` of those equal to it
   int32_t cut;
   int64_t ties;
@@ -98,8 +119,18 @@ struct Below {  // the answer to a selection: keys under `cut` go, and the first
   /* out: rows x 5: sums of a*a, b*b, a*b, (a-b)^2, and the largest |a-b| */ \
   X(bool, errors,            (Weights a, Weights b, int64_t rows, int64_t cols, double* out))
 
+#define codebooks_rows(X) \
+  /* data (nullptr: scales alone): rows x packed bytes; scales: rows x groups */ \
+  X(bool, quantize_codebook, (Weights w, int64_t rows, int64_t cols, const Book& book, uint8_t* data, float* scales, bool streamed)) \
+  /* out = book[code] * scale; book: `count` values, or as many for each group; codes past its end stand for the last one */ \
+  X(void, dequantize_codebook, (const uint8_t* data, int64_t rows, int64_t cols, int bits, int64_t group_size, const float* book, int64_t count, bool per_group, const float* scales, MutableWeights out, bool streamed)) \
+  /* out: rows x groups: sums of |w| in sixteen lanes */ \
+  X(bool, magnitude_sums,    (Weights w, int64_t rows, int64_t cols, int64_t group_size, double* out)) \
+  /* the first i of low..high-1 with the most of before[i] + (sums[at] - sums[i])^2 / (counts[at] - counts[i]); low < high <= at */ \
+  X(Split, best_split,       (const double* before, const double* counts, const double* sums, int64_t low, int64_t high, int64_t at))
+
 // The families: the same word is a list of rows above, a header of kernels/ and an object of each instruction set.
-#define FAMILIES(X) X(importance) X(pruning) X(selection) X(packing) X(quantization)
+#define FAMILIES(X) X(importance) X(pruning) X(selection) X(packing) X(quantization) X(codebooks)
 
 #define ROW(result, name, args) result(*name) args;
 #define TABLE(family) struct family##_kernels { family##_rows(ROW) };

@@ -2,11 +2,13 @@
 
 from . import importance, reference
 from .backend import current_isa, current_threads, isas, use_isa, use_threads
+from .codebooks import cluster, quantize_codebook
 from .files import open_checkpoint
 from .model import compress
 from .packing import pack, unpack
 from .pruning import apply_mask, prune, prune_mask, sparsity, threshold
 from .quantization import dequantize, quantize, round_to_int
+from .recognition import recognize_grid
 from .tensor import QuantizedTensor
 
 __version__ = "0.1.0"
@@ -14,6 +16,7 @@ __version__ = "0.1.0"
 __all__ = [
     "QuantizedTensor",
     "apply_mask",
+    "cluster",
     "compress",
     "current_isa",
     "current_threads",
@@ -25,6 +28,8 @@ __all__ = [
     "prune",
     "prune_mask",
     "quantize",
+    "quantize_codebook",
+    "recognize_grid",
     "reference",
     "round_to_int",
     "sparsity",

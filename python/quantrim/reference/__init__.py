@@ -5,6 +5,14 @@ returns whether they were all finite. There are no argument checks and no tricks
 kernel means.
 """
 
+from .codebooks import (
+    dequantize_codebook,
+    fit_clusters,
+    fit_grids,
+    fit_ternary,
+    magnitude_sums,
+    quantize_codebook,
+)
 from .importance import magnitude, norm_columns, norm_rows, product_magnitude, uniform, wanda
 from .packing import pack, unpack
 from .pruning import (
@@ -23,11 +31,16 @@ __all__ = [
     "apply_mask",
     "count_nonzero",
     "dequantize",
+    "dequantize_codebook",
     "errors",
+    "fit_clusters",
+    "fit_grids",
     "fit_tensor",
+    "fit_ternary",
     "is_finite",
     "lowest_mask",
     "magnitude",
+    "magnitude_sums",
     "n_of_m_mask",
     "norm_columns",
     "norm_rows",
@@ -36,6 +49,7 @@ __all__ = [
     "prune_lowest",
     "prune_n_of_m",
     "quantize",
+    "quantize_codebook",
     "ranges",
     "round_to_int",
     "threshold",
