@@ -54,6 +54,7 @@ class Clusters {
     const auto places = static_cast<size_t>(std::min(most, kCuts)) + 1;
     for (auto* v : {&before_, &after_}) v->resize(places);
     for (auto* v : {&some_counts_, &some_sums_}) v->resize(most > kCuts ? places : 0);
+    places_.resize(most > kCuts ? places : 0);
     choices_.resize(places * static_cast<size_t>(std::max(k - 2, 0)));
   }
 
@@ -99,20 +100,35 @@ class Clusters {
     for (int64_t i = 0; i < m_; ++i) sums_[i + 1] = sums_[i] + (counts_[i + 1] - counts_[i]) * value(i);
   }
 
-  // The best cuts at all values, or at kCuts places of them, by dynamic programming: the best gain of c + 1 clusters
-  // up to each place comes from that of c clusters up to an earlier one.
-  void first_cuts() {
-    const int64_t places = std::min(m_, kCuts);
-    const auto place = [&](int64_t i) { return m_ <= kCuts ? i : m_ * i / kCuts; };
-    const double *counts = counts_, *sums = sums_;
-    if (m_ > kCuts) {
-      for (int64_t i = 0; i <= places; ++i) {
-        some_counts_[static_cast<size_t>(i)] = counts_[place(i)];
-        some_sums_[static_cast<size_t>(i)] = sums_[place(i)];
-      }
-      counts = some_counts_.data();
-      sums = some_sums_.data();
+  // Even steps of rank and of the sum of sqrt(gap) together, so that both the many values of the middle and the few of
+  // the tails can be told apart. Returns how many steps there are.
+  int64_t choose_places() {
+    double spread = 0, all = 0;
+    for (int64_t i = 1; i < m_; ++i) all += std::sqrt(value(i) - value(i - 1));
+    int64_t count = 0;
+    for (int64_t i = 0, step = 0; i < m_; ++i) {
+      if (i > 0) spread += std::sqrt(value(i) - value(i - 1));
+      const double way = static_cast<double>(i) / static_cast<double>(m_) + spread / all;
+      const auto target = [&] { return 2 * static_cast<double>(step) / static_cast<double>(kCuts); };
+      if (step == kCuts || way < target()) continue;
+      places_[static_cast<size_t>(count++)] = i;
+      while (step < kCuts && target() <= way) ++step;
     }
+    places_[static_cast<size_t>(count)] = m_;
+    for (int64_t i = 0; i <= count; ++i) {
+      some_counts_[static_cast<size_t>(i)] = counts_[places_[static_cast<size_t>(i)]];
+      some_sums_[static_cast<size_t>(i)] = sums_[places_[static_cast<size_t>(i)]];
+    }
+    return count;
+  }
+
+  // The best cuts at all values, or at chosen places, by dynamic programming: the best gain of c + 1 clusters up to
+  // each place comes from that of c clusters up to an earlier one.
+  void first_cuts() {
+    const bool all = m_ <= kCuts;
+    const int64_t places = all ? m_ : choose_places();
+    const auto place = [&](int64_t i) { return all ? i : places_[static_cast<size_t>(i)]; };
+    const double *counts = all ? counts_ : some_counts_.data(), *sums = all ? sums_ : some_sums_.data();
     for (int64_t i = 1; i <= places; ++i) before_[static_cast<size_t>(i)] = sums[i] * sums[i] / counts[i];
     for (int c = 1; c < k_ - 1; ++c) {
       choice_ = choices_.data() + (c - 1) * (places + 1);
@@ -175,6 +191,7 @@ class Clusters {
   double *counts_ = nullptr, *sums_ = nullptr, center_ = 0;
   int64_t m_ = 0;                      // distinct values
   std::vector<int64_t> cuts_, moved_;  // cluster c holds values cuts_[c] .. cuts_[c + 1] - 1
+  std::vector<int64_t> places_;
   std::vector<double> means_, before_, after_, some_counts_, some_sums_;
   std::vector<uint32_t> choices_;
   uint32_t* choice_ = nullptr;

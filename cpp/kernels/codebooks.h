@@ -27,12 +27,24 @@ struct Factors {
   bool lifted;
 };
 
+// Calls body(i, part, left) for n weights, of which `readable` can be read: a short part is read whole where that goes,
+// as `left` good lanes.
+template <class Body>
+inline void sixteens_within(int64_t n, int64_t readable, const Body& body) {
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) body(i, All{}, All{});
+  if (i == n) return;
+  if (i + 16 <= readable) return body(i, All{}, Some{n - i});
+  body(i, Some{n - i}, Some{n - i});
+}
+
 template <class T>
-inline float absmax(const T* x, int64_t n, Finite& finite) {
+inline float absmax(const T* x, int64_t n, int64_t readable, Finite& finite) {
   I32x16 most = splat(0);
-  sixteens(n, [&](int64_t i, auto part) {
+  sixteens_within(n, readable, [&](int64_t i, auto part, auto left) {
     fetch_ahead(x + i);
-    most = max(most, magnitude_bits(load(x + i, part)));
+    const I32x16 size = magnitude_bits(load(x + i, part));
+    most = max(most, select(mask_of(lanes(left)), size, splat(0)));
   });
   finite.peak = max(finite.peak, most);
   const int32_t top = largest(most);
@@ -62,7 +74,8 @@ APART void fit_book(const T* x, int64_t n, int64_t count, const Book& book, floa
   alignas(64) float high[16] = {}, given[16] = {};
   Finite here;  // in a register; `finite` is in memory by now
   for (int64_t k = 0; k < count; ++k)
-    high[k] = absmax(x + k * book.group_size, smaller(book.group_size, n - k * book.group_size), here);
+    high[k] = absmax(x + k * book.group_size, smaller(book.group_size, n - k * book.group_size),
+                     n - k * book.group_size, here);
   finite.peak = max(finite.peak, here.peak);
   const bool found = book.rule == BookRule::kAbsmax || book.rule == BookRule::kPowerOfTwo;
   for (int64_t k = 0; book.rule == BookRule::kScale && k < count; ++k) given[k] = scales[k];
@@ -72,12 +85,13 @@ APART void fit_book(const T* x, int64_t n, int64_t count, const Book& book, floa
 
 // Ranks among the edges of n weights of group k, of as many as fit into the row's stretch at a time.
 template <bool scaled, class T, class Search>
-inline void code_group(const T* x, int64_t n, const Search& search, const Factors& factors, int64_t k, CodeRow& row) {
+inline void code_group(const T* x, int64_t n, int64_t readable, const Search& search, const Factors& factors, int64_t k,
+                       CodeRow& row) {
   const F32x16 lift = splat(factors.lift[k]), inverse = splat(factors.inverse[k]);
   for (int64_t at = 0; at < n;) {
     const int64_t some = smaller(n - at, kStretch - row.count);
     uint8_t* codes = row.codes + row.count;
-    sixteens(some, [&](int64_t i, auto part) {
+    sixteens_within(some, readable - at, [&](int64_t i, auto part, auto) {
       F32x16 v = load(x + at + i, part);
       if constexpr (scaled) v = (factors.lifted ? v * lift : v) * inverse;
       store_bytes(codes + i, search(v));
@@ -95,7 +109,7 @@ APART bool code_rows(const T* x, int64_t rows, int64_t cols, const Book& book, u
   Factors factors;
   CodeRow row{data, book.bits, streamed, book.order, 0, {}};
   const float* edges = book.edges;
-  EdgeTree tree(edges, book.count - 1);
+  Search<levels> search(edges, book.count - 1);
   const int64_t size = book.group_size, groups = (cols + size - 1) / size;
   const int64_t together = size * kFitted <= kStretch ? kFitted : 1;  // their weights stay in L1
   for (int64_t r = 0; r < rows; ++r, x += cols, scales += groups) {
@@ -103,15 +117,13 @@ APART bool code_rows(const T* x, int64_t rows, int64_t cols, const Book& book, u
       const int64_t count = smaller(together, groups - g);
       fit_book(x + g * size, cols - g * size, count, book, scales + g, factors, finite);
       if (!data) continue;
-      Search<levels> search(tree);
       for (int64_t k = 0; k < count; ++k) {
         const int64_t at = (g + k) * size;
         if (book.edges_per_group) {
-          tree = EdgeTree(edges, book.count - 1);
-          search = Search<levels>(tree);
+          search = Search<levels>(edges, book.count - 1);
           edges += book.count - 1;
         }
-        code_group<scaled>(x + at, smaller(size, cols - at), search, factors, k, row);
+        code_group<scaled>(x + at, smaller(size, cols - at), cols - at, search, factors, k, row);
       }
     }
     if (data) row.flush();
@@ -126,7 +138,11 @@ inline auto with_levels(int64_t edges, const Body& body) {
   if (edges < 2) return body(std::integral_constant<int, 1>{});
   if (edges < 4) return body(std::integral_constant<int, 2>{});
   if (edges < 8) return body(std::integral_constant<int, 3>{});
-  return body(std::integral_constant<int, 4>{});
+  if (kLevels == 4 || edges < 16) return body(std::integral_constant<int, 4>{});
+  if (edges < 32) return body(std::integral_constant<int, kLevels == 4 ? 4 : 5>{});
+  if (edges < 64) return body(std::integral_constant<int, kLevels == 4 ? 4 : 6>{});
+  if (edges < 128) return body(std::integral_constant<int, kLevels == 4 ? 4 : 7>{});
+  return body(std::integral_constant<int, kLevels>{});
 }
 
 bool quantize_codebook(Weights w, int64_t rows, int64_t cols, const Book& book, uint8_t* data, float* scales,
@@ -167,31 +183,37 @@ inline void each_piece(const uint8_t* data, int64_t rows, int64_t cols, int bits
     }
 }
 
-KERNEL void dequantize_codebook(const uint8_t* data, int64_t rows, int64_t cols, int bits, int64_t group_size,
-                                const float* book, int64_t count, bool per_group, const float* scales,
-                                MutableWeights out, bool streamed) {
+template <class Lookup, class Target>
+APART void decode_rows(const uint8_t* data, int64_t rows, int64_t cols, int bits, int64_t group_size, const float* book,
+                       int64_t count, bool per_group, const float* scales, Target to) {
   Values values;
   values.set(book, count);
+  Lookup lookup(values.all);
+  each_piece(data, rows, cols, bits, group_size, [&](int64_t at, const uint8_t* codes, int64_t n, int64_t group) {
+    const F32x16 scale = splat(scales[group]);
+    if (per_group) {
+      values.set(book + group * count, count);
+      lookup = Lookup(values.all);
+    }
+    const auto target = to + at;
+    sixteens(n, [&](int64_t i, auto part) { store(target + i, lookup(codes + i) * scale, part); });
+  });
+}
+
+void dequantize_codebook(const uint8_t* data, int64_t rows, int64_t cols, int bits, int64_t group_size,
+                         const float* book, int64_t count, bool per_group, const float* scales, MutableWeights out,
+                         bool streamed) {
   typed(Weights{out.data, out.dtype}, [&](auto* type) {
     with_target(as_type_of(type, out), streamed, [&](auto to) {
-      with_constant(bits <= 4, [&](auto few) {
-        Values16 first(values.all);
-        each_piece(data, rows, cols, bits, group_size, [&](int64_t at, const uint8_t* codes, int64_t n, int64_t group) {
-          const F32x16 scale = splat(scales[group]);
-          if (per_group) {
-            values.set(book + group * count, count);
-            first = Values16(values.all);
-          }
-          const auto target = to + at;
-          sixteens(n, [&](int64_t i, auto part) {
-            if constexpr (few) {
-              store(target + i, first(codes + i) * scale, part);
-            } else {
-              store(target + i, gather(values.all, load(codes + i)) * scale, part);
-            }
-          });
-        });
-      });
+      const auto rows_with = [&](auto decode) {
+        decode(data, rows, cols, bits, group_size, book, count, per_group, scales, to);
+      };
+      using Target = decltype(to);
+      if (bits <= 4) return rows_with(decode_rows<Values16, Target>);
+      if (bits == 5) return rows_with(decode_rows<ManyValues<5>, Target>);
+      if (bits == 6) return rows_with(decode_rows<ManyValues<6>, Target>);
+      if (bits == 7) return rows_with(decode_rows<ManyValues<7>, Target>);
+      rows_with(decode_rows<ManyValues<8>, Target>);
     });
   });
 }

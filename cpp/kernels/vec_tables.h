@@ -23,7 +23,16 @@ inline IntReg child(IntReg p, MaskReg right) {
   const IntReg left = add_int(p, p);
   return _mm512_mask_add_epi32(left, right, left, splat_int(1));
 }
-inline FloatReg gather_reg(const float* table, IntReg index) { return _mm512_i32gather_ps(index, table, 4); }
+// One of 16 * regs floats: permutations choose within one or two registers, further bits of the index between them.
+template <int regs>
+inline FloatReg pick_of(const FloatReg* table, IntReg index) {
+  if constexpr (regs == 1) return pick(table[0], index);
+  if constexpr (regs == 2) return _mm512_permutex2var_ps(table[0], index, table[1]);
+  if constexpr (regs > 2) {
+    const MaskReg upper = _mm512_test_epi32_mask(index, splat_int(8 * regs));
+    return _mm512_mask_blend_ps(upper, pick_of<regs / 2>(table, index), pick_of<regs / 2>(table + regs / 2, index));
+  }
+}
 #elif defined(__AVX2__)
 inline FloatReg pick(FloatReg table, IntReg index) { return _mm256_permutevar8x32_ps(table, index); }
 inline IntReg child(IntReg p, MaskReg right) { return sub_int(add_int(p, p), right); }
@@ -44,56 +53,107 @@ inline IntReg child(IntReg p, MaskReg right) {
 #endif
 #endif
 
+// How many of `count` ascending edges lie below each lane of x; levels: of their tree, at most kLevels.
+#if defined(__AVX512BW__)
+constexpr int kLevels = 8;
+template <int levels>
+class Search {  // all levels wait in registers
+ public:
+  Search(const float* edges, int64_t count) {
+    if constexpr (levels <= 4) {  // in order, then permuted: edge p of depth d is number (2p + 1) 2^(levels-1-d) - 1
+      const FloatReg sorted = _mm512_mask_loadu_ps(splat_float(__builtin_inff()), (1u << count) - 1, edges);
+      const IntReg p = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+      const IntReg odd = add_int(add_int(p, p), splat_int(1));
+      for (int d = 0; d < levels; ++d)
+        level_[d] = pick(sorted, sub_int(_mm512_slli_epi32(odd, levels - 1 - d), splat_int(1)));
+    } else {
+      const EdgeTree tree(edges, count);
+      for (int d = 0; d < 4; ++d) level_[d] = load_float(tree.node + (1 << d));
+      for (int k = 0; k < kMore; ++k) level_[4 + k] = load_float(tree.node + 16 + 16 * k);
+    }
+  }
+  I32x16 operator()(F32x16 x) const {
+    IntReg p = splat_int(0);
+    for (int d = 0; d < (levels < 4 ? levels : 4); ++d) p = child(p, less_float(pick(level_[d], p), x.r[0]));
+    if constexpr (levels > 4) p = child(p, less_float(pick_of<1>(level_ + 4, p), x.r[0]));
+    if constexpr (levels > 5) p = child(p, less_float(pick_of<2>(level_ + 5, p), x.r[0]));
+    if constexpr (levels > 6) p = child(p, less_float(pick_of<4>(level_ + 7, p), x.r[0]));
+    if constexpr (levels > 7) p = child(p, less_float(pick_of<8>(level_ + 11, p), x.r[0]));
+    return {{p}};
+  }
+
+ private:
+  static constexpr int kMore = levels > 4 ? (1 << (levels - 4)) - 1 : 0;  // registers below the first four levels
+  FloatReg level_[(levels < 4 ? levels : 4) + kMore];
+};
+#else
+constexpr int kLevels = 4;
 inline F32x16 gather(const float* table, I32x16 index) {
   F32x16 y;
   for (int k = 0; k < kRegs; ++k) y.r[k] = gather_reg(table, index.r[k]);
   return y;
 }
-
-// How many edges lie below each lane of x; the first `levels` (at most 4) of the tree wait in registers.
 template <int levels>
-class Search {
+class Search {  // the first four levels wait in registers
  public:
-  explicit Search(const EdgeTree& tree) : tree_(tree.node), depth_(tree.depth) {
-#if defined(__AVX2__)
-    for (int d = 0; d < levels; ++d) level_[d] = load_float(tree.node + (1 << d));
-#else
-    for (int i = 1; i < 1 << levels; ++i) edge_[i] = splat_float(tree.node[i]);
-#endif
+  Search(const float* edges, int64_t count) : tree_(edges, count) {
+    if (kPermuted) {
+      for (int d = 0; d < levels; ++d) level_[d] = load_float(tree_.node + (1 << d));
+    } else {
+      for (int i = 1; i < 1 << levels; ++i) level_[i] = splat_float(tree_.node[i]);
+    }
   }
   I32x16 operator()(F32x16 x) const {
     I32x16 p = first(x);
-    for (int d = levels; levels == 4 && d < depth_; ++d) {
-      const F32x16 edge = gather(tree_ + (1 << d), p);
+    for (int d = levels; levels == 4 && d < tree_.depth; ++d) {
+      const F32x16 edge = gather(tree_.node + (1 << d), p);
       for (int k = 0; k < kRegs; ++k) p.r[k] = child(p.r[k], less_float(edge.r[k], x.r[k]));
     }
     return p;
   }
 
  private:
+  I32x16 first(F32x16 x) const {
+    I32x16 p = splat(0);
 #if defined(__AVX2__)
-  I32x16 first(F32x16 x) const {
-    I32x16 p = splat(0);
-    for (int k = 0; k < kRegs; ++k)
+    for (int k = 0; kPermuted && k < kRegs; ++k)
       for (int d = 0; d < levels; ++d) p.r[k] = child(p.r[k], less_float(pick(level_[d], p.r[k]), x.r[k]));
-    return p;
-  }
-  FloatReg level_[levels];
-#else  // without permutations: all edges of these levels are compared and counted
-  I32x16 first(F32x16 x) const {
-    I32x16 p = splat(0);
-    for (int k = 0; k < kRegs; ++k)
-      for (int i = 1; i < 1 << levels; ++i)
-        p.r[k] = sub_int(p.r[k], select_int(less_float(edge_[i], x.r[k]), splat_int(-1), splat_int(0)));
-    return p;
-  }
-  FloatReg edge_[1 << levels];
 #endif
-  const float* tree_;
-  int depth_;
+    for (int k = 0; !kPermuted && k < kRegs; ++k)
+      for (int i = 1; i < 1 << levels; ++i)
+        p.r[k] = sub_int(p.r[k], select_int(less_float(level_[i], x.r[k]), splat_int(-1), splat_int(0)));
+    return p;
+  }
+#if defined(__AVX2__)
+  static constexpr bool kPermuted = levels > 2;
+#else
+  static constexpr bool kPermuted = false;  // edges are compared one after the other, and counted
+#endif
+  EdgeTree tree_;
+  FloatReg level_[1 << levels];
 };
+#endif
 
-// Sixteen floats, and those that sixteen codes below 16 stand for. Without permutations of floats: byte k of each of
+// The floats that sixteen codes stand for, of 2^bits with bits 5..8.
+#if defined(__AVX512BW__)
+template <int bits>
+struct ManyValues {
+  FloatReg all[1 << (bits - 4)];
+  explicit ManyValues(const float* p) {
+    for (int k = 0; k < 1 << (bits - 4); ++k) all[k] = load_float(p + 16 * k);
+  }
+  F32x16 operator()(const uint8_t* codes) const { return {{pick_of<1 << (bits - 4)>(all, load_u8(codes))}}; }
+};
+#else
+template <int bits>
+struct ManyValues {
+  const float* all;
+  explicit ManyValues(const float* p) : all(p) {}
+  F32x16 operator()(const uint8_t* codes) const { return gather(all, load(codes)); }
+};
+#endif
+
+// The same of 16 floats. Without permutations of floats: byte k of each of
 // them is plane k, and planes join in pairs: b0 b1 and b2 b3, then b0 b1 b2 b3.
 #if defined(__AVX512BW__)
 struct Values16 {

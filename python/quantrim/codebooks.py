@@ -70,8 +70,8 @@ def quantize_codebook(
             Li & Liu 2016, "Ternary weight networks", solved by sorting, not by their estimate). A grid of 2 bits.
         an array: 2..256 ascending values, float32; scale = absmax / max(|codebook|). A tie goes to the lower value.
 
-    group_size: columns that share a scale, the last group of a row may be shorter; "channel": a row; "tensor": all. None:
-        64, or the 32 of MX.
+    group_size: columns that share a scale, the last group of a row may be shorter; "channel": a row; "tensor": all.
+        None: 64, or the 32 of MX.
     scale: None, or for "nf4", "fp4" and arrays positive scales that broadcast to those of the result.
     scale_dtype: "float16" or "bfloat16" rounds each scale to it before codes are computed; not for MX.
     out: a QuantizedTensor of the same form, to be filled and returned.
@@ -90,7 +90,7 @@ def quantize_codebook(
     if name in ("mxfp4", "mxint8", "binary", "ternary") and scale is not None:
         raise ValueError(f"scale must be None for {name!r}, which finds its own")
     if name.startswith("mx") and scale_dtype != "float32":
-        raise ValueError(f"scale_dtype must be 'float32' for {name!r}, whose scales are powers of two, not {scale_dtype!r}")
+        raise ValueError(f"scale_dtype must be 'float32' for {name!r} and its powers of two, not {scale_dtype!r}")
     x = checks.floats("w", w)
     if name == "mxint8":
         return _mxint8(x, out)
@@ -118,15 +118,15 @@ def cluster(
 
     w: (..., cols) float32, float16, bfloat16 or float64.
     k: 2..256 values; codes have the bits that k needs. Fewer distinct weights than k: exactly those.
-    group_size: what shares a codebook: "tensor": everything, with a codebook of k values; "channel" (a row) or a number of
-        columns: each its own, with a codebook of shape (*scales.shape, k). The scales are 1.
+    group_size: what shares a codebook: "tensor": everything, with a codebook of k values; "channel" (a row) or a number
+        of columns: each its own, with a codebook of shape (*scales.shape, k). The scales are 1.
     out: a QuantizedTensor of the same form with a codebook of its own, to be filled and returned.
 
     The clusters of up to 65536 distinct weights are the best there are, by dynamic programming in float64 (Wang & Song
     2011, "Ckmeans.1d.dp"; Gronlund et al. 2017, "Fast exact k-means, k-medians and Bregman divergence clustering in
-    1D"). In larger sets the best cuts at 65536 evenly ranked places are followed by Lloyd's iteration until nothing
-    moves, or 1000 times: as good as the best within what these places can tell, and a local optimum. Nothing is
-    random. Weight sharing is from Han et al. 2015, "Deep compression". Needs 20 bytes for each weight of a set.
+    1D"). Larger sets are cut the best way at 65536 places, dense where weights are many or far apart; Lloyd's iteration
+    follows until nothing moves, or 1000 times: a local optimum, close to the best. Nothing is random. Weight sharing is
+    from Han et al. 2015, "Deep compression". Needs 20 bytes of memory for each weight of a set.
 
     >>> q = cluster(np.array([[0.0, 0.1, 1.0, 1.1, 5.0]], np.float32), 3)
     >>> q.codes().tolist(), q.dequantize().tolist()[0][4]
@@ -203,8 +203,9 @@ def _book_of(codebook: object) -> Book:
     if values.ndim != 1 or not 2 <= values.size <= 256:
         raise ValueError(f"codebook must be a name or 2..256 values in one axis, not have shape {values.shape}")
     checks.finite("codebook", values, bool(np.isfinite(values).all()))
-    if not (np.diff(values) > 0).all():
-        at = int((np.diff(values) <= 0).argmax()) + 1
+    ascends = values[1:] > values[:-1]
+    if not ascends.all():
+        at = int((~ascends).argmax()) + 1
         raise ValueError(f"codebook must ascend, not go from {values[at - 1]} to {values[at]} at index {at}")
     return Book(values, ascending_edges(values))
 
@@ -240,11 +241,10 @@ def _reused(
             raise ValueError(f"out must have a codebook of shape {book}, not {shape}")
     elif out.codebook is None or not np.array_equal(out.codebook, book):
         raise ValueError(f"out must have the codebook {book.tolist()}, not another one")
-    filled = {"out.data": out.data, "out.scales": out.scales} | (
-        {"out.codebook": out.codebook} if isinstance(book, tuple) else {}
-    )
-    for part, a in filled.items():
-        assert a is not None
+    filled: list[tuple[str, checks.Array]] = [("out.data", out.data), ("out.scales", out.scales)]
+    if isinstance(book, tuple) and out.codebook is not None:
+        filled.append(("out.codebook", out.codebook))
+    for part, a in filled:
         checks.output(a, a.shape, a.dtype, x, name=part, in_place=False)
     return out
 

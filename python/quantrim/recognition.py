@@ -13,7 +13,7 @@ from .tensor import GroupSize, QuantizedTensor, check_group_size, columns_per_gr
 __all__ = ["recognize_grid"]
 
 MOST_VALUES = 256
-SAMPLE = 4096  # weights looked at for new values together
+SAMPLE = 8191  # weights looked at for new values together
 
 
 def recognize_grid(w: object, *, group_size: GroupSize = "channel") -> QuantizedTensor | None:
@@ -23,7 +23,8 @@ def recognize_grid(w: object, *, group_size: GroupSize = "channel") -> Quantized
     group_size: as in `quantize`: what shares a scale.
 
     Returns the smaller of: codes of 2 to 8 bits where each group has a scale with w = (code - zero) * scale; and codes
-    with a codebook where the tensor has 2 to 256 distinct values. `dequantize` with the dtype of w gives every bit of w.
+    with a codebook where the tensor has at most 256 distinct values. `dequantize` with the dtype of w gives every bit
+    of w. None is no proof for bfloat16 from codes of 8 bits: neighbours among them can round to the same weight.
 
     >>> w = quantize(np.array([[0.9, -0.31, 0.2, 0.7]], np.float32), bits=4).dequantize()
     >>> q = recognize_grid(w)
@@ -90,17 +91,22 @@ def _write_codes(x: checks.Array, q: QuantizedTensor) -> None:
 def _few_values(x: checks.Array) -> QuantizedTensor | None:
     """A codebook for the tensor: weights that it gets wrong bring new values, until none does."""
     flat = x.reshape(-1)
-    values = np.unique(flat[:SAMPLE].astype(np.float32) + 0)
+    values = np.unique(_spread(flat) + 0)
     while len(values) <= MOST_VALUES:
         q = _coded(x, values)
         wrong = np.flatnonzero(_bits(dequantize(q, dtype=x.dtype)) != _bits(x))
         if not wrong.size:
             return q
-        new = np.union1d(values, flat[wrong[:SAMPLE]].astype(np.float32) + 0)
+        new = np.union1d(values, _spread(flat[wrong]) + 0)
         if len(new) == len(values):
             return _with_negative_zero(x, q)
         values = new
     return None
+
+
+def _spread(flat: checks.Array) -> NDArray[np.float32]:
+    """About SAMPLE of the weights, from everywhere, and the first of them."""
+    return flat[:: -(-flat.size // SAMPLE)].astype(np.float32)
 
 
 def _with_negative_zero(x: checks.Array, q: QuantizedTensor) -> QuantizedTensor | None:

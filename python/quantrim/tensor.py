@@ -93,15 +93,14 @@ class QuantizedTensor:
         if self.codebook is not None:
             self._check_codebook(self.codebook)
 
-    def _check_codebook(self, book: object) -> None:
+    def _check_codebook(self, book: NDArray[np.float32]) -> None:
         if self.zero_points is not None:
             raise ValueError("zero_points must be None where there is a codebook")
-        values = getattr(book, "shape", ())[-1:]
-        whole = (*self.scales.shape, *values)
-        _part("codebook", book, np.float32, whole if getattr(book, "ndim", 1) > 1 else values or (1,))
-        if not 1 <= values[0] <= 2**self.bits:
-            raise ValueError(f"codebook must have 1..{2**self.bits} values for {self.bits} bits, not {values[0]}")
-        if not np.isfinite(book).all():  # type: ignore[call-overload]
+        shape = getattr(book, "shape", ()) or (1,)
+        _part("codebook", book, np.float32, shape if len(shape) == 1 else (*self.scales.shape, shape[-1]))
+        if not 1 <= shape[-1] <= 2**self.bits:
+            raise ValueError(f"codebook must have 1..{2**self.bits} values for {self.bits} bits, not {shape[-1]}")
+        if not np.isfinite(book).all():
             raise ValueError("codebook must be finite")
 
     @property
@@ -125,13 +124,12 @@ class QuantizedTensor:
         return 8 * self.nbytes / weights if weights else 0.0
 
     def codes(self) -> NDArray[Any]:
-        """The unpacked codes, of `shape`: int8 counted from zero where symmetric; uint8 otherwise, or with a codebook."""
+        """The unpacked codes, of `shape`: int8 counted from zero where symmetric; else, or with a codebook, uint8."""
         from .packing import unpack
 
         codes = unpack(self.data, self.bits, self.shape[-1])
-        if not self.symmetric or self.codebook is not None:
-            return codes
-        return (codes - np.uint8(2 ** (self.bits - 1))).view(np.int8)
+        signed = self.symmetric and self.codebook is None
+        return (codes - np.uint8(2 ** (self.bits - 1))).view(np.int8) if signed else codes
 
     def dequantize(self, dtype: DTypeLike = np.float32) -> NDArray[Any]:
         """The weights again, as `quantrim.dequantize` gives them."""

@@ -102,7 +102,7 @@ def clusters(x: Array, k: int) -> Array:
     v = values.astype(np.float64) - center
     counts = np.concatenate([[0], np.cumsum(times)]).astype(np.float64)
     sums = np.concatenate([[0], np.cumsum(times * v)])
-    places = np.arange(m + 1) if m <= CUTS else m * np.arange(CUTS + 1) // CUTS
+    places = np.arange(m + 1) if m <= CUTS else some_places(v)
     cuts = places[best_cuts(counts[places], sums[places], k)]
     for _ in range(PASSES):  # Lloyd: means, then cuts half-way between them
         means = (sums[cuts[1:]] - sums[cuts[:-1]]) / (counts[cuts[1:]] - counts[cuts[:-1]])
@@ -112,6 +112,16 @@ def clusters(x: Array, k: int) -> Array:
             break
         cuts = moved
     return (means + center).astype(np.float32)
+
+
+def some_places(v: Array) -> Array:
+    """CUTS or fewer places, 0 and len(v) among them: even steps of rank and of the sum of sqrt(gap) together.
+
+    So both the many values of the middle and the few of the tails, which matter as much, can be told apart.
+    """
+    spread = np.concatenate([[0], np.cumsum(np.sqrt(v[1:] - v[:-1]))])
+    way = np.arange(len(v)) / len(v) + spread / spread[-1]
+    return np.unique(np.append(np.searchsorted(way, 2 * np.arange(CUTS) / CUTS), len(v)))
 
 
 def best_cuts(counts: Array, sums: Array, k: int) -> Array:
@@ -132,7 +142,8 @@ def best_cuts(counts: Array, sums: Array, k: int) -> Array:
             i = np.arange(low, min(high, j - 1) + 1)
             gain = most[i] + (sums[j] - sums[i]) ** 2 / (counts[j] - counts[i])
             choices[c, j], more[j] = i[gain.argmax()], gain.max()
-            todo += [r for r in ((first, j - 1, low, choices[c, j]), (j + 1, last, choices[c, j], high)) if r[0] <= r[1]]
+            halves = (first, j - 1, low, choices[c, j]), (j + 1, last, choices[c, j], high)
+            todo += [half for half in halves if half[0] <= half[1]]
         most = more
     cuts = [end]
     for c in range(k, 1, -1):
@@ -143,22 +154,38 @@ def best_cuts(counts: Array, sums: Array, k: int) -> Array:
 def fit_grids(w: Array, group_size: int, scales: Array, low: Array, high: Array) -> bool:
     """scales, low, high: (rows, groups); low, high int32. The largest scale that divides all weights of a group.
 
-    A weight may be any number that its dtype rounds to it. Multiples are at most 255; high < low where there is no scale.
+    A weight may be any number that its dtype rounds to it. Multiples are at most 255; high < low: there is no scale.
     """
-    digits, least = PRECISION[w.dtype.name]
-    with np.errstate(all="ignore"):
-        for g, _, x in groups(w, group_size) if all_finite(w) else ():
-            size = np.abs(x).astype(np.float64)
-            half = np.ldexp(0.5, np.maximum(np.frexp(size)[1] - 1 - digits, least))
-            scales[:, g], low[:, g], high[:, g] = 0, 0, np.where(size.any(-1), -1, 0)
-            for multiple in range(MULTIPLES, 0, -1):  # the largest scale comes last, and stays
-                steps = np.rint(size / (size.max(-1) / multiple)[:, None])
-                bottom = np.where(size > 0, (size - half) / steps, 0).max(-1)
-                top = np.where(size > 0, (size + half) / steps, np.inf).min(-1)
-                scale = ((bottom + top) / 2).astype(np.float32)
-                fine = (bottom <= scale) & (scale <= top) & ((steps > 0) | (size == 0)).all(-1) & size.any(-1)
-                signed = np.where(size > 0, steps * np.sign(x), 0)
-                scales[:, g] = np.where(fine, scale, scales[:, g])
-                low[:, g] = np.where(fine, np.minimum(signed.min(-1), 0), low[:, g])
-                high[:, g] = np.where(fine, np.maximum(signed.max(-1), 0), high[:, g])
+    if all_finite(w):
+        for g, _, x in groups(w, group_size):
+            for r, row in enumerate(x):
+                scales[r, g], low[r, g], high[r, g] = grid_of(row, *PRECISION[w.dtype.name])
     return all_finite(w)
+
+
+def grid_of(x: Array, digits: int, least: int) -> tuple[float, float, float]:
+    """The scale, and the least and the greatest multiple."""
+    values = np.unique(x + 0).astype(np.float64)
+    values = values[values != 0]
+    if not len(values) or len(values) > 2 * MULTIPLES:
+        return 0, 0, -1 if len(values) else 0
+    values = values[np.argsort(np.abs(values), kind="stable")]
+    mantissa, exponent = np.frexp(np.abs(values))
+    half = np.ldexp(0.5, np.maximum(exponent - 1 - digits, least))
+    finer_below = (mantissa == 0.5) & (exponent - 1 - digits > least)
+    lower, upper = np.abs(values) - np.where(finer_below, half / 2, half), np.abs(values) + half
+    for of_largest in range(1, MULTIPLES + 1):
+        bottom, top = lower[-1] / of_largest, upper[-1] / of_largest  # the scale is between these
+        steps: list[float] = []
+        for size, lo, hi in zip(np.abs(values), lower, upper, strict=True):
+            near = np.rint(size / ((bottom + top) / 2))
+            fitting = [c for c in (near, near - 1, near + 1) if c > 0 and max(bottom, lo / c) <= min(top, hi / c)]
+            if not fitting:
+                break
+            bottom, top = max(bottom, lo / fitting[0]), min(top, hi / fitting[0])
+            steps.append(fitting[0])
+        scale = np.float32((bottom + top) / 2)
+        if len(steps) == len(values) and bottom <= scale <= top:
+            signed = np.array(steps) * np.sign(values)
+            return scale, min(signed.min(), 0), max(signed.max(), 0)
+    return 0, 0, -1
