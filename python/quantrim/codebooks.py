@@ -81,8 +81,8 @@ def quantize_codebook(
     >>> q = quantize_codebook(np.array([[0.5, -0.25, 0.0, 0.1]], np.float32), "nf4")
     >>> q.codes().tolist(), q.scales.tolist()
     ([[15, 2, 7, 9]], [[0.5]])
-    >>> quantize_codebook(np.array([[3.0, -1.0, 0.25]], np.float32), "ternary").dequantize().tolist()
-    [[2.0, -2.0, 0.0]]
+    >>> quantize_codebook(np.array([[3.0, -2.0, 0.25]], np.float32), "ternary").dequantize().tolist()
+    [[2.5, -2.5, 0.0]]
     """
     name = checks.choice("codebook", codebook, BOOKS) if isinstance(codebook, str) else ""
     scale_dtype = checks.choice("scale_dtype", scale_dtype, SCALE_DTYPES)
