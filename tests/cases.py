@@ -178,11 +178,12 @@ def book_values(bits: int, count: int, group: int, apart: bool = False) -> Calla
 
 
 def clusters(k: int, group: int, most_rows: int) -> Callable[..., tuple[Any, ...]]:
-    """Few rows: dynamic programming in numpy takes its time."""
+    """Few rows: dynamic programming in numpy takes its time. One holds even steps, an odd number of which ties."""
 
     def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
         size = min(group, c) or c
         w = weights(rng, r, c, d)[:most_rows]
+        w[2:3] = np.arange(c) - c // 2
         return w, size, k, Out((len(w), -(-c // size), k), np.float32)
 
     return make
