@@ -42,6 +42,27 @@ struct Grid {
   float limit;  // what no code may stand for more than, so that no reader's dtype overflows
 };
 
+// kAbsmax: scale = absmax / peak. kPowerOfTwo: the power of two at or below absmax, divided by peak, at least 2^-127.
+// kScale reads scales. kNone: edges are those of the weights themselves, and scales stay as they are.
+enum class BookRule : int { kAbsmax, kPowerOfTwo, kScale, kNone };
+
+struct Book {
+  int bits;
+  int64_t group_size;
+  BookRule rule;
+  Dtype scale_dtype;
+  float peak;
+  const float* edges;  // count - 1, ascending: a weight's rank is how many lie below it
+  bool edges_per_group;
+  int64_t count;         // of values
+  const uint8_t* order;  // the codes of ranks, sixteen; nullptr: ranks are codes
+};
+
+struct Split {  // the best place to cut, and what is gained there
+  int64_t at;
+  double gain;
+};
+
 struct Below {  // the answer to a selection: keys under `cut` go, and the first `ties` of those equal to it
   int32_t cut;
   int64_t ties;
@@ -131,7 +152,7 @@ struct SoftmaxTerm {  // one sample and class c: l = logit c and others = sum of
   X(bool, distill,           (Weights student, const Weights* teachers, int count, const int64_t* labels, int64_t first, int64_t rows, int64_t cols, double temperature, double alpha, int64_t batch, double* loss, float* grad))
 
 // The families: the same word is a list of rows above, a header of kernels/ and an object of each instruction set.
-#define FAMILIES(X) X(importance) X(pruning) X(selection) X(packing) X(quantization) X(distillation) X(blocks) X(activations)
+#define FAMILIES(X) X(importance) X(pruning) X(selection) X(packing) X(quantization) X(distillation) X(blocks) X(activations) codebooks_rows data scales alone packed bytes scales groups quantize_codebook w Book book uint8_t data scales streamed out book code scale book values as many for group codes past its end stand for last one void dequantize_codebook uint8_t data bits group_size book per_group scales MutableWeights out streamed out groups sums w sixteen lanes magnitude_sums w group_size out i low..high with most before i sums at sums i 2 counts at counts i low high at Split best_split before counts sums low high at X(codebooks)
 
 #define ROW(result, name, args) result(*name) args;
 #define TABLE(family) struct family##_kernels { family##_rows(ROW) };

@@ -138,6 +138,37 @@ def blocks(rows: int, cols: int, power: int) -> Callable[..., tuple[Any, ...]]:
         height, width = rows or r, cols or c
         bands = -(-r // height)
         return weights(rng, bands * height, c, d), height, width, power, Out((bands, c // width), np.float32)
+NF4_EDGES = np.array(
+    [-0.8480964, -0.61063296, -0.45999527, -0.33967942, -0.2346074, -0.13791174, -0.04552502, 0.03979015,
+     0.12025525, 0.20352125, 0.29201376, 0.38931254, 0.5016634, 0.6427869, 0.8614784],
+    np.float32,
+)  # fmt: skip
+E2M1_ORDER = np.array([15, 14, 13, 12, 11, 10, 9, 0, 1, 2, 3, 4, 5, 6, 7, 0], np.uint8)
+E2M1_EDGES = np.array([-5, -3.5, -2.5, -1.75, -1.25, -0.75, -0.25, 0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5], np.float32)
+
+
+def book(
+    edges: Array | int,
+    group: int,
+    rule: str,
+    bits: int,
+    order: Array | None = None,
+    apart: bool = False,
+    **options: Any,
+) -> Callable[..., tuple[Any, ...]]:
+    """edges: or how many random ones; apart: other edges for each group; fit: scales alone."""
+
+    def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
+        size = min(group, c) or c
+        groups = -(-c // size)
+        e = edges
+        if isinstance(e, int):
+            e = np.sort(rng.standard_normal((r, groups, e) if apart else e).astype(np.float32), -1)
+        data = None if "fit" in options else Out((r, -(-c * bits // 8)), np.uint8)
+        given = rng.random((r, groups), np.float32) * np.where(rng.random((r, groups)) < 0.2, np.float32(0), 1)
+        scales = Out((r, groups), np.float32) if rule not in ("scale", "none") else given.astype(np.float32)
+        dtype = options.get("scale_dtype", "float32")
+        return weights(rng, r, c, d), size, rule, dtype, options.get("peak", 1.0), e, order, bits, data, scales
 
     return make
 
@@ -146,6 +177,13 @@ def factors(by_row: bool) -> Callable[..., tuple[Any, ...]]:
     def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
         factor = rng.choice(np.array([0, 1, 0.3, 1e-30], np.float32), r if by_row else c)
         return weights(rng, r, c, d), factor, by_row, Out((r, c), d)
+def book_values(bits: int, count: int, group: int, apart: bool = False) -> Callable[..., tuple[Any, ...]]:
+    def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
+        size = min(group, c) or c
+        groups = -(-c // size)
+        data = rng.integers(0, 256, (r, -(-c * bits // 8))).astype(np.uint8)
+        values = rng.standard_normal((r, groups, count) if apart else count).astype(np.float32)
+        return data, bits, size, values, rng.random((r, groups), np.float32), Out((r, c), d)
 
     return make
 
@@ -160,6 +198,14 @@ def squares(factor: float, positive: bool) -> Callable[..., tuple[Any, ...]]:
     def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
         w, h = weights(rng, r, c, d).reshape(-1), weights(rng, r, c, d).reshape(-1)
         return w, np.abs(h) if positive else h, factor, positive, Out((r * c,), np.float32)
+def clusters(k: int, group: int, most_rows: int) -> Callable[..., tuple[Any, ...]]:
+    """Few rows: dynamic programming in numpy takes its time. One holds even steps, an odd number of which ties."""
+
+    def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
+        size = min(group, c) or c
+        w = weights(rng, r, c, d)[:most_rows]
+        w[2:3] = np.arange(c) - c // 2
+        return w, size, k, Out((len(w), -(-c // size), k), np.float32)
 
     return make
 
@@ -171,6 +217,11 @@ def softmax_layer(samples: int, classes: int) -> Callable[..., tuple[Any, ...]]:
         x[-1] *= 40  # probabilities of 0 and 1
         labels = rng.integers(0, classes, samples)
         return w, x, labels, rng.standard_normal(classes, np.float32), Out((classes, c), np.float32)
+def ternary(group: int) -> Callable[..., tuple[Any, ...]]:
+    def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
+        size = min(group, c) or c
+        groups = -(-c // size)
+        return weights(rng, r, c, d), size, Out((r, groups, 2), np.float32), Out((r, groups), np.float32)
 
     return make
 
@@ -186,6 +237,16 @@ def below(prune: bool, absolute: bool, ties: int) -> Callable[..., tuple[Any, ..
         if prune:
             return w, w if absolute else scores_like(w), absolute, cut, ties, Out((r * c,), d)
         return w, absolute, cut, ties, Out((r * c,), np.bool_)
+def on_grids(group: int) -> Callable[..., tuple[Any, ...]]:
+    """Every second row has been on a grid, whose scale is rounded or not."""
+
+    def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
+        size = min(group, c) or c
+        w = weights(rng, r, c, d)[:13]
+        outs = [Out((len(w), -(-c // size)), t) for t in (np.float32, np.int32, np.int32)]
+        scale = rng.random((len(w[::2]), 1), np.float32) + np.float32(0.01)
+        w[::2] = (rng.integers(-7, 9, w[::2].shape) * scale).astype(d)
+        return w, size, *outs
 
     return make
 
@@ -355,4 +416,30 @@ CASES = [
     Case("mask_below-absolute", below(False, True, 0), "mask_below"),
     Case("prune_below", below(True, True, 3)),
     Case("prune_below-scores", below(True, False, 2), "prune_below"),
+    Case("quantize_codebook-nf4", book(NF4_EDGES, 64, "absmax", 4), "quantize_codebook"),
+    Case("quantize_codebook-nf4-float16", book(NF4_EDGES, 64, "absmax", 4, scale_dtype="float16"), "quantize_codebook"),
+    Case("quantize_codebook-odd-groups", book(NF4_EDGES, 7, "absmax", 4, scale_dtype="bfloat16"), "quantize_codebook"),
+    Case("quantize_codebook-mxfp4", book(E2M1_EDGES, 32, "power_of_two", 4, E2M1_ORDER, peak=4.0), "quantize_codebook"),
+    Case("quantize_codebook-fit", book(1, 32, "power_of_two", 8, fit=True), "quantize_codebook"),
+    Case("quantize_codebook-binary", book(np.array([-1e-45], np.float32), 64, "none", 1), "quantize_codebook"),
+    Case("quantize_codebook-given", book(5, 0, "scale", 3), "quantize_codebook"),
+    *(
+        Case(f"quantize_codebook-{k}", book(k - 1, 48, "absmax", b, peak=2.5), "quantize_codebook")
+        for b, k in ((2, 3), (5, 17), (6, 64), (8, 256))
+    ),
+    Case("quantize_codebook-apart", book(15, 50, "none", 4, apart=True), "quantize_codebook"),
+    Case("quantize_codebook-apart-2", book(2, 16, "none", 2, E2M1_ORDER % 4, apart=True), "quantize_codebook"),
+    *(
+        Case(f"dequantize_codebook-{b}", book_values(b, k, 64), "dequantize_codebook")
+        for b, k in ((1, 2), (2, 3), (4, 16), (5, 20), (8, 256))
+    ),
+    Case("dequantize_codebook-apart", book_values(4, 13, 7, apart=True), "dequantize_codebook"),
+    Case("dequantize_codebook-apart-8", book_values(8, 200, 0, apart=True), "dequantize_codebook"),
+    Case("magnitude_sums", lambda g, r, c, d: (weights(g, r, c, d), 50, Out((r, -(-c // 50)), np.float64))),
+    Case("fit_ternary", ternary(64)),
+    Case("fit_ternary-channel", ternary(0), "fit_ternary"),
+    Case("fit_clusters", clusters(16, 0, 13)),
+    *(Case(f"fit_clusters-{k}", clusters(k, 48, 99), "fit_clusters") for k in (2, 3)),
+    Case("fit_grids", on_grids(0)),
+    Case("fit_grids-groups", on_grids(40), "fit_grids"),
 ]

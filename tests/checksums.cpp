@@ -196,9 +196,57 @@ class Round {
           hash.add(loss);
           hash.add(grad);
         }
+  void codebooks(Hash& hash) {
+    const uint8_t order[16] = {9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 15, 14, 13, 12, 11, 10};
+    for (int64_t count : {2, 3, 4, 8, 15, 16, 17, 33, 100, 256})
+      for (int64_t group : {int64_t{7}, int64_t{48}, cols_})
+        for (BookRule rule : {BookRule::kAbsmax, BookRule::kPowerOfTwo, BookRule::kScale, BookRule::kNone})
+          for (bool per_group : {false, true}) {
+            const auto variant = static_cast<unsigned>(next_random() >> 33);
+            const Dtype of_scales = rule == BookRule::kAbsmax ? static_cast<Dtype>(variant % 3) : Dtype::kFloat32;
+            const int bits = count <= 16 ? 4 : 8;
+            const uint8_t* codes = count <= 16 && variant / 3 % 2 ? order : nullptr;
+            one_book({bits, group, rule, of_scales, 1.5f, nullptr, per_group, count, codes}, hash);
+          }
+    std::vector<double> sums(static_cast<size_t>(rows_ * ((cols_ + 6) / 7)));
+    hash.add(k.magnitude_sums(w_, rows_, cols_, 7, sums.data()));
+    hash.add(sums);
+    std::vector<double> running(1), counts(1), before(1);
+    for (int64_t i = 0; i < n_; ++i) {
+      counts.push_back(counts.back() + 1);
+      running.push_back(running.back() + static_cast<double>(next_random() >> 40) - 0x1p23);
+      before.push_back(running.back() * running.back() / counts.back());
+    }
+    for (int64_t low : {int64_t{0}, n_ / 3}) {
+      const Split split = k.best_split(before.data(), counts.data(), running.data(), low, n_, n_);
+      hash.add(split.at);
+      hash.add(&split.gain, sizeof split.gain);
+    }
   }
 
  private:
+  void one_book(Book book, Hash& hash) {
+    const int64_t groups = rows_ * ((cols_ + book.group_size - 1) / book.group_size);
+    const int64_t sets = book.edges_per_group ? groups : 1;
+    std::vector<float> edges;
+    for (int64_t set = 0; set < sets; ++set)
+      for (int64_t i = 1; i < book.count; ++i)
+        edges.push_back(static_cast<float>(2 * i - book.count) / static_cast<float>(book.count + set));
+    book.edges = edges.data();
+    auto data = blank<uint8_t>(rows_ * ((cols_ * book.bits + 7) / 8));
+    auto scales = positive(groups);
+    hash.add(k.quantize_codebook(w_, rows_, cols_, book, data.data(), scales.data(), false));
+    hash.add(data);
+    hash.add(scales);
+    for (float scale : scales)
+      if (scale > 0x1p126f) return;  // overflowed its dtype: callers refuse it
+    auto back = random_weights(dtype_, n_);
+    const auto values = positive(sets * book.count);
+    k.dequantize_codebook(data.data(), rows_, cols_, book.bits, book.group_size, values.data(), book.count,
+                          book.edges_per_group, scales.data(), {back.data(), dtype_}, false);
+    hash.add(back);
+  }
+
   void one_grid(const Grid& grid, Hash& hash) {
     const int64_t groups = rows_ * ((cols_ + grid.group_size - 1) / grid.group_size);
     auto data = blank<uint8_t>(rows_ * ((cols_ * grid.bits + 7) / 8));
@@ -231,6 +279,7 @@ int main() {
   const char* names[] = {"float32", "float16", "bfloat16"};
   for (Dtype dtype : {Dtype::kFloat32, Dtype::kFloat16, Dtype::kBfloat16}) {
     Hash importance, pruning, packing, quantization, distillation;
+    Hash importance, pruning, packing, quantization, codebooks;
     for (int64_t cols : {1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 100, 129, 500})
       for (int64_t rows : {1, 3}) {
         Round round(dtype, rows, cols);
@@ -239,6 +288,7 @@ int main() {
         round.packing(packing);
         round.quantization(quantization);
         round.distillation(distillation);
+        round.codebooks(codebooks);
       }
     const char* name = names[static_cast<int>(dtype)];
     const auto print = [&](const char* family, const Hash& hash) {
@@ -249,5 +299,6 @@ int main() {
     print("packing", packing);
     print("quantization", quantization);
     print("distillation", distillation);
+    print("codebooks", codebooks);
   }
 }

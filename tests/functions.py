@@ -184,6 +184,16 @@ FUNCTIONS = [
     Function("quantize", lambda a: qt.quantize(a, 4, group_size=3)),
     Function("quantize-tensor", lambda a: qt.quantize(a, 3, group_size="tensor", symmetric=False, scale="mse")),
     Function("quantize-saturate", lambda a: qt.quantize(a, 8, nonfinite="saturate", rounding="stochastic", seed=5)),
+    Function("quantize_codebook", lambda a: qt.quantize_codebook(a, "nf4", group_size=5)),
+    *(
+        Function(f"quantize_codebook-{name}", lambda a, name=name: qt.quantize_codebook(a, name))
+        for name in ("mxfp4", "mxint8", "ternary")
+    ),
+    Function("quantize_codebook-binary", lambda a: qt.quantize_codebook(a, "binary", group_size="tensor")),
+    Function("quantize_codebook-values", lambda a: qt.quantize_codebook(a, [-2, 0.5, 1], group_size="channel")),
+    Function("cluster", lambda a: qt.cluster(a, 3)),
+    Function("cluster-groups", lambda a: qt.cluster(a, 2, group_size=5)),
+    Function("recognize_grid", qt.recognize_grid),
     Function("round_to_int", lambda a, **k: qt.round_to_int(a, 16, **k), out=lambda a: (a.shape, np.int8)),
     Function(
         "pack",

@@ -94,6 +94,24 @@ BREAKS = [
         "grids.h", "splat(kLift), splat(1.0f)", "splat(1.0f), splat(1.0f)", "quantize-8",
     ),
     Break(
+        "an edge belongs to the upper value",
+        "vec_tables.h", "p.r[k] = child(p.r[k], less_float(pick(level_[d], p.r[k]), x.r[k]))",
+        "p.r[k] = child(p.r[k], less_equal_float(pick(level_[d], p.r[k]), x.r[k]))",
+        "quantize_codebook-mxfp4",
+    ),
+    Break(
+        "edges of another group",
+        "codebooks.h", "edges += book.count - 1;", "edges += book.count;", "quantize_codebook-apart",
+    ),
+    Break(
+        "a short group counts its neighbours",
+        "codebooks.h", "select(mask_of(lanes(left)), size, splat(0))", "size", "quantize_codebook-odd-groups",
+    ),
+    Break(
+        "the later of equal splits",
+        "codebooks.h", "here < found.at", "here > found.at", "fit_clusters", "x86_v2",
+    ),
+    Break(
         "the narrower of equal clips",
         "quantization.h", "error < least", "error <= least", "quantize-4-mse",
     ),

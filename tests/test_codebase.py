@@ -119,6 +119,7 @@ FLOORS = [
         "pruning",
         "quantization",
         "codebooks",
+        "recognition",
         "packing",
         "sparse",
         "linear",

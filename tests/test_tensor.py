@@ -88,6 +88,45 @@ def test_A33_parts_of_wrong_type(changes: dict[str, Any]) -> None:
         qt.QuantizedTensor(**parts(**changes))
 
 
+def test_codebook_forms() -> None:
+    """One for all, or one for each scale; codes past its end stand for its last value."""
+    data = np.array([[0x10, 0x32, 0x0F]] * 3, np.uint8)
+    q = qt.QuantizedTensor(**parts(data=data, codebook=np.array([-1, 2, 5], np.float32)))
+    assert q.codes().tolist() == [[0, 1, 2, 3, 15]] * 3
+    assert q.codes().dtype == np.uint8
+    assert q.dequantize().tolist() == [[-1, 2, 5, 5, 5]] * 3
+    assert q.nbytes == 9 + 36 + 12
+    own = np.arange(27, dtype=np.float32).reshape(3, 3, 3)
+    q = qt.QuantizedTensor(**parts(data=data, codebook=own))
+    assert q.dequantize().tolist() == [[9 * r, 9 * r + 1, 9 * r + 5, 9 * r + 5, 9 * r + 8] for r in range(3)]
+    wide = np.repeat(own, 2, -1)[..., ::2]
+    assert qt.QuantizedTensor(**parts(data=data, codebook=wide)).dequantize().tolist() == q.dequantize().tolist()
+
+
+@pytest.mark.parametrize(
+    "book,error,words",
+    [
+        (np.zeros(17, np.float32), ValueError, r"codebook must have 1\.\.16 values for 4 bits, not 17"),
+        (np.zeros(0, np.float32), ValueError, r"codebook must have 1\.\.16 values for 4 bits, not 0"),
+        (np.zeros((3, 4), np.float32), ValueError, r"codebook must have shape \(3, 3, 4\)"),
+        (np.zeros((1, 3, 3, 4), np.float32), ValueError, r"codebook must have shape \(3, 3, 4\)"),
+        (np.zeros((), np.float32), ValueError, r"codebook must have shape \(1,\)"),
+        (np.array([0, np.nan], np.float32), ValueError, "codebook must be finite"),
+        (np.zeros(4), TypeError, "codebook must be float32, not float64"),
+        ([0.0, 1.0], TypeError, "codebook must be float32, not list"),
+    ],
+    ids=str,
+)
+def test_A33_A38_codebook(book: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        qt.QuantizedTensor(**parts(codebook=book))
+
+
+def test_codebook_excludes_zero_points() -> None:
+    with pytest.raises(ValueError, match="zero_points must be None where there is a codebook"):
+        qt.QuantizedTensor(**parts(codebook=np.zeros(4, np.float32), zero_points=np.zeros((3, 3), np.uint8)))
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -1.0])
 def test_B44_scales_must_be_finite_and_not_negative(bad: float) -> None:
     scales = np.ones((3, 3), np.float32)

@@ -3,6 +3,7 @@
 from . import importance, reference
 from .backend import current_isa, current_threads, isas, use_isa, use_threads
 from .distillation import distillation_loss
+from .codebooks import cluster, quantize_codebook
 from .files import open_checkpoint
 from .model import compress
 from .packing import pack, unpack
@@ -19,6 +20,7 @@ from .pruning import (
 )
 from .quantization import dequantize, quantize, round_to_int
 from .splitting import merge, remove_units, split
+from .recognition import recognize_grid
 from .tensor import QuantizedTensor
 
 __version__ = "0.1.0"
@@ -26,6 +28,7 @@ __version__ = "0.1.0"
 __all__ = [
     "QuantizedTensor",
     "apply_mask",
+    "cluster",
     "compress",
     "cubic_sparsity",
     "current_isa",
@@ -42,6 +45,8 @@ __all__ = [
     "prune_mask",
     "prune_model",
     "quantize",
+    "quantize_codebook",
+    "recognize_grid",
     "reference",
     "remove_units",
     "round_to_int",

@@ -91,7 +91,7 @@ def quantize(
 
 @default_floats
 def dequantize(q: QuantizedTensor, *, dtype: DTypeLike = np.float32, out: NDArray[Any] | None = None) -> NDArray[Any]:
-    """The weights that the codes stand for: (code - zero) * scale in float32, then rounded to `dtype`.
+    """The weights that the codes stand for: (code - zero) * scale, or codebook[code] * scale, in float32; then `dtype`.
 
     q: a QuantizedTensor. dtype: float32, float16 or bfloat16. Returns an array of q.shape.
 
@@ -110,6 +110,10 @@ def dequantize(q: QuantizedTensor, *, dtype: DTypeLike = np.float32, out: NDArra
         seen = checks.rows(w)
         scales, zeros = _by_row(q.scales, len(seen)), _by_row(q.zero_points, len(seen))
         group = columns_per_group(q.group_size, q.shape[-1])
+        if q.codebook is not None:
+            book = np.ascontiguousarray(q.codebook)
+            backend.active.dequantize_codebook(checks.rows(data), q.bits, group, book, scales, seen)
+            return w
         backend.active.dequantize(checks.rows(data), q.bits, group, scales, zeros, seen)
     return w
 
@@ -134,6 +138,13 @@ def round_to_int(
 
     >>> round_to_int([0.3, -0.8, 9.0], 4, bits=4).tolist()
     [1, -3, 7]
+    >>> round_to_int([0.0, 0.4, 1.0], 2, offset=-1).tolist()  # round(2 w) - 1: 0..1 becomes -1, 0, 1
+    [-1, 0, 1]
+    >>> u = 7  # round(u w) - u: 0..1 becomes -7..0
+    >>> round_to_int([0.0, 0.5, 1.0], u, offset=-u, bits=4).tolist()
+    [-7, -3, 0]
+    >>> round_to_int([0.7], 2**3, bits=4).tolist()  # fixed point: three bits after the point
+    [6]
     """
     x = checks.floats("w", w)
     factor = checks.number("multiplier", multiplier, -_FLOAT32_MAX, _FLOAT32_MAX)

@@ -44,13 +44,14 @@ def scales_shape(shape: tuple[int, ...], group_size: GroupSize) -> tuple[int, ..
 
 @dataclass(frozen=True, eq=False)
 class QuantizedTensor:
-    """Codes of few bits with their scales: value = (code - zero) * scale.
+    """Codes of few bits with their scales: value = (code - zero) * scale, or codebook[code] * scale.
 
     data: (..., bytes per row) uint8. Unsigned codes of `bits` bits, least significant bit first, element 0 lowest;
         every row of the last axis starts on a byte.
     scales: float32, finite and not negative; (..., groups), (..., 1) for "channel", all ones for "tensor".
     zero_points: uint8 of the shape of scales, or None where zero is 2**(bits-1) (symmetric).
-    codebook: float32 values by code, or None for a uniform grid.
+    codebook: None for a uniform grid, or up to 2**bits float32 values by code: (values,) for all codes, or
+        (*scales.shape, values) for each scale its own. Then there are no zero points. Codes past its end are its last.
     bits, group_size, shape: of the tensor that these codes stand for; groups run along the last axis.
 
     >>> import numpy as np, quantrim as qt
@@ -89,10 +90,22 @@ class QuantizedTensor:
             if self.bits < 8 and (self.zero_points >> self.bits).any():
                 most, found = 2**self.bits - 1, int(self.zero_points.max())
                 raise ValueError(f"zero_points must be codes of {self.bits} bits, at most {most}, not {found}")
+        if self.codebook is not None:
+            self._check_codebook(self.codebook)
+
+    def _check_codebook(self, book: NDArray[np.float32]) -> None:
+        if self.zero_points is not None:
+            raise ValueError("zero_points must be None where there is a codebook")
+        shape = getattr(book, "shape", ()) or (1,)
+        _part("codebook", book, np.float32, shape if len(shape) == 1 else (*self.scales.shape, shape[-1]))
+        if not 1 <= shape[-1] <= 2**self.bits:
+            raise ValueError(f"codebook must have 1..{2**self.bits} values for {self.bits} bits, not {shape[-1]}")
+        if not np.isfinite(book).all():
+            raise ValueError("codebook must be finite")
 
     @property
     def symmetric(self) -> bool:
-        """Whether every zero point is 2**(bits-1)."""
+        """Whether there are no zero points: each is 2**(bits-1), or a codebook says the values."""
         return self.zero_points is None
 
     def parts(self) -> list[NDArray[Any]]:
@@ -111,11 +124,12 @@ class QuantizedTensor:
         return 8 * self.nbytes / weights if weights else 0.0
 
     def codes(self) -> NDArray[Any]:
-        """The unpacked codes, of `shape`: int8 counted from zero where symmetric, otherwise uint8."""
+        """The unpacked codes, of `shape`: int8 counted from zero where symmetric; else, or with a codebook, uint8."""
         from .packing import unpack
 
         codes = unpack(self.data, self.bits, self.shape[-1])
-        return (codes - np.uint8(2 ** (self.bits - 1))).view(np.int8) if self.symmetric else codes
+        signed = self.symmetric and self.codebook is None
+        return (codes - np.uint8(2 ** (self.bits - 1))).view(np.int8) if signed else codes
 
     def dequantize(self, dtype: DTypeLike = np.float32) -> NDArray[Any]:
         """The weights again, as `quantrim.dequantize` gives them."""

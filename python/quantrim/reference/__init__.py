@@ -8,6 +8,14 @@ kernel means.
 from .activations import histogram, predictive, square_product
 from .blocks import block_sums, multiply
 from .distillation import distill
+from .codebooks import (
+    dequantize_codebook,
+    fit_clusters,
+    fit_grids,
+    fit_ternary,
+    magnitude_sums,
+    quantize_codebook,
+)
 from .importance import magnitude, norm_columns, norm_rows, product_magnitude, uniform, wanda
 from .packing import pack, unpack
 from .pruning import (
@@ -31,7 +39,10 @@ __all__ = [
     "count_nonzero",
     "dequantize",
     "distill",
+    "dequantize_codebook",
     "errors",
+    "fit_clusters",
+    "fit_grids",
     "fit_tensor",
     "histogram",
     "is_finite",
@@ -39,6 +50,11 @@ __all__ = [
     "magnitude",
     "mask_below",
     "multiply",
+    "fit_ternary",
+    "is_finite",
+    "lowest_mask",
+    "magnitude",
+    "magnitude_sums",
     "n_of_m_mask",
     "norm_columns",
     "norm_rows",
@@ -49,6 +65,7 @@ __all__ = [
     "prune_lowest",
     "prune_n_of_m",
     "quantize",
+    "quantize_codebook",
     "ranges",
     "round_to_int",
     "shrink",

@@ -1,0 +1,344 @@
+"""Float weights on grids of any values: tables of other projects, signs, k-means, or values of the caller's."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import backend, checks
+from .quantization import SCALE_DTYPES, quantize
+from .tensor import GroupSize, QuantizedTensor, check_group_size, columns_per_group, row_bytes, scales_shape
+
+__all__ = ["cluster", "quantize_codebook"]
+
+BOOKS = ("nf4", "fp4", "mxfp4", "mxint8", "binary", "ternary")
+GROUP_SIZE, MX_GROUP_SIZE = 64, 32
+# The table of Dettmers et al. 2023, appendix E, as float32; and that of bitsandbytes by code.
+NF4 = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+FP4 = (0.0, 0.0625 / 12, 8 / 12, 1.0, 4 / 12, 6 / 12, 2 / 12, 3 / 12)  # then these negated
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # then these negated
+
+
+@dataclass(frozen=True)
+class Book:
+    """values: by code. edges: between neighbours in order, ranks -> codes by `order` unless it is None."""
+
+    values: NDArray[np.float32]
+    edges: NDArray[np.float32]
+    order: NDArray[np.uint8] | None = None
+    rule: str = "absmax"
+
+    @property
+    def bits(self) -> int:
+        return max(1, (len(self.values) - 1).bit_length())
+
+    @property
+    def peak(self) -> float:
+        return 4.0 if self.rule == "power_of_two" else float(np.abs(self.values).max())
+
+
+def quantize_codebook(
+    w: object,
+    codebook: str | object,
+    *,
+    group_size: GroupSize | None = None,
+    scale: object = None,
+    scale_dtype: str = "float32",
+    out: QuantizedTensor | None = None,
+) -> QuantizedTensor:
+    """Round weights to the nearest of a few values times a scale: w ~ codebook[code] * scale.
+
+    w: (..., cols) float32, float16, bfloat16 or float64; groups run along the last axis.
+    codebook: what to round to, and how the scale of a group is found:
+
+        "nf4": the 16 quantiles of Dettmers et al. 2023, "QLoRA"; scale = absmax. The codes and scales of bitsandbytes,
+            which has the first of two codes in the high half of a byte: `q.data >> 4 | q.data << 4` are its bytes.
+            Groups of an absmax below 1e-38 differ (there it codes zeros), and the last group of a tensor may, if short.
+        "fp4": bitsandbytes' floats of 4 bits; the same otherwise.
+        "mxfp4": E2M1, scale = 2**(floor(log2(absmax)) - 2), in groups of 32; half to even, 0 is code 0.
+        "mxint8": k / 64 with k = -127..127, scale = 2**floor(log2(absmax)), in groups of 32; half to even. Both by
+            Rouhani et al. 2023, "OCP Microscaling formats (MX) specification". A grid of 8 bits with scales / 64.
+        "binary": -1 and 1 (0 becomes 1), scale = mean(|w|), the best one (Rastegari et al. 2016, "XNOR-Net").
+        "ternary": -1, 0 and 1 with the scale and threshold that have the least squared error of all (the problem of
+            Li & Liu 2016, "Ternary weight networks", solved by sorting, not by their estimate). A grid of 2 bits.
+        an array: 2..256 ascending values, float32; scale = absmax / max(|codebook|). A tie goes to the lower value.
+
+    group_size: columns that share a scale, the last group of a row may be shorter; "channel": a row; "tensor": all.
+        None: 64, or the 32 of MX.
+    scale: None, or for "nf4", "fp4" and arrays positive scales that broadcast to those of the result.
+    scale_dtype: "float16" or "bfloat16" rounds each scale to it before codes are computed; not for MX.
+    out: a QuantizedTensor of the same form, to be filled and returned.
+
+    A group of zeros has scale 0. NaN and infinity are a ValueError, and so is a scale beyond scale_dtype.
+
+    >>> q = quantize_codebook(np.array([[0.5, -0.25, 0.0, 0.1]], np.float32), "nf4")
+    >>> q.codes().tolist(), q.scales.tolist()
+    ([[15, 2, 7, 9]], [[0.5]])
+    >>> quantize_codebook(np.array([[3.0, -2.0, 0.25]], np.float32), "ternary").dequantize().tolist()
+    [[2.5, -2.5, 0.0]]
+    """
+    name = checks.choice("codebook", codebook, BOOKS) if isinstance(codebook, str) else ""
+    scale_dtype = checks.choice("scale_dtype", scale_dtype, SCALE_DTYPES)
+    size = _group_size(group_size, name)
+    if name in ("mxfp4", "mxint8", "binary", "ternary") and scale is not None:
+        raise ValueError(f"scale must be None for {name!r}, which finds its own")
+    if name.startswith("mx") and scale_dtype != "float32":
+        raise ValueError(f"scale_dtype must be 'float32' for {name!r} and its powers of two, not {scale_dtype!r}")
+    x = checks.floats("w", w)
+    if name == "mxint8":
+        return _mxint8(x, out)
+    if name == "ternary":
+        return _ternary(x, size, scale_dtype, out)
+    book = _tables[name]() if name else _book_of(codebook)
+    q = blank(x, book.bits, size, book.values) if out is None else _reused(out, x, book.bits, size, book.values)
+    if x.size == 0:
+        q.data[...] = 0
+    elif name == "binary":
+        _mean_magnitudes(x, size, q.scales, scale_dtype)
+        code(x, book, "none", scale_dtype, q)
+    elif scale is not None:
+        _given(scale, scale_dtype, q.scales)
+        code(x, book, "scale", scale_dtype, q)
+    else:
+        code(x, book, book.rule, scale_dtype, q)
+    return q
+
+
+def cluster(
+    w: object, k: int = 16, *, group_size: GroupSize = "tensor", out: QuantizedTensor | None = None
+) -> QuantizedTensor:
+    """Let weights share k values, those with the least squared error: one-dimensional k-means.
+
+    w: (..., cols) float32, float16, bfloat16 or float64.
+    k: 2..256 values; codes have the bits that k needs. Fewer distinct weights than k: exactly those.
+    group_size: what shares a codebook: "tensor": everything, with a codebook of k values; "channel" (a row) or a number
+        of columns: each its own, with a codebook of shape (*scales.shape, k). The scales are 1.
+    out: a QuantizedTensor of the same form with a codebook of its own, to be filled and returned.
+
+    The clusters of up to 65536 distinct weights are the best there are, by dynamic programming in float64 (Wang & Song
+    2011, "Ckmeans.1d.dp"; Gronlund et al. 2017, "Fast exact k-means, k-medians and Bregman divergence clustering in
+    1D"). Larger sets are cut the best way at 65536 places, dense where weights are many or far apart; Lloyd's iteration
+    follows until nothing moves, or 1000 times: a local optimum, close to the best. Nothing is random. Weight sharing is
+    from Han et al. 2015, "Deep compression". Needs 20 bytes of memory for each weight of a set.
+
+    >>> q = cluster(np.array([[0.0, 0.1, 1.0, 1.1, 5.0]], np.float32), 3)
+    >>> q.codes().tolist(), q.dequantize().tolist()[0][4]
+    ([[0, 0, 1, 1, 2]], 5.0)
+    """
+    k = checks.integer("k", k, 2, 256)
+    size = check_group_size(group_size)
+    x = checks.floats("w", w)
+    bits = (k - 1).bit_length()
+    of_book = (k,) if size == "tensor" else (*scales_shape(x.shape, size), k)
+    q = blank(x, bits, size, np.zeros(of_book, np.float32)) if out is None else _reused(out, x, bits, size, of_book)
+    assert q.codebook is not None
+    q.scales[...] = 1
+    if x.size == 0:
+        q.data[...], q.codebook[...] = 0, 0
+        return q
+    seen = x.reshape(1, -1) if size == "tensor" else checks.rows(x)
+    group = columns_per_group(size, seen.shape[1])
+    checks.finite("w", x, backend.active.fit_clusters(seen, group, k, q.codebook.reshape(len(seen), -1, k)))
+    code(x, Book(q.codebook, ascending_edges(q.codebook)), "none", "float32", q)
+    return q
+
+
+def ascending_edges(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(..., n) ascending -> (..., n - 1): the largest float32 at or below the exact middle of each two neighbours.
+
+    So a weight lies above an edge if and only if it is nearer to the upper value.
+    """
+    a, b = values[..., :-1].astype(np.float64), values[..., 1:].astype(np.float64)
+    total = a + b
+    rest = (a - (total - (total - a))) + (b - (total - a))  # what rounding the sum left out (Knuth's two-sum)
+    edge = (total / 2).astype(np.float32)
+    above = (edge > total / 2) | ((edge == total / 2) & (rest < 0))
+    return np.where(above, np.nextafter(edge, np.float32(-np.inf)), edge)
+
+
+def _floats_by_code(positive: tuple[float, ...]) -> NDArray[np.float32]:
+    return np.array([*positive, *(0 - x for x in positive)], np.float32)  # 0, not -0
+
+
+def _nf4() -> Book:
+    values = np.array(NF4, np.float32)
+    return Book(values, (values[1:] + values[:-1]) * np.float32(0.5))
+
+
+def _fp4() -> Book:
+    """Both zeros have a rank, as in bitsandbytes: tiny positive weights get the second."""
+    values = _floats_by_code(FP4)
+    order = np.array([11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3], np.uint8)
+    ranked = values[order]
+    return Book(values, (ranked[1:] + ranked[:-1]) * np.float32(0.5), order)
+
+
+def _mxfp4() -> Book:
+    """Of two neighbours, the one with an even code takes the tie: edges are the middle, or just below it."""
+    order = np.array([15, 14, 13, 12, 11, 10, 9, 0, 1, 2, 3, 4, 5, 6, 7, 0], np.uint8)
+    values = _floats_by_code(E2M1)
+    ranked = values[order[:15]]
+    middle = (ranked[1:] + ranked[:-1]) / 2
+    upper_takes_ties = order[1:15] % 2 == 0
+    return Book(values, np.where(upper_takes_ties, np.nextafter(middle, np.float32(-9)), middle), order, "power_of_two")
+
+
+def _binary() -> Book:
+    """The only edge is just below 0, so that 0 and -0 become 1."""
+    return Book(np.array([-1, 1], np.float32), np.array([np.nextafter(np.float32(0), np.float32(-1))]))
+
+
+_tables = {"nf4": _nf4, "fp4": _fp4, "mxfp4": _mxfp4, "binary": _binary}
+
+
+def _book_of(codebook: object) -> Book:
+    values = checks.floats("codebook", codebook).astype(np.float32)
+    if values.ndim != 1 or not 2 <= values.size <= 256:
+        raise ValueError(f"codebook must be a name or 2..256 values in one axis, not have shape {values.shape}")
+    checks.finite("codebook", values, bool(np.isfinite(values).all()))
+    ascends = values[1:] > values[:-1]
+    if not ascends.all():
+        at = int((~ascends).argmax()) + 1
+        raise ValueError(f"codebook must ascend, not go from {values[at - 1]} to {values[at]} at index {at}")
+    return Book(values, ascending_edges(values))
+
+
+def _group_size(group_size: object, name: str) -> GroupSize:
+    if group_size is None:
+        return MX_GROUP_SIZE if name.startswith("mx") else GROUP_SIZE
+    size = check_group_size(group_size)
+    if name.startswith("mx") and size != MX_GROUP_SIZE:
+        raise ValueError(f"group_size must be {MX_GROUP_SIZE} for {name!r}, not {size!r}")
+    return size
+
+
+def blank(x: checks.Array, bits: int, size: GroupSize, book: NDArray[np.float32] | None) -> QuantizedTensor:
+    data = np.empty((*x.shape[:-1], row_bytes(x.shape[-1], bits)), np.uint8)
+    scales = np.zeros(scales_shape(x.shape, size), np.float32)
+    return QuantizedTensor(data, scales, None, bits, size, x.shape, book)
+
+
+def _reused(
+    out: object, x: checks.Array, bits: int, size: GroupSize, book: NDArray[np.float32] | tuple[int, ...] | None
+) -> QuantizedTensor:
+    """out, if it has this form: a codebook of these values, or of this shape to be filled."""
+    if not isinstance(out, QuantizedTensor):
+        raise TypeError(f"out must be a QuantizedTensor, not {type(out).__name__}")
+    want = (x.shape, bits, size, False)
+    found = (out.shape, out.bits, out.group_size, out.zero_points is not None)
+    if found != want:
+        raise ValueError(f"out must have (shape, bits, group_size, zero points) {want}, not {found}")
+    if book is None or isinstance(book, tuple):
+        shape = None if out.codebook is None else out.codebook.shape
+        if shape != book:
+            raise ValueError(f"out must have a codebook of shape {book}, not {shape}")
+    elif out.codebook is None or not np.array_equal(out.codebook, book):
+        raise ValueError(f"out must have the codebook {book.tolist()}, not another one")
+    filled: list[tuple[str, checks.Array]] = [("out.data", out.data), ("out.scales", out.scales)]
+    if isinstance(book, tuple) and out.codebook is not None:
+        filled.append(("out.codebook", out.codebook))
+    for part, a in filled:
+        checks.output(a, a.shape, a.dtype, x, name=part, in_place=False)
+    return out
+
+
+def _given(scale: object, scale_dtype: str, scales: NDArray[np.float32]) -> None:
+    with np.errstate(over="ignore"):
+        given = checks.floats("scale", np.atleast_1d(checks.array("scale", scale))).astype(np.float32)
+        given = given.astype(np.dtype(scale_dtype)).astype(np.float32)
+    bad = ~(given > 0) | np.isinf(given)
+    if bad.any():
+        at = int(bad.reshape(-1).argmax())
+        worst = given.reshape(-1)[at]
+        raise ValueError(f"scale must be positive and finite in {scale_dtype}, not {worst} at flat index {at}")
+    try:
+        scales[...] = given
+    except ValueError:
+        raise ValueError(f"scale must broadcast to shape {scales.shape}, not have shape {given.shape}") from None
+
+
+def _stored(scales: checks.Array, scale_dtype: str, into: NDArray[np.float32]) -> None:
+    """Round scales to scale_dtype, and write them."""
+    with np.errstate(over="ignore"):
+        into[...] = scales.astype(np.float32).astype(np.dtype(scale_dtype)).reshape(into.shape)
+    _check_scales(into, scale_dtype)
+
+
+def _check_scales(scales: NDArray[np.float32], scale_dtype: str) -> None:
+    if not np.isfinite(scales).all():
+        at = int(np.isinf(scales).reshape(-1).argmax())
+        raise ValueError(f"scale of group {at} overflows {scale_dtype}")
+
+
+def _per_row(scales: checks.Array, rows: int) -> checks.Array:
+    """(rows, groups): the one of a whole tensor is repeated."""
+    return np.repeat(scales.reshape(-1), rows)[:, None] if scales.size == 1 < rows else scales.reshape(rows, -1)
+
+
+def code(x: checks.Array, book: Book, rule: str, scale_dtype: str, q: QuantizedTensor) -> None:
+    """Find scales where the rule does, and codes."""
+    seen, data = checks.rows(x), checks.rows(q.data)
+    group = columns_per_group(q.group_size, x.shape[-1])
+    scales = _per_row(q.scales, len(seen))
+    run = backend.active.quantize_codebook
+    if q.group_size == "tensor" and rule not in ("scale", "none"):
+        by_row = np.empty_like(scales)
+        edges = book.edges, book.order, q.bits
+        checks.finite("w", x, run(seen, group, rule, scale_dtype, book.peak, *edges, None, by_row))
+        q.scales[...] = by_row.max()
+        scales, rule = _per_row(q.scales, len(seen)), "scale"
+    checks.finite("w", x, run(seen, group, rule, scale_dtype, book.peak, book.edges, book.order, q.bits, data, scales))
+    _check_scales(q.scales, scale_dtype)
+
+
+def _mean_magnitudes(x: checks.Array, size: GroupSize, scales: NDArray[np.float32], scale_dtype: str) -> None:
+    seen = checks.rows(x)
+    group = columns_per_group(size, x.shape[-1])
+    sums = np.empty((len(seen), -(-x.shape[-1] // group)))
+    checks.finite("w", x, backend.active.magnitude_sums(seen, group, sums))
+    if size == "tensor":
+        return _stored(np.array(math.fsum(sums.reshape(-1)) / x.size), scale_dtype, scales)
+    counts = np.minimum(group, x.shape[-1] - np.arange(sums.shape[1]) * group)
+    return _stored(sums / counts, scale_dtype, scales)
+
+
+def _ternary(x: checks.Array, size: GroupSize, scale_dtype: str, out: QuantizedTensor | None) -> QuantizedTensor:
+    """Codes 1, 2, 3 of 2 bits: -1, 0, 1 counted from zero."""
+    q = blank(x, 2, size, None) if out is None else _reused(out, x, 2, size, None)
+    if x.size == 0:
+        q.data[...] = 0
+        return q
+    seen = x.reshape(1, -1) if size == "tensor" else checks.rows(x)
+    group = columns_per_group(size, seen.shape[1])
+    scales = np.empty((len(seen), -(-seen.shape[1] // group)), np.float32)
+    edges = np.empty((*scales.shape, 2), np.float32)
+    checks.finite("w", x, backend.active.fit_ternary(seen, group, edges, scales))
+    _stored(scales, scale_dtype, q.scales)
+    order = np.array([1, 2, 3] + [0] * 13, np.uint8)
+    code(x, Book(np.zeros(3, np.float32), edges, order), "none", scale_dtype, q)
+    return q
+
+
+def _mxint8(x: checks.Array, out: QuantizedTensor | None) -> QuantizedTensor:
+    """A symmetric grid of 8 bits whose scales are powers of two."""
+    q = blank(x, 8, MX_GROUP_SIZE, None) if out is None else _reused(out, x, 8, MX_GROUP_SIZE, None)
+    if x.size == 0:
+        q.data[...] = 0
+        return q
+    seen = checks.rows(x)
+    scales = np.empty((len(seen), -(-x.shape[-1] // MX_GROUP_SIZE)), np.float32)
+    edge = np.zeros(1, np.float32)
+    group = columns_per_group(MX_GROUP_SIZE, x.shape[-1])
+    run = backend.active.quantize_codebook
+    checks.finite("w", x, run(seen, group, "power_of_two", "float32", 1.0, edge, None, 8, None, scales))
+    steps = (scales / 64).reshape(q.scales.shape)
+    quantize(x, 8, group_size=MX_GROUP_SIZE, scale=np.where(steps > 0, steps, np.float32(1)), out=q)
+    q.scales[...] = steps
+    return q
