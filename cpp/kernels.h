@@ -5,13 +5,13 @@
 #pragma once
 #include <cstdint>
 
-enum class Dtype : int { kFloat32, kFloat16, kBfloat16 };
+enum class Dtype : int { kFloat32, kFloat16, kBfloat16, kCodes };  // kCodes: bytes, which only `sparse` reads
 
 // Weights to read, or to write, in one of the three dtypes.
 struct Weights {
   const void* data;
   Dtype dtype;
-  int64_t itemsize() const { return dtype == Dtype::kFloat32 ? 4 : 2; }
+  int64_t itemsize() const { return dtype == Dtype::kFloat32 ? 4 : dtype == Dtype::kCodes ? 1 : 2; }
   Weights at(int64_t i) const { return {static_cast<const char*>(data) + i * itemsize(), dtype}; }
 };
 struct MutableWeights {
@@ -45,6 +45,28 @@ struct Grid {
 struct Below {  // the answer to a selection: keys under `cut` go, and the first `ties` of those equal to it
   int32_t cut;
   int64_t ties;
+};
+
+enum class SparseLayout : int { kBitmask, kNOfM, kCsr16, kCsr32 };
+
+// Where the stored weights of a matrix stand: a bit per weight; the position of each of n within its m, packed; or the
+// column of each. Whatever the arrays hold, nothing outside of them is read.
+struct Places {
+  SparseLayout layout;
+  int n, m;
+  int64_t rows, cols;
+  const int64_t* offsets;  // rows + 1: how many are stored before each row; nullptr for n:m, which needs none
+  const void* data;
+  int64_t count;  // stored weights
+};
+
+struct StoredWeights {  // in order: floats, or packed codes with the grid they belong to
+  Weights floats;
+  int bits;  // 0: floats
+  const uint8_t* codes;
+  int64_t group_size;
+  const float* scales;   // rows x groups
+  const uint8_t* zeros;  // the same, or nullptr where the zero point is 2^(bits-1)
 };
 
 // Keys order scores as signed integers: the bits of |score| (absolute), or of score with negatives mirrored.
@@ -98,8 +120,21 @@ struct Below {  // the answer to a selection: keys under `cut` go, and the first
   /* out: rows x 5: sums of a*a, b*b, a*b, (a-b)^2, and the largest |a-b| */ \
   X(bool, errors,            (Weights a, Weights b, int64_t rows, int64_t cols, double* out))
 
+#define sparse_rows(X) \
+  /* w may be kCodes; what is stored is what has a bit set. counts[r]: how many. places: a bit, a position or a column of */ \
+  /* each; values: in order. Rows first..first + rows of the tensor. Whether all were finite, and each m had at most n */ \
+  X(bool, stored_per_row,    (Weights w, int64_t rows, int64_t cols, int64_t* counts)) \
+  X(bool, sparse_encode,     (Weights w, const Places& at, int64_t first, int64_t rows, void* places, MutableWeights values)) \
+  X(void, sparse_decode,     (const Places& at, Weights values, int64_t first, int64_t rows, MutableWeights out, bool streamed)) \
+  /* the first row whose places are not in order or not as many as its offsets say, or -1 */ \
+  X(int64_t, sparse_check,   (const Places& at, int64_t first, int64_t rows)) \
+  /* out[r] = sum of w[r][c] * x[c] in sixteen lanes over the columns; x has zeros up to a multiple of 16. The same for */ \
+  /* sixteen vectors at once: x is blocks x cols x 16, out is batch x `at.rows` */ \
+  X(void, sparse_matvec,     (const Places& at, const StoredWeights& w, int64_t first, int64_t rows, const float* x, float* out)) \
+  X(void, sparse_matmul,     (const Places& at, const StoredWeights& w, int64_t first, int64_t rows, const float* x, int64_t batch, float* out))
+
 // The families: the same word is a list of rows above, a header of kernels/ and an object of each instruction set.
-#define FAMILIES(X) X(importance) X(pruning) X(selection) X(packing) X(quantization)
+#define FAMILIES(X) X(importance) X(pruning) X(selection) X(packing) X(quantization) X(sparse)
 
 #define ROW(result, name, args) result(*name) args;
 #define TABLE(family) struct family##_kernels { family##_rows(ROW) };

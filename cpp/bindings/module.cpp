@@ -7,6 +7,7 @@ void bind_importance(py::module_& m);
 void bind_pruning(py::module_& m);
 void bind_packing(py::module_& m);
 void bind_quantization(py::module_& m);
+void bind_sparse(py::module_& m);
 
 static int bfloat16_number = -1;  // numpy's number for the dtype that ml_dtypes registers
 
@@ -50,4 +51,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   bind_pruning(m);
   bind_packing(m);
   bind_quantization(m);
+  bind_sparse(m);
 }

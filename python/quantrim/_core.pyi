@@ -62,3 +62,30 @@ def round_to_int(
     w: Array, multiplier: float, offset: int, bits: int, signed: bool, rounding: str, seed: int, out: Array
 ) -> bool: ...
 def errors(a: Array, b: Array, out: Array) -> bool: ...
+
+# sparse
+def stored_per_row(w: Array, counts: Array) -> bool: ...
+def sparse_encode(
+    w: Array, layout: str, n: int, m: int, offsets: Array | None, places: Array, values: Array
+) -> bool: ...
+def sparse_decode(
+    layout: str, n: int, m: int, offsets: Array | None, places: Array, values: Array, out: Array
+) -> None: ...
+def sparse_check(
+    layout: str, n: int, m: int, offsets: Array | None, places: Array, rows: int, cols: int, count: int
+) -> int: ...
+def sparse_product(
+    layout: str,
+    n: int,
+    m: int,
+    offsets: Array | None,
+    places: Array,
+    count: int,
+    values: Array,
+    bits: int,
+    group_size: int,
+    scales: Array | None,
+    zero_points: Array | None,
+    x: Array,
+    out: Array,
+) -> None: ...

@@ -18,6 +18,7 @@ from .pruning import (
     threshold,
 )
 from .quantization import dequantize, errors, fit_tensor, quantize, ranges, round_to_int
+from .sparse import sparse_check, sparse_decode, sparse_encode, sparse_product, stored_per_row
 
 __all__ = [
     "apply_mask",
@@ -38,6 +39,11 @@ __all__ = [
     "quantize",
     "ranges",
     "round_to_int",
+    "sparse_check",
+    "sparse_decode",
+    "sparse_encode",
+    "sparse_product",
+    "stored_per_row",
     "threshold",
     "uniform",
     "unpack",

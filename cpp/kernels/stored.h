@@ -1,0 +1,145 @@
+// The stored weights themselves, in the order of their places: floats, or codes on their grid.
+#pragma once
+#include "places.h"
+#include "weights.h"
+
+// Elements from p on, as many as masks ask for. Past `end` there are zeros.
+template <class T>
+struct Reader {
+  const T* p;
+  const T* end;
+  I32x16 take(uint32_t mask) {
+    const T* from = p;
+    p += __builtin_popcount(mask);
+    fetch_ahead(from);
+    if (end - from >= 16) return expand(from, mask);
+    T some[16] = {};
+    const int64_t n = end - from;
+    if (n > 0) __builtin_memcpy(some, from, static_cast<size_t>(n) * sizeof(T));
+    return expand(some, mask);
+  }
+};
+
+template <class T>
+struct FloatSource {
+  const T* values;
+  int64_t count;
+  Reader<T> reader;
+
+  explicit FloatSource(const StoredWeights& w, const Places& at)
+      : values(static_cast<const T*>(w.floats.data)), count(at.count) {}
+  void row(int64_t, int64_t begin) { reader = {values + begin, values + count}; }
+  void stretch(const uint8_t*, int64_t) {}
+  F32x16 take(Reader<T>& from, uint32_t mask, int64_t) { return from_bits(from.take(mask)); }
+  void list(int64_t first, int64_t n, const uint32_t*, float* out) {
+    sixteens(n, [&](int64_t i, auto part) { store(out + i, load(values + first + i, part)); });
+  }
+};
+
+// What a column's codes are counted from and multiplied with: value = (code - zero) * scale. Stored is
+// (code - zero) mod 2^bits, so that absent is 0.
+struct CodeSource {
+  const StoredWeights& w;
+  int64_t cols, group_size, groups, count;
+  const float* scales = nullptr;
+  const uint8_t* zeros = nullptr;
+  int64_t group = 0, group_end = 0, position = 0;
+  F32x16 scale;
+  I32x16 zero;
+  const I32x16 low;
+  Reader<uint8_t> reader;
+  alignas(64) uint8_t codes[kSome + 64];
+
+  explicit CodeSource(const StoredWeights& stored, const Places& at)
+      : w(stored),
+        cols(at.cols),
+        group_size(stored.group_size),
+        groups((at.cols + group_size - 1) / group_size),
+        count(at.count),
+        low(splat((1 << stored.bits) - 1)) {}
+
+  void row(int64_t r, int64_t begin) {
+    scales = w.scales + r * groups;
+    zeros = w.zeros ? w.zeros + r * groups : nullptr;
+    position = begin;
+    group = 0;
+    group_end = group_size;
+    set(scales[0], zero_of(0));
+  }
+  int32_t zero_of(int64_t g) const { return zeros ? zeros[g] : 1 << (w.bits - 1); }
+  void set(float s, int32_t z) {
+    scale = splat(s);
+    zero = splat(z);
+  }
+  // To the group of column c, which is not before the last one asked for.
+  void to(int64_t c) {
+    while (c >= group_end && group + 1 < groups) {
+      ++group;
+      group_end += group_size;
+    }
+  }
+  // The n codes from number `first` on; they start in the middle of a byte.
+  const uint8_t* unpacked(int64_t first, int64_t n) {
+    const int64_t start = first / 8 * 8, some = smaller(first - start + n, count - start);
+    if (some > 0) unpack_row(w.codes + start / 8 * w.bits, some, w.bits, codes);
+    return codes + (first - start);
+  }
+  void stretch(const uint8_t* mask, int64_t n) {
+    const int64_t some = count_bits(mask, n);
+    reader = {unpacked(position, some), codes + sizeof codes};
+    position += some;
+  }
+  F32x16 take(Reader<uint8_t>& from, uint32_t mask, int64_t c) {
+    const I32x16 t = from.take(mask);
+    if (c + 16 > group_end) next(c);
+    return to_float(((t + zero) & low) - zero) * scale;
+  }
+  // Scales and zeros of the sixteen columns from c on, where they are not those of the ones before.
+  APART void next(int64_t c) {
+    to(c);
+    if (c + 16 <= group_end || group + 1 == groups) return set(scales[group], zero_of(group));
+    alignas(64) float s[16];
+    alignas(64) uint32_t z[16];
+    for (int j = 0; j < 16; ++j) {
+      const int64_t g = smaller((c + j) / group_size, groups - 1);
+      s[j] = scales[g];
+      z[j] = static_cast<uint32_t>(zero_of(g));
+    }
+    scale = load(s);
+    zero = load(z);
+  }
+  void list(int64_t first, int64_t n, const uint32_t* columns, float* out) {
+    const uint8_t* t = unpacked(first, n);
+    const int32_t mask = (1 << w.bits) - 1;
+    for (int64_t i = 0; i < n; ++i) {
+      if (columns[i] >= group_end) to(columns[i]);
+      const int32_t from = zero_of(group);
+      out[i] = static_cast<float>(((t[i] + from) & mask) - from) * scales[group];
+    }
+  }
+};
+
+// Calls body(i, mask, weights) for sixteen columns of a stretch at a time; absent weights are 0.
+template <class Source, class Body>
+inline void each_sixteen(Source& source, const uint8_t* mask, int64_t c, int64_t some, const Body& body) {
+  source.stretch(mask, some);
+  auto reader = source.reader;  // of its own, or it would live in memory
+  for (int64_t i = 0; i < some; i += 16) {
+    const uint32_t m = load_mask(mask + i / 8, some - i);
+    body(i, m, source.take(reader, m, c + i));
+  }
+  source.reader = reader;
+}
+
+// Calls body with a source of the stored weights.
+template <class Body>
+inline void with_source(const StoredWeights& w, const Places& at, const Body& body) {
+  if (w.bits) {
+    CodeSource source(w, at);
+    return body(source);
+  }
+  typed(w.floats, [&]<class T>(const T*) {
+    FloatSource<T> source(w, at);
+    body(source);
+  });
+}
