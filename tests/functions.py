@@ -74,6 +74,12 @@ def weights(a: Array) -> tuple[tuple[int, ...], Any]:
     return a.shape, a.dtype.newbyteorder("=")
 
 
+def sparse_product(a: Array, **options: Any) -> Array:
+    """Vectors a times a matrix of their length; more axes than two become rows."""
+    vectors = np.asarray(a).reshape(-1, columns(a)) if np.ndim(a) > 2 and columns(a) else a
+    return qt.sparse.product(vectors, qt.sparse.encode(wave((6, columns(a)))), **options)
+
+
 FUNCTIONS = [
     Function("importance.magnitude", qt.importance.magnitude, out=scores, in_place=True),
     Function("importance.taylor", lambda a, **k: qt.importance.taylor(a, other(a), **k), out=scores, in_place=True),
@@ -119,6 +125,10 @@ FUNCTIONS = [
     Function("quantize-tensor", lambda a: qt.quantize(a, 3, group_size="tensor", symmetric=False, scale="mse")),
     Function("quantize-saturate", lambda a: qt.quantize(a, 8, nonfinite="saturate", rounding="stochastic", seed=5)),
     Function("round_to_int", lambda a, **k: qt.round_to_int(a, 16, **k), out=lambda a: (a.shape, np.int8)),
+    Function("sparse.encode", qt.sparse.encode),
+    Function("sparse.encode-csr", lambda a: qt.sparse.encode(a, "csr")),
+    Function("sparse.encode-3:4", lambda a: qt.sparse.encode(qt.prune(a, pattern="3:4"), "3:4"), multiple=4),
+    Function("sparse.product", sparse_product),
     Function(
         "pack",
         lambda a, **k: qt.pack(a, BITS, **k),
@@ -136,5 +146,5 @@ FUNCTIONS = [
 
 def bits_of(result: Any) -> list[tuple[Any, ...]]:
     """Everything that two equal results share, down to the bit."""
-    parts = result.parts() if isinstance(result, qt.QuantizedTensor) else [np.asarray(result)]
+    parts = result.parts() if isinstance(result, (qt.QuantizedTensor, qt.SparseTensor)) else [np.asarray(result)]
     return [(p.dtype, p.shape, p.tobytes()) for p in parts]

@@ -159,8 +159,9 @@ def test_A23_A28_any_layout(f: Function, drawn: Drawn) -> None:
 def test_every_public_function_is_in_the_table() -> None:
     """A new public function belongs in tests/functions.py, or here with the reason why not."""
     without_arrays = {"isas", "current_isa", "current_threads", "use_isa", "use_threads", "importance.random"}
-    elsewhere = {"QuantizedTensor", "dequantize", "compress", "open_checkpoint"}  # in tests of their own
-    modules = {"": qt, "importance.": qt.importance}
+    elsewhere = {"QuantizedTensor", "SparseTensor", "dequantize", "sparse.decode", "sparse.smallest_layout"}
+    elsewhere |= {"compress", "open_checkpoint"}  # in tests of their own
+    modules = {"": qt, "importance.": qt.importance, "sparse.": qt.sparse}
     public = {p + n for p, m in modules.items() for n in m.__all__ if callable(getattr(m, n))}
     assert public - without_arrays - elsewhere == {f.function for f in FUNCTIONS}
 

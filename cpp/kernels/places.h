@@ -78,21 +78,20 @@ APART inline void mask_of_positions(const uint8_t* positions, int64_t some, int 
   __builtin_memcpy(to, &word, 8);
 }
 
-// Calls body(mask, c, some) for stretches of row r: bits of the `some` columns from c on. Not for csr.
+constexpr int64_t kMaskBytes = kSome / 8 + 16;
+
+// The bits of the `some` columns of row r from c on, the first of a stretch: in place, or in `buffer`. Not for csr.
+inline const uint8_t* mask_of(const Places& at, int64_t r, int64_t c, int64_t some, uint8_t* buffer) {
+  if (at.layout == SparseLayout::kBitmask) return row_of(at, r) + c / 8;
+  mask_of_positions(row_of(at, r) + c / at.m * at.n * index_bits(at.m) / 8, some, at.n, at.m, buffer);
+  return buffer;
+}
+
+// Calls body(c, some) for the stretches of a row: `some` columns from c on.
 template <class Body>
-inline void each_mask(const Places& at, int64_t r, const Body& body) {
-  const uint8_t* row = row_of(at, r);
+inline void stretches(const Places& at, const Body& body) {
   const int64_t stretch = stretch_of(at);
-  alignas(64) uint8_t mask[kSome / 8 + 16];
-  for (int64_t c = 0; c < at.cols; c += stretch) {
-    const int64_t some = smaller(stretch, at.cols - c);
-    if (at.layout == SparseLayout::kBitmask) {
-      body(row + c / 8, c, some);
-    } else {
-      mask_of_positions(row + c / at.m * at.n * index_bits(at.m) / 8, some, at.n, at.m, mask);
-      body(mask, c, some);
-    }
-  }
+  for (int64_t c = 0; c < at.cols; c += stretch) body(c, smaller(stretch, at.cols - c));
 }
 
 inline int64_t count_bits(const uint8_t* mask, int64_t n) {

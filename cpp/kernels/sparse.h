@@ -188,7 +188,9 @@ KERNEL void sparse_decode(const Places& at, Weights values, int64_t first, int64
     with_target(o, streamed, [&](auto to) {
       for (int64_t r = first; r < first + rows; ++r, to = to + at.cols) {
         Reader<Word> reader{v + begin_of(at, r), v + at.count};
-        each_mask(at, r, [&](const uint8_t* mask, int64_t c, int64_t some) {
+        alignas(64) uint8_t buffer[kMaskBytes];
+        stretches(at, [&](int64_t c, int64_t some) {
+          const uint8_t* mask = mask_of(at, r, c, some, buffer);
           sixteens(some, [&](int64_t i, auto part) {
             put(to + (c + i), reader.take(load_mask(mask + i / 8, some - i)), part);
           });
@@ -257,38 +259,64 @@ inline void each_list(const Places& at, int64_t r, Source& source, const Body& b
     }
     return;
   }
-  each_mask(at, r, [&](const uint8_t* mask, int64_t c, int64_t some) {
+  alignas(64) uint8_t buffer[kMaskBytes];
+  stretches(at, [&](int64_t c, int64_t some) {
+    const uint8_t* mask = mask_of(at, r, c, some, buffer);
     uint32_t *column = columns, *weight = reinterpret_cast<uint32_t*>(w);
-    each_sixteen(source, mask, c, some, [&](int64_t i, uint32_t m, F32x16 v) {
+    auto reader = source.stretch(mask, some);
+    for (int64_t i = 0; i < some; i += 16) {
+      const uint32_t m = load_mask(mask + i / 8, some - i);
+      const I32x16 v = bits(source.take(reader, m, c + i));
       column = append(column, m, counting() + splat(static_cast<int32_t>(c + i)));
-      weight = append(weight, m, bits(v));
-    });
+      weight = append(weight, m, v);
+    }
     body(columns, w, column - columns);
   });
+}
+
+template <class Source>
+inline float dot_of_list(const Places& at, int64_t r, Source& source, const float* x) {
+  alignas(64) float lane[16] = {};
+  each_list(at, r, source, [&](const uint32_t* columns, const float* weight, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) lane[columns[i] & 15] += weight[i] * x[columns[i]];
+  });
+  return fold(lane);
+}
+
+// Of rows r and r2, which may be the same: sums wait for one another, so that two take the time of one.
+template <class Source>
+inline void dots_of_masks(const Places& at, int64_t r, int64_t r2, Source& source, Source& source2, const float* x,
+                          float* out) {
+  alignas(64) uint8_t buffer[kMaskBytes], buffer2[kMaskBytes];
+  F32x16 total = splat(0.0f), total2 = splat(0.0f);
+  source.row(r, begin_of(at, r));
+  source2.row(r2, begin_of(at, r2));
+  stretches(at, [&](int64_t c, int64_t some) {
+    const uint8_t *mask = mask_of(at, r, c, some, buffer), *mask2 = mask_of(at, r2, c, some, buffer2);
+    auto reader = source.stretch(mask, some), reader2 = source2.stretch(mask2, some);
+    F32x16 t = total, t2 = total2;
+    for (int64_t i = 0; i < some; i += 16) {
+      const F32x16 v = load(x + c + i);
+      t = t + source.take(reader, load_mask(mask + i / 8, some - i), c + i) * v;
+      t2 = t2 + source2.take(reader2, load_mask(mask2 + i / 8, some - i), c + i) * v;
+    }
+    total = t;
+    total2 = t2;
+  });
+  out[0] = sum(total);
+  out[r2 - r] = sum(total2);
 }
 
 KERNEL void sparse_matvec(const Places& at, const StoredWeights& w, int64_t first, int64_t rows, const float* x,
                           float* out) {
   with_source(w, at, [&](auto& source) {
-    for (int64_t r = first; r < first + rows; ++r) {
-      if (is_csr(at)) {
-        alignas(64) float lane[16] = {};
-        each_list(at, r, source, [&](const uint32_t* columns, const float* weight, int64_t n) {
-          for (int64_t i = 0; i < n; ++i) lane[columns[i] & 15] += weight[i] * x[columns[i]];
-        });
-        out[r - first] = fold(lane);
-        continue;
-      }
-      F32x16 total = splat(0.0f);
-      source.row(r, begin_of(at, r));
-      each_mask(at, r, [&](const uint8_t* mask, int64_t c, int64_t some) {
-        F32x16 here = total;
-        each_sixteen(source, mask, c, some,
-                     [&](int64_t i, uint32_t, F32x16 v) { here = here + v * load(x + c + i); });
-        total = here;
-      });
-      out[r - first] = sum(total);
+    if (is_csr(at)) {
+      for (int64_t r = 0; r < rows; ++r) out[r] = dot_of_list(at, first + r, source, x);
+      return;
     }
+    auto source2 = source;
+    for (int64_t r = 0; r < rows; r += 2)
+      dots_of_masks(at, first + r, first + smaller(r + 1, rows - 1), source, source2, x, out + r);
   });
 }
 

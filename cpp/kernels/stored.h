@@ -24,12 +24,17 @@ template <class T>
 struct FloatSource {
   const T* values;
   int64_t count;
-  Reader<T> reader;
+  const T* next = nullptr;
 
   explicit FloatSource(const StoredWeights& w, const Places& at)
       : values(static_cast<const T*>(w.floats.data)), count(at.count) {}
-  void row(int64_t, int64_t begin) { reader = {values + begin, values + count}; }
-  void stretch(const uint8_t*, int64_t) {}
+  void row(int64_t, int64_t begin) { next = values + begin; }
+  // What is stored of a stretch; stretches are asked for in order.
+  Reader<T> stretch(const uint8_t* mask, int64_t n) {
+    const T* from = next;
+    next += count_bits(mask, n);
+    return {from, values + count};
+  }
   F32x16 take(Reader<T>& from, uint32_t mask, int64_t) { return from_bits(from.take(mask)); }
   void list(int64_t first, int64_t n, const uint32_t*, float* out) {
     sixteens(n, [&](int64_t i, auto part) { store(out + i, load(values + first + i, part)); });
@@ -47,7 +52,6 @@ struct CodeSource {
   F32x16 scale;
   I32x16 zero;
   const I32x16 low;
-  Reader<uint8_t> reader;
   alignas(64) uint8_t codes[kSome + 64];
 
   explicit CodeSource(const StoredWeights& stored, const Places& at)
@@ -84,10 +88,10 @@ struct CodeSource {
     if (some > 0) unpack_row(w.codes + start / 8 * w.bits, some, w.bits, codes);
     return codes + (first - start);
   }
-  void stretch(const uint8_t* mask, int64_t n) {
-    const int64_t some = count_bits(mask, n);
-    reader = {unpacked(position, some), codes + sizeof codes};
+  Reader<uint8_t> stretch(const uint8_t* mask, int64_t n) {
+    const int64_t some = count_bits(mask, n), from = position;
     position += some;
+    return {unpacked(from, some), codes + sizeof codes};
   }
   F32x16 take(Reader<uint8_t>& from, uint32_t mask, int64_t c) {
     const I32x16 t = from.take(mask);
@@ -118,18 +122,6 @@ struct CodeSource {
     }
   }
 };
-
-// Calls body(i, mask, weights) for sixteen columns of a stretch at a time; absent weights are 0.
-template <class Source, class Body>
-inline void each_sixteen(Source& source, const uint8_t* mask, int64_t c, int64_t some, const Body& body) {
-  source.stretch(mask, some);
-  auto reader = source.reader;  // of its own, or it would live in memory
-  for (int64_t i = 0; i < some; i += 16) {
-    const uint32_t m = load_mask(mask + i / 8, some - i);
-    body(i, m, source.take(reader, m, c + i));
-  }
-  source.reader = reader;
-}
 
 // Calls body with a source of the stored weights.
 template <class Body>

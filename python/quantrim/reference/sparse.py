@@ -37,9 +37,10 @@ def sparse_encode(w: Array, layout: str, n: int, m: int, offsets: Array | None, 
     elif layout == "csr":
         places[...] = np.nonzero(stored)[1]
     else:  # where there are fewer than n, the first zeros as well
-        groups = stored.reshape(len(w), -1, m)
+        rows, cols = w.shape
+        groups = stored.reshape(rows, cols // m, m)
         index = np.sort(np.argsort(~groups, axis=-1, kind="stable")[..., :n], axis=-1)
-        pack(index.reshape(len(w), -1).astype(np.uint8), index_bits(m), places)
+        pack(index.reshape(rows, cols // m * n).astype(np.uint8), index_bits(m), places)
         fits = not (groups.sum(-1) > n).any()
         stored = mask_of(layout, n, m, offsets, places, w.shape)
     values[...] = w[stored]
@@ -57,7 +58,7 @@ def mask_of(layout: str, n: int, m: int, offsets: Array | None, places: Array, s
         return mask
     index = np.empty((rows, cols // m * n), np.uint8)
     unpack(places, index_bits(m), index)
-    np.put_along_axis(mask.reshape(rows, -1, m), index.reshape(rows, -1, n), True, axis=-1)
+    np.put_along_axis(mask.reshape(rows, cols // m, m), index.reshape(rows, cols // m, n), True, axis=-1)
     return mask
 
 
