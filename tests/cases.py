@@ -238,7 +238,18 @@ def sparse_product(
     return make
 
 
-PLACES = {"bitmask": 1, "csr": 1, "csr-wide": 1, "2:4": 4, "1:4": 4, "1:2": 2, "3:7": 7, "4:16": 16, "5:17": 17, "31:32": 32}
+PLACES = {
+    "bitmask": 1,
+    "csr": 1,
+    "csr-wide": 1,
+    "2:4": 4,
+    "1:4": 4,
+    "1:2": 2,
+    "3:7": 7,
+    "4:16": 16,
+    "5:17": 17,
+    "31:32": 32,
+}
 
 CASES = [
     Case("magnitude", lambda g, r, c, d: (weights(g, r, c, d).reshape(-1), Out((r * c,), np.float32))),

@@ -76,7 +76,7 @@ def weights(a: Array) -> tuple[tuple[int, ...], Any]:
 
 def sparse_product(a: Array, **options: Any) -> Array:
     """Vectors a times a matrix of their length; more axes than two become rows."""
-    vectors = np.asarray(a).reshape(-1, columns(a)) if np.ndim(a) > 2 and columns(a) else a
+    vectors = np.asarray(a).reshape(int(np.prod(a.shape[:-1])), columns(a)) if np.ndim(a) > 2 else a
     return qt.sparse.product(vectors, qt.sparse.encode(wave((6, columns(a)))), **options)
 
 

@@ -97,6 +97,23 @@ BREAKS = [
         "the narrower of equal clips",
         "quantization.h", "error < least", "error <= least", "quantize-4-mse",
     ),
+    Break(
+        "groups are filled with their last zeros",
+        "sparse.h", "kept |= kept + 1)", "kept |= (group & ~kept) ^ ((group & ~kept) & (group >> 1)))",
+        "sparse_encode-2:4",
+    ),
+    Break(
+        "expanded lanes in the order of the mask",
+        "vec_tables.h", "expanding ? found : j", "expanding ? j : j", "sparse_decode-bitmask",
+    ),
+    Break(
+        "a product keeps the scale of the group before",
+        "stored.h", "if (c + 16 > group_end) next(c)", "if (c >= group_end) next(c)", "sparse_product and asymmetric",
+    ),
+    Break(
+        "the value after the last one is stored",
+        "sparse.h", "smaller(end - stored, room)", "smaller(end - stored + 1, room)", "sparse_encode-bitmask",
+    ),
 ]  # fmt: skip
 
 

@@ -4,7 +4,8 @@
 
 using Offsets = std::optional<py::array>;
 
-constexpr int64_t kFewVectors = 3;  // up to so many vectors, products of one at a time are as fast as of sixteen at once
+constexpr int64_t kFewVectors =
+    3;  // up to so many vectors, products of one at a time are as fast as of sixteen at once
 
 static Weights elements(const py::array& a) {  // weights or codes
   size_of(a);
@@ -61,8 +62,8 @@ static bool stored_per_row(const py::array& w, py::array& counts) {
   const int64_t n = cols;
   const Weights x = elements(w);
   auto* c = numbers<int64_t>("counts", counts, rows);
-  return run_rows(
-      rows, n, [&](int64_t r, int64_t some, int) { return active().stored_per_row(x.at(r * n), some, n, c + r); });
+  return run_rows(rows, n,
+                  [&](int64_t r, int64_t some, int) { return active().stored_per_row(x.at(r * n), some, n, c + r); });
 }
 
 static bool sparse_encode(const py::array& w, const std::string& layout, int n, int m, const Offsets& offsets,

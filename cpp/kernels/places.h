@@ -2,7 +2,8 @@
 #pragma once
 #include "bits.h"
 
-constexpr int64_t kSome = 1024;  // columns, or stored weights, that are looked at together; what belongs to them fits L1
+constexpr int64_t kSome =
+    1024;  // columns, or stored weights, that are looked at together; what belongs to them fits L1
 
 // Rows of places in bytes, and what a row has stored; within the tensor, whatever the offsets say.
 inline int index_bits(int m) { return 32 - __builtin_clz(static_cast<uint32_t>(m - 1)); }
@@ -113,6 +114,7 @@ inline void load_columns(const Places& at, const Index* index, int64_t n, uint32
   sixteens(n, [&](int64_t i, auto part) { store(columns + i, min(load(index + i, part) & positive, last)); });
 }
 inline void columns_of(const Places& at, int64_t first, int64_t n, uint32_t* columns) {
-  if (at.layout == SparseLayout::kCsr16) return load_columns(at, static_cast<const uint16_t*>(at.data) + first, n, columns);
+  if (at.layout == SparseLayout::kCsr16)
+    return load_columns(at, static_cast<const uint16_t*>(at.data) + first, n, columns);
   load_columns(at, static_cast<const uint32_t*>(at.data) + first, n, columns);
 }

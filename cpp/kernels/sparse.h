@@ -54,7 +54,8 @@ inline uint64_t counts_of(uint64_t x, int m) {
   return x;
 }
 
-// Makes it n bits in each m of `some`: the first zeros become ones. Whether none had more. The mask has eight bytes more.
+// Makes it n bits in each m of `some`: the first zeros become ones. Whether none had more. The mask has eight bytes
+// more.
 inline bool fill_groups(uint8_t* mask, int64_t some, int n, int m) {
   const uint64_t group = (uint64_t{1} << m) - 1, all = 64 % m ? 0 : ~uint64_t{0} / group * static_cast<uint64_t>(n);
   bool fits = true;

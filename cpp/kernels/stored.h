@@ -45,43 +45,34 @@ struct FloatSource {
 // (code - zero) mod 2^bits, so that absent is 0.
 struct CodeSource {
   const StoredWeights& w;
-  int64_t cols, group_size, groups, count;
+  int64_t group_size, groups, count, position = 0;
+  int shift;     // of a column to its group, where group_size is a power of two or there is one group; otherwise -1
+  bool uniform;  // whether sixteen columns from a multiple of 16 on are of one group
+  int32_t low;
   const float* scales = nullptr;
   const uint8_t* zeros = nullptr;
-  int64_t group = 0, group_end = 0, position = 0;
-  F32x16 scale;
-  I32x16 zero;
-  const I32x16 low;
   alignas(64) uint8_t codes[kSome + 64];
 
   explicit CodeSource(const StoredWeights& stored, const Places& at)
       : w(stored),
-        cols(at.cols),
         group_size(stored.group_size),
         groups((at.cols + group_size - 1) / group_size),
         count(at.count),
-        low(splat((1 << stored.bits) - 1)) {}
+        shift(groups == 1                     ? 62
+              : group_size & (group_size - 1) ? -1
+                                              : __builtin_ctzll(static_cast<uint64_t>(group_size))),
+        uniform(groups == 1 || group_size % 16 == 0),
+        low((1 << stored.bits) - 1) {}
 
   void row(int64_t r, int64_t begin) {
     scales = w.scales + r * groups;
     zeros = w.zeros ? w.zeros + r * groups : nullptr;
     position = begin;
-    group = 0;
-    group_end = group_size;
-    set(scales[0], zero_of(0));
   }
-  int32_t zero_of(int64_t g) const { return zeros ? zeros[g] : 1 << (w.bits - 1); }
-  void set(float s, int32_t z) {
-    scale = splat(s);
-    zero = splat(z);
+  int64_t group_of(int64_t c) const {
+    return shift >= 0 ? c >> shift : static_cast<uint32_t>(c) / static_cast<uint32_t>(group_size);
   }
-  // To the group of column c, which is not before the last one asked for.
-  void to(int64_t c) {
-    while (c >= group_end && group + 1 < groups) {
-      ++group;
-      group_end += group_size;
-    }
-  }
+  int32_t zero_of(int64_t g) const { return zeros ? zeros[g] : (low + 1) / 2; }
   // The n codes from number `first` on; they start in the middle of a byte.
   const uint8_t* unpacked(int64_t first, int64_t n) {
     const int64_t start = first / 8 * 8, some = smaller(first - start + n, count - start);
@@ -95,30 +86,28 @@ struct CodeSource {
   }
   F32x16 take(Reader<uint8_t>& from, uint32_t mask, int64_t c) {
     const I32x16 t = from.take(mask);
-    if (c + 16 > group_end) next(c);
-    return to_float(((t + zero) & low) - zero) * scale;
+    if (!uniform) return each_on_its_grid(t, c);
+    const int64_t g = group_of(c);
+    const I32x16 zero = splat(zero_of(g));
+    return to_float(((t + zero) & splat(low)) - zero) * splat(scales[g]);
   }
-  // Scales and zeros of the sixteen columns from c on, where they are not those of the ones before.
-  APART void next(int64_t c) {
-    to(c);
-    if (c + 16 <= group_end || group + 1 == groups) return set(scales[group], zero_of(group));
-    alignas(64) float s[16];
-    alignas(64) uint32_t z[16];
+  APART F32x16 each_on_its_grid(I32x16 t, int64_t c) {
+    alignas(64) float scale[16];
+    alignas(64) uint32_t zero[16];
     for (int j = 0; j < 16; ++j) {
-      const int64_t g = smaller((c + j) / group_size, groups - 1);
-      s[j] = scales[g];
-      z[j] = static_cast<uint32_t>(zero_of(g));
+      const int64_t g = smaller(group_of(c + j), groups - 1);
+      scale[j] = scales[g];
+      zero[j] = static_cast<uint32_t>(zero_of(g));
     }
-    scale = load(s);
-    zero = load(z);
+    const I32x16 z = load(zero);
+    return to_float(((t + z) & splat(low)) - z) * load(scale);
   }
   void list(int64_t first, int64_t n, const uint32_t* columns, float* out) {
     const uint8_t* t = unpacked(first, n);
-    const int32_t mask = (1 << w.bits) - 1;
     for (int64_t i = 0; i < n; ++i) {
-      if (columns[i] >= group_end) to(columns[i]);
-      const int32_t from = zero_of(group);
-      out[i] = static_cast<float>(((t[i] + from) & mask) - from) * scales[group];
+      const int64_t g = group_of(columns[i]);
+      const int32_t zero = zero_of(g);
+      out[i] = static_cast<float>(((t[i] + zero) & low) - zero) * scales[g];
     }
   }
 };

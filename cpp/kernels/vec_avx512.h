@@ -73,9 +73,7 @@ inline IntReg select_int(MaskReg m, IntReg a, IntReg b) { return _mm512_mask_ble
 inline uint32_t bits_of_mask(MaskReg m) { return m; }
 inline MaskReg mask_of_bits(uint32_t bits) { return static_cast<MaskReg>(bits); }
 // Lanes under the mask receive the first lanes, in order, the others zero; and the other way round.
-inline IntReg expand_int(IntReg a, uint32_t mask) {
-  return _mm512_maskz_expand_epi32(static_cast<__mmask16>(mask), a);
-}
+inline IntReg expand_int(IntReg a, uint32_t mask) { return _mm512_maskz_expand_epi32(static_cast<__mmask16>(mask), a); }
 inline IntReg compress_int(IntReg a, uint32_t mask) {  // straight to memory it is microcode on Zen
   return _mm512_maskz_compress_epi32(static_cast<__mmask16>(mask), a);
 }

@@ -18,8 +18,8 @@ __all__ = ["decode", "encode", "product", "smallest_layout"]
 def encode(w: object, layout: str = "bitmask") -> SparseTensor:
     """Leave the zeros of a tensor out.
 
-    w: (..., cols) float32, float16, bfloat16 or float64, of any strides; -0.0 counts as a value, so that every bit comes
-        back. Or a QuantizedTensor, whose zeros are the codes equal to their zero point.
+    w: (..., cols) float32, float16, bfloat16 or float64, of any strides; -0.0 counts as a value, so that every bit
+        comes back. Or a QuantizedTensor, whose zeros are the codes equal to their zero point.
     layout: "bitmask", "csr", or "n:m" with 1 <= n < m <= 32, for which the last axis must be a multiple of m and no m
         consecutive weights may have more than n that are not zero. `SparseTensor` says what each stores.
 
@@ -63,10 +63,10 @@ def decode(s: SparseTensor, *, out: NDArray[Any] | None = None) -> NDArray[Any] 
 def product(x: object, s: SparseTensor, *, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
     """y[b, o] = sum_i w[o, i] * x[b, i], without restoring w.
 
-    x: (in,) or (batch, in) float32, float16, bfloat16 or float64. s: of a tensor (out, in). Returns (out,) or (batch, out)
-    float32. Products and sums are rounded to float32; column i adds to lane i mod 16, the first columns first, then
-    lane j takes lane j + 8, + 4, + 2, + 1: the same bits for every layout, and those of the dense product so summed.
-    Weights of a QuantizedTensor are (code - zero) * scale.
+    x: (in,) or (batch, in) float32, float16, bfloat16 or float64. s: of a tensor (out, in). Returns (out,) or
+    (batch, out) float32. Products and sums are rounded to float32; column i adds to lane i mod 16, the first columns
+    first, then lane j takes lane j + 8, + 4, + 2, + 1: the same bits for every layout, and those of the dense product
+    so summed. Weights of a QuantizedTensor are (code - zero) * scale.
 
     >>> s = encode(np.array([[0, 2, 0, 0], [3, 0, 0, 4]], np.float32))
     >>> product([[1, 1, 1, 1.0], [0, 1, 0, 2]], s)
@@ -139,7 +139,8 @@ def _encoded(name: str, x: checks.Array, layout: str) -> tuple[checks.Array, che
         np.cumsum(offsets, out=offsets)
         count = int(offsets[-1])
     values = np.empty(count, x.dtype)
-    places = np.empty(*places_form(form, n, m, rows, cols, count))
+    shape, dtype = places_form(form, n, m, rows, cols, count)
+    places: checks.Array = np.empty(shape, dtype)
     if not backend.active.sparse_encode(w, form, n, m, offsets, places, values):
         if x.dtype in checks.FLOATS:
             checks.finite(name, x, False)
@@ -154,7 +155,8 @@ def _refuse_full_group(name: str, w: checks.Array, n: int, m: int) -> None:
         if (stored > n).any():
             at = int((stored > n).argmax())
             where = f"the {m} from flat index {r * w.shape[1] + at * m} on"
-            raise ValueError(f"{name} must have at most {n} of every {m} that are not zero, not {stored[at]} in {where}")
+            many = f"at most {n} of every {m} that are not zero, not {stored[at]}"
+            raise ValueError(f"{name} must have {many} in {where}")
 
 
 def _encode_codes(q: QuantizedTensor, layout: str) -> SparseTensor:
@@ -167,8 +169,8 @@ def _encode_codes(q: QuantizedTensor, layout: str) -> SparseTensor:
     counted &= np.uint8(2**q.bits - 1)
     values, places, offsets = _encoded("w", codes, layout)
     packed = pack(values[None], q.bits)[0]
-    scales, zeros = (None if a is None else np.array(a, order="C") for a in (q.scales, q.zero_points))
-    return SparseTensor(packed, places, offsets, layout, q.shape, q.bits, q.group_size, scales, zeros)
+    zeros = None if q.zero_points is None else q.zero_points.copy()
+    return SparseTensor(packed, places, offsets, layout, q.shape, q.bits, q.group_size, q.scales.copy(), zeros)
 
 
 def _zeros(t: QuantizedTensor | SparseTensor, bits: int) -> Any:

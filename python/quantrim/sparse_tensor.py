@@ -127,13 +127,14 @@ class SparseTensor:
         _part("offsets", self.offsets, np.int64, (rows + 1,))
         if self.offsets[0] != 0:
             raise ValueError(f"offsets must begin with 0, not {self.offsets[0]}")
-        falling = np.diff(self.offsets) < 0
+        falling = self.offsets[1:] < self.offsets[:-1]
         if falling.any():
             at = int(falling.argmax())
             raise ValueError(f"offsets must not fall, but fall at index {at + 1} to {self.offsets[at + 1]}")
         stored = int(self.offsets[-1])
-        if stored > int(np.prod(self.shape)):
-            raise ValueError(f"offsets must end with at most {np.prod(self.shape)} stored weights, not {stored}")
+        weights = int(np.prod(self.shape, dtype=object))
+        if stored > weights:
+            raise ValueError(f"offsets must end with at most {weights} stored weights, not {stored}")
         return stored
 
     def _complaint(self, form: str, row: int) -> str:
@@ -170,7 +171,7 @@ class SparseTensor:
     @property
     def sparsity(self) -> float:
         """The fraction of weights that are not stored; 0.0 for an empty tensor."""
-        weights = int(np.prod(self.shape))
+        weights = int(np.prod(self.shape, dtype=object))
         return 1 - self.stored / weights if weights else 0.0
 
     def parts(self) -> list[NDArray[Any]]:
@@ -186,7 +187,7 @@ class SparseTensor:
     @property
     def bits_per_weight(self) -> float:
         """Stored bits, places and scales and all, per weight of the tensor."""
-        weights = int(np.prod(self.shape))
+        weights = int(np.prod(self.shape, dtype=object))
         return 8 * self.nbytes / weights if weights else 0.0
 
     def decode(self) -> NDArray[Any] | QuantizedTensor:

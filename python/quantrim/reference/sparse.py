@@ -29,8 +29,10 @@ def stored_per_row(w: Array, counts: Array) -> bool:
     return all_finite(w)
 
 
-def sparse_encode(w: Array, layout: str, n: int, m: int, offsets: Array | None, places: Array, values: Array) -> bool:
-    """w: (rows, cols). values: (count,) of its dtype. Whether all were finite, and each m had at most n to be stored."""
+def sparse_encode(
+    w: Array, layout: str, n: int, m: int, offsets: Array | None, places: Array, values: Array
+) -> bool:
+    """w: (rows, cols). values: (count,) of its dtype. Whether all were finite, and each m had at most n to store."""
     stored, fits = has_bits(w), True
     if layout == "bitmask":
         places[...] = np.packbits(stored, axis=-1, bitorder="little")
@@ -53,7 +55,7 @@ def mask_of(layout: str, n: int, m: int, offsets: Array | None, places: Array, s
     if layout == "bitmask":
         return np.unpackbits(places, axis=-1, count=cols, bitorder="little").astype(np.bool_)
     mask = np.zeros(shape, np.bool_)
-    if layout == "csr":
+    if offsets is not None:
         mask[np.repeat(np.arange(rows), np.diff(offsets)), places] = True
         return mask
     index = np.empty((rows, cols // m * n), np.uint8)
@@ -75,7 +77,7 @@ def sparse_check(
 ) -> int:
     """The first row whose places are out of order or range, or not as many as its offsets say; -1 if there is none."""
     for r in range(rows):
-        if layout == "n:m":
+        if offsets is None:
             index = np.empty((1, cols // m * n), np.uint8)
             unpack(places[r : r + 1], index_bits(m), index)
             again = np.empty_like(places[r : r + 1])  # with no bits behind the last one
@@ -106,10 +108,10 @@ def sparse_product(
     if bits:
         stored = np.empty(count, np.uint8)
         unpack(values[None], bits, stored[None])
-    w = np.zeros((rows, cols), stored.dtype)
+    w = np.empty((rows, cols), stored.dtype)
     sparse_decode(layout, n, m, offsets, places, stored, w)
     with np.errstate(all="ignore"):
-        if bits:
+        if scales is not None:
             group = np.arange(cols) // group_size
             zero = np.float32(2 ** (bits - 1)) if zero_points is None else zero_points[:, group].astype(np.float32)
             w = ((w + zero) % 2**bits - zero) * scales[:, group]
