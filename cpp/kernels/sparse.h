@@ -193,6 +193,7 @@ KERNEL void sparse_decode(const Places& at, Weights values, int64_t first, int64
         stretches(at, [&](int64_t c, int64_t some) {
           const uint8_t* mask = mask_of(at, r, c, some, buffer);
           sixteens(some, [&](int64_t i, auto part) {
+            fetch_ahead(reader.p);
             put(to + (c + i), reader.take(load_mask(mask + i / 8, some - i)), part);
           });
         });

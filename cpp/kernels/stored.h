@@ -11,7 +11,6 @@ struct Reader {
   I32x16 take(uint32_t mask) {
     const T* from = p;
     p += __builtin_popcount(mask);
-    fetch_ahead(from);
     if (end - from >= 16) return expand(from, mask);
     T some[16] = {};
     const int64_t n = end - from;
@@ -35,7 +34,10 @@ struct FloatSource {
     next += count_bits(mask, n);
     return {from, values + count};
   }
-  F32x16 take(Reader<T>& from, uint32_t mask, int64_t) { return from_bits(from.take(mask)); }
+  F32x16 take(Reader<T>& from, uint32_t mask, int64_t) {
+    fetch_ahead(from.p);
+    return from_bits(from.take(mask));
+  }
   void list(int64_t first, int64_t n, const uint32_t*, float* out) {
     sixteens(n, [&](int64_t i, auto part) { store(out + i, load(values + first + i, part)); });
   }
@@ -51,7 +53,7 @@ struct CodeSource {
   int32_t low;
   const float* scales = nullptr;
   const uint8_t* zeros = nullptr;
-  alignas(64) uint8_t codes[kSome + 64];
+  alignas(64) float counted[kSome + 64];  // from the zero point modulo 2^bits, as they are stored
 
   explicit CodeSource(const StoredWeights& stored, const Places& at)
       : w(stored),
@@ -73,41 +75,44 @@ struct CodeSource {
     return shift >= 0 ? c >> shift : static_cast<uint32_t>(c) / static_cast<uint32_t>(group_size);
   }
   int32_t zero_of(int64_t g) const { return zeros ? zeros[g] : (low + 1) / 2; }
+  // Numbers from `top` on are below the zero point.
+  float top_of(int64_t g) const { return static_cast<float>(low - zero_of(g)); }
   // The n codes from number `first` on; they start in the middle of a byte.
-  const uint8_t* unpacked(int64_t first, int64_t n) {
+  const float* unpacked(int64_t first, int64_t n) {
+    uint8_t codes[kSome + 16];
     const int64_t start = first / 8 * 8, some = smaller(first - start + n, count - start);
     if (some > 0) unpack_row(w.codes + start / 8 * w.bits, some, w.bits, codes);
-    return codes + (first - start);
+    sixteens(some, [&](int64_t i, auto part) { store(counted + i, to_float(load(codes + i, part)), part); });
+    return counted + (first - start);
   }
-  Reader<uint8_t> stretch(const uint8_t* mask, int64_t n) {
+  Reader<float> stretch(const uint8_t* mask, int64_t n) {
     const int64_t some = count_bits(mask, n), from = position;
     position += some;
-    return {unpacked(from, some), codes + sizeof codes};
+    return {unpacked(from, some), counted + kSome + 64};
   }
-  F32x16 take(Reader<uint8_t>& from, uint32_t mask, int64_t c) {
-    const I32x16 t = from.take(mask);
+  F32x16 on_grid(F32x16 t, F32x16 top, F32x16 scale) const {
+    return select(top < t, t - splat(static_cast<float>(low + 1)), t) * scale;
+  }
+  F32x16 take(Reader<float>& from, uint32_t mask, int64_t c) {
+    const F32x16 t = from_bits(from.take(mask));
     if (!uniform) return each_on_its_grid(t, c);
     const int64_t g = group_of(c);
-    const I32x16 zero = splat(zero_of(g));
-    return to_float(((t + zero) & splat(low)) - zero) * splat(scales[g]);
+    return on_grid(t, splat(top_of(g)), splat(scales[g]));
   }
-  APART F32x16 each_on_its_grid(I32x16 t, int64_t c) {
-    alignas(64) float scale[16];
-    alignas(64) uint32_t zero[16];
+  APART F32x16 each_on_its_grid(F32x16 t, int64_t c) {
+    alignas(64) float scale[16], top[16];
     for (int j = 0; j < 16; ++j) {
       const int64_t g = smaller(group_of(c + j), groups - 1);
       scale[j] = scales[g];
-      zero[j] = static_cast<uint32_t>(zero_of(g));
+      top[j] = top_of(g);
     }
-    const I32x16 z = load(zero);
-    return to_float(((t + z) & splat(low)) - z) * load(scale);
+    return on_grid(t, load(top), load(scale));
   }
   void list(int64_t first, int64_t n, const uint32_t* columns, float* out) {
-    const uint8_t* t = unpacked(first, n);
+    const float *t = unpacked(first, n), all = static_cast<float>(low + 1);
     for (int64_t i = 0; i < n; ++i) {
       const int64_t g = group_of(columns[i]);
-      const int32_t zero = zero_of(g);
-      out[i] = static_cast<float>(((t[i] + zero) & low) - zero) * scales[g];
+      out[i] = (t[i] > top_of(g) ? t[i] - all : t[i]) * scales[g];
     }
   }
 };
