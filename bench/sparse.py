@@ -3,10 +3,10 @@
     python bench/sparse.py                        1024 x 1024 and 4096 x 11008, one thread and all
     python bench/sparse.py --size 1024x1024 --threads 1 --values float32 --batch 1 16
 
-Prints milliseconds of y = x @ w.T for float32 x, medians over rounds in which the contestants take turns: numpy's dense
-product of float32 weights (its BLAS, on as many threads), for codes also the time to restore them and multiply; then
-each layout with its bits per weight. The fastest of a row is marked; a last line per table says where each layout begins
-to win over numpy.
+Prints milliseconds of y = x @ w.T for float32 x, medians over rounds in which the contestants take turns: numpy's
+dense product of float32 weights (its BLAS, on as many threads), for codes also the time to restore them and multiply;
+then each layout with its bits per weight. The fastest of a row is marked; a last line per table says where each layout
+begins to win over numpy.
 """
 
 from __future__ import annotations

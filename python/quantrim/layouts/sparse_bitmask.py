@@ -1,7 +1,7 @@
 """Pruned weights without their zeros, as tensors of a checkpoint: the format sparse-bitmask, also of quantized weights.
 
-Of a module: `shape` int64 (2,), `bitmask` uint8 (rows, ceil(cols / 8)), a bit per stored weight, least significant first,
-`row_offsets` int64 (rows,), how many are stored before each row, and what is stored:
+Of a module: `shape` int64 (2,), `bitmask` uint8 (rows, ceil(cols / 8)), a bit per weight, least significant first, 1
+where it is stored, `row_offsets` int64 (rows,), how many are stored before each row, and what is stored:
 
     float weights          `compressed` (stored,) of their dtype
     8 bits, symmetric      `compressed` (stored,) int8, `weight_scale`: int-quantized with sparse-bitmask upon it
@@ -9,8 +9,8 @@ Of a module: `shape` int64 (2,), `bitmask` uint8 (rows, ceil(cols / 8)), a bit p
                            2**bits, least significant bit first; `weight_scale`, and if asymmetric `weight_zero_point`
                            uint8, both (rows, groups)
 
-The first two are what compressed-tensors wrote and read until it gave its sparse formats up (0.20 has none of them); the
-third is ours: its sparse compressor took tensors named `weight` alone, hence never packed codes.
+The first two are what compressed-tensors wrote and read until it gave its sparse formats up (0.20 has none of them).
+The third is ours: its sparse compressor took tensors named `weight` alone, hence never packed codes.
 """
 
 from __future__ import annotations
