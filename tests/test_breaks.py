@@ -107,8 +107,8 @@ BREAKS = [
         "vec_tables.h", "expanding ? found : j", "expanding ? j : j", "sparse_decode-bitmask",
     ),
     Break(
-        "a product keeps the scale of the group before",
-        "stored.h", "if (c + 16 > group_end) next(c)", "if (c >= group_end) next(c)", "sparse_product and asymmetric",
+        "sixteen columns share the grid of their first",
+        "stored.h", "smaller(group_of(c + j), groups - 1)", "group_of(c)", "sparse_product and asymmetric",
     ),
     Break(
         "the value after the last one is stored",

@@ -53,7 +53,7 @@ struct CodeSource {
   int32_t low;
   const float* scales = nullptr;
   const uint8_t* zeros = nullptr;
-  alignas(64) float counted[kSome + 64];  // from the zero point modulo 2^bits, as they are stored
+  alignas(64) float counted[kSome + 64];  // codes from their zero point: with sign where symmetric, else modulo 2^bits
 
   explicit CodeSource(const StoredWeights& stored, const Places& at)
       : w(stored),
@@ -74,15 +74,17 @@ struct CodeSource {
   int64_t group_of(int64_t c) const {
     return shift >= 0 ? c >> shift : static_cast<uint32_t>(c) / static_cast<uint32_t>(group_size);
   }
-  int32_t zero_of(int64_t g) const { return zeros ? zeros[g] : (low + 1) / 2; }
-  // Numbers from `top` on are below the zero point.
-  float top_of(int64_t g) const { return static_cast<float>(low - zero_of(g)); }
+  // Numbers above it are below the zero point, less 2^bits.
+  float top_of(int64_t g) const { return static_cast<float>(zeros ? low - zeros[g] : low); }
   // The n codes from number `first` on; they start in the middle of a byte.
   const float* unpacked(int64_t first, int64_t n) {
     uint8_t codes[kSome + 16];
     const int64_t start = first / 8 * 8, some = smaller(first - start + n, count - start);
     if (some > 0) unpack_row(w.codes + start / 8 * w.bits, some, w.bits, codes);
-    sixteens(some, [&](int64_t i, auto part) { store(counted + i, to_float(load(codes + i, part)), part); });
+    const I32x16 half = splat(zeros ? 0 : (low + 1) / 2);
+    sixteens(some, [&](int64_t i, auto part) {
+      store(counted + i, to_float(((load(codes + i, part) + half) & splat(low)) - half), part);
+    });
     return counted + (first - start);
   }
   Reader<float> stretch(const uint8_t* mask, int64_t n) {
@@ -97,6 +99,7 @@ struct CodeSource {
     const F32x16 t = from_bits(from.take(mask));
     if (!uniform) return each_on_its_grid(t, c);
     const int64_t g = group_of(c);
+    if (!zeros) return t * splat(scales[g]);
     return on_grid(t, splat(top_of(g)), splat(scales[g]));
   }
   APART F32x16 each_on_its_grid(F32x16 t, int64_t c) {
