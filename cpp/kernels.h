@@ -5,13 +5,13 @@
 #pragma once
 #include <cstdint>
 
-enum class Dtype : int { kFloat32, kFloat16, kBfloat16 };
+enum class Dtype : int { kFloat32, kFloat16, kBfloat16, kCodes };  // kCodes: bytes, which only `sparse` reads
 
 // Weights to read, or to write, in one of the three dtypes.
 struct Weights {
   const void* data;
   Dtype dtype;
-  int64_t itemsize() const { return dtype == Dtype::kFloat32 ? 4 : 2; }
+  int64_t itemsize() const { return dtype == Dtype::kFloat32 ? 4 : dtype == Dtype::kCodes ? 1 : 2; }
   Weights at(int64_t i) const { return {static_cast<const char*>(data) + i * itemsize(), dtype}; }
 };
 struct MutableWeights {
@@ -71,6 +71,26 @@ struct Below {  // the answer to a selection: keys under `cut` go, and the first
 struct SoftmaxTerm {  // one sample and class c: l = logit c and others = sum of e^logit over the other classes, both
                       // over
   float logit, others, own, probability;  // the largest of those; own = that of the label (1 where it is c); p(label)
+enum class SparseLayout : int { kBitmask, kNOfM, kCsr16, kCsr32 };
+
+// Where the stored weights of a matrix stand: a bit per weight; the position of each of n within its m, packed; or the
+// column of each. Whatever the arrays hold, nothing outside of them is read.
+struct Places {
+  SparseLayout layout;
+  int n, m;
+  int64_t rows, cols;
+  const int64_t* offsets;  // rows + 1: how many are stored before each row; nullptr for n:m, which needs none
+  const void* data;
+  int64_t count;  // stored weights
+};
+
+struct StoredWeights {  // in order: floats, or packed codes with the grid they belong to
+  Weights floats;
+  int bits;  // 0: floats
+  const uint8_t* codes;
+  int64_t group_size;
+  const float* scales;   // rows x groups
+  const uint8_t* zeros;  // the same, or nullptr where the zero point is 2^(bits-1)
 };
 
 // Keys order scores as signed integers: the bits of |score| (absolute), or of score with negatives mirrored.
@@ -152,7 +172,7 @@ struct SoftmaxTerm {  // one sample and class c: l = logit c and others = sum of
   X(bool, distill,           (Weights student, const Weights* teachers, int count, const int64_t* labels, int64_t first, int64_t rows, int64_t cols, double temperature, double alpha, int64_t batch, double* loss, float* grad))
 
 // The families: the same word is a list of rows above, a header of kernels/ and an object of each instruction set.
-#define FAMILIES(X) X(importance) X(pruning) X(selection) X(packing) X(quantization) X(distillation) X(blocks) X(activations) codebooks_rows data scales alone packed bytes scales groups quantize_codebook w Book book uint8_t data scales streamed out book code scale book values as many for group codes past its end stand for last one void dequantize_codebook uint8_t data bits group_size book per_group scales MutableWeights out streamed out groups sums w sixteen lanes magnitude_sums w group_size out i low..high with most before i sums at sums i 2 counts at counts i low high at Split best_split before counts sums low high at X(codebooks)
+#define FAMILIES(X) X(importance) X(pruning) X(selection) X(packing) X(quantization) X(distillation) X(blocks) X(activations) codebooks_rows data scales alone packed bytes scales groups quantize_codebook w Book book uint8_t data scales streamed out book code scale book values as many for group codes past its end stand for last one void dequantize_codebook uint8_t data bits group_size book per_group scales MutableWeights out streamed out groups sums w sixteen lanes magnitude_sums w group_size out i low..high with most before i sums at sums i 2 counts at counts i low high at Split best_split before counts sums low high at X(codebooks) sparse_rows may be kCodes what stored what has bit how many. places bit position column order. Rows first..first tensor. Whether were finite m had n stored_per_row sparse_encode Places places sparse_decode Places row whose places are not order not offsets say sparse_check Places sum c c over has zeros up to multiple 16. vectors once blocks 16 at.rows sparse_matvec Places StoredWeights sparse_matmul Places StoredWeights X(sparse)
 
 #define ROW(result, name, args) result(*name) args;
 #define TABLE(family) struct family##_kernels { family##_rows(ROW) };

@@ -139,6 +139,23 @@ BREAKS = [
         "ties of a known cut are taken twice",
         "selection.h", "equal &= equal - 1, --below.ties)", "equal &= equal - 1)", "mask_below",
     ),
+    Break(
+        "groups are filled with their last zeros",
+        "sparse.h", "kept |= kept + 1)", "kept |= (group & ~kept) ^ ((group & ~kept) & (group >> 1)))",
+        "sparse_encode-2:4",
+    ),
+    Break(
+        "expanded lanes in the order of the mask",
+        "vec_tables.h", "expanding ? found : j", "expanding ? j : j", "sparse_decode-bitmask",
+    ),
+    Break(
+        "sixteen columns share the grid of their first",
+        "stored.h", "smaller(group_of(c + j), groups - 1)", "group_of(c)", "sparse_product and asymmetric",
+    ),
+    Break(
+        "the value after the last one is stored",
+        "sparse.h", "smaller(end - stored, room)", "smaller(end - stored + 1, room)", "sparse_encode-bitmask",
+    ),
 ]  # fmt: skip
 
 

@@ -114,6 +114,7 @@ FLOORS = [
     {"_core", "reference"},
     {"backend", "float_environment"},
     {"outputs", "tensor", "blocks", "ranking", "histograms"},
+    {"outputs", "tensor", "sparse_tensor"},
     {
         "importance",
         "pruning",
@@ -136,6 +137,7 @@ FLOORS = [
 UPWARDS = {  # with the reason
     ("tensor", "packing"),  # QuantizedTensor.codes() unpacks, within the method
     ("tensor", "quantization"),  # QuantizedTensor.dequantize(), within the method
+    ("sparse_tensor", "sparse"),  # SparseTensor.decode() and its products, within the methods
 }
 
 
@@ -227,7 +229,7 @@ def test_rows_of_the_kernel_table_are_used() -> None:
 
 
 def public_functions() -> list[tuple[str, Any]]:
-    modules = {"": qt, "importance.": qt.importance}
+    modules = {"": qt, "importance.": qt.importance, "sparse.": qt.sparse}
     return [(p + n, getattr(m, n)) for p, m in modules.items() for n in m.__all__ if callable(getattr(m, n))]
 
 

@@ -12,6 +12,7 @@ void bind_blocks(py::module_& m);
 void bind_activations(py::module_& m);
 void bind_selection(py::module_& m);
 void bind_codebooks(py::module_& m);
+void bind_sparse(py::module_& m);
 
 static int bfloat16_number = -1;  // numpy's number for the dtype that ml_dtypes registers
 
@@ -60,4 +61,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   bind_activations(m);
   bind_selection(m);
   bind_codebooks(m);
+  bind_sparse(m);
 }

@@ -34,7 +34,7 @@ KERNEL bool collect_keys(Weights scores, int64_t n, bool by_magnitude, int32_t l
         const I32x16 key = key_of(v, absolute);
         under += __builtin_popcount(bits(key < start) & lanes(part));
         const uint32_t inside = bits(((key - start) ^ top) <= limit) & lanes(part);
-        if (end <= last) end = append(end, mask_of(inside), key);
+        if (end <= last) end = append(end, inside, key);
         all += __builtin_popcount(inside);
       });
       *below = under;

@@ -124,6 +124,7 @@ inline F32x16 load(const float* p) EACH_REGISTER(F32x16, load_float(p + k * kLan
 inline F32x16 load(const Half* p) EACH_REGISTER(F32x16, load_half(&p[k * kLanes].bits));
 inline F32x16 load(const Brain* p) EACH_REGISTER(F32x16, float_of_bits(shift_left<16>(load_u16(&p[k * kLanes].bits))));
 inline I32x16 load(const uint8_t* p) EACH_REGISTER(I32x16, load_u8(p + k * kLanes));
+inline I32x16 load(const uint16_t* p) EACH_REGISTER(I32x16, load_u16(p + k * kLanes));
 inline I32x16 load(const uint32_t* p) EACH_REGISTER(I32x16, load_int(p + k * kLanes));
 
 inline void store(float* p, F32x16 a) {
@@ -147,16 +148,38 @@ inline void store_bytes(uint8_t* p, I32x16 a) {  // the low byte of each lane
 }
 #undef EACH_REGISTER
 
-// Appends the lanes under the mask, in order, to p; returns its new end. May write sixteen lanes.
-inline uint32_t* append(uint32_t* p, Mask16 m, I32x16 a) {
-#if defined(__AVX512BW__)
-  return store_where(p, m.r[0], a.r[0]);
-#else
-  alignas(64) uint32_t lane[16];
-  store(lane, a);
-  for (uint32_t left = bits(m); left; left &= left - 1) *p++ = lane[__builtin_ctz(left)];
+// Registers of integers in memory, of any width, zero-extended.
+inline IntReg load_lanes(const uint8_t* p) { return load_u8(p); }
+inline IntReg load_lanes(const uint16_t* p) { return load_u16(p); }
+inline IntReg load_lanes(const uint32_t* p) { return load_int(p); }
+inline IntReg load_lanes(const float* p) { return bits_of(load_float(p)); }
+inline IntReg load_lanes(const Half* p) { return bits_of(load_half(&p->bits)); }
+inline IntReg load_lanes(const Brain* p) { return shift_left<16>(load_u16(&p->bits)); }
+inline void store_lanes(uint8_t* p, IntReg a) { store_low8(p, a); }
+inline void store_lanes(uint16_t* p, IntReg a) { store_low16(p, a); }
+inline void store_lanes(uint32_t* p, IntReg a) { store_int(p, a); }
+
+// The elements from p on, in order, in the lanes under the mask; zero in the others. May read sixteen elements.
+template <class T>
+inline I32x16 expand(const T* p, uint32_t mask) {
+  I32x16 y;
+  for (int k = 0; k < kRegs; ++k) {
+    const uint32_t some = mask >> (k * kLanes) & ((1u << kLanes) - 1);
+    y.r[k] = expand_int(load_lanes(p), some);
+    p += __builtin_popcount(some);
+  }
+  return y;
+}
+
+// Appends the lanes under the mask, in order, to p; returns its new end. May write sixteen elements.
+template <class T>
+inline T* append(T* p, uint32_t mask, I32x16 a) {
+  for (int k = 0; k < kRegs; ++k) {
+    const uint32_t some = mask >> (k * kLanes) & ((1u << kLanes) - 1);
+    store_lanes(p, compress_int(a.r[k], some));
+    p += __builtin_popcount(some);
+  }
   return p;
-#endif
 }
 
 // Codes of 4 bits: 32 bytes of one code each, and 16 bytes with element 2i in the low half of byte i.

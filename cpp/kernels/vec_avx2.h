@@ -1,4 +1,6 @@
 // Two 256-bit registers hold sixteen lanes. Masks are registers of all ones or all zeros per lane.
+#include "vec_tables.h"
+
 constexpr int kLanes = 8;
 using FloatReg = __m256;
 using IntReg = __m256i;
@@ -78,6 +80,20 @@ inline uint32_t bits_of_mask(MaskReg m) { return static_cast<uint32_t>(_mm256_mo
 inline MaskReg mask_of_bits(uint32_t bits) {
   const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
   return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane), lane);
+}
+
+// Lanes under the mask receive the first lanes, in order, the others zero; and the other way round.
+inline IntReg permuted_by(const uint8_t* lanes, IntReg a) {
+  const __m256i from = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(lanes)));
+  return _mm256_andnot_si256(_mm256_srai_epi32(from, 31), _mm256_permutevar8x32_epi32(a, from));
+}
+inline IntReg expand_int(IntReg a, uint32_t mask) {
+  static constexpr LaneTable<8> table(true);
+  return permuted_by(table.row[mask], a);
+}
+inline IntReg compress_int(IntReg a, uint32_t mask) {
+  static constexpr LaneTable<8> table(false);
+  return permuted_by(table.row[mask], a);
 }
 
 inline IntReg load_u16(const uint16_t* p) {

@@ -72,9 +72,10 @@ inline MaskReg or_mask(MaskReg a, MaskReg b) { return a | b; }
 inline IntReg select_int(MaskReg m, IntReg a, IntReg b) { return _mm512_mask_blend_epi32(m, b, a); }
 inline uint32_t bits_of_mask(MaskReg m) { return m; }
 inline MaskReg mask_of_bits(uint32_t bits) { return static_cast<MaskReg>(bits); }
-inline uint32_t* store_where(uint32_t* p, MaskReg m, IntReg a) {
-  _mm512_storeu_si512(p, _mm512_maskz_compress_epi32(m, a));  // compressing straight to memory is microcode on Zen
-  return p + __builtin_popcount(m);
+// Lanes under the mask receive the first lanes, in order, the others zero; and the other way round.
+inline IntReg expand_int(IntReg a, uint32_t mask) { return _mm512_maskz_expand_epi32(static_cast<__mmask16>(mask), a); }
+inline IntReg compress_int(IntReg a, uint32_t mask) {  // straight to memory it is microcode on Zen
+  return _mm512_maskz_compress_epi32(static_cast<__mmask16>(mask), a);
 }
 
 inline IntReg load_u16(const uint16_t* p) {

@@ -1,4 +1,6 @@
 // Four 128-bit registers hold sixteen lanes. Masks are registers of all ones or all zeros per lane.
+#include "vec_tables.h"
+
 constexpr int kLanes = 4;
 using FloatReg = float32x4_t;
 using IntReg = int32x4_t;
@@ -67,6 +69,19 @@ inline uint32_t bits_of_mask(MaskReg m) {
 inline MaskReg mask_of_bits(uint32_t bits) {
   const uint32x4_t lane = {1, 2, 4, 8};
   return vtstq_u32(vdupq_n_u32(bits), lane);
+}
+
+// Lanes under the mask receive the first lanes, in order, the others zero; and the other way round.
+inline IntReg shuffled_by(const uint8_t* bytes, IntReg a) {
+  return vreinterpretq_s32_u8(vqtbl1q_u8(vreinterpretq_u8_s32(a), vld1q_u8(bytes)));
+}
+inline IntReg expand_int(IntReg a, uint32_t mask) {
+  static constexpr ByteTable table(true);
+  return shuffled_by(table.row[mask], a);
+}
+inline IntReg compress_int(IntReg a, uint32_t mask) {
+  static constexpr ByteTable table(false);
+  return shuffled_by(table.row[mask], a);
 }
 
 inline IntReg load_u16(const uint16_t* p) { return vreinterpretq_s32_u32(vmovl_u16(vld1_u16(p))); }

@@ -1,4 +1,6 @@
 // Four 128-bit registers hold sixteen lanes. Masks are registers of all ones or all zeros per lane.
+#include "vec_tables.h"
+
 constexpr int kLanes = 4;
 using FloatReg = __m128;
 using IntReg = __m128i;
@@ -72,6 +74,16 @@ inline uint32_t bits_of_mask(MaskReg m) { return static_cast<uint32_t>(_mm_movem
 inline MaskReg mask_of_bits(uint32_t bits) {
   const __m128i lane = _mm_setr_epi32(1, 2, 4, 8);
   return _mm_cmpeq_epi32(_mm_and_si128(_mm_set1_epi32(static_cast<int>(bits)), lane), lane);
+}
+
+// Lanes under the mask receive the first lanes, in order, the others zero; and the other way round.
+inline IntReg expand_int(IntReg a, uint32_t mask) {
+  static constexpr ByteTable table(true);
+  return _mm_shuffle_epi8(a, _mm_load_si128(reinterpret_cast<const __m128i*>(table.row[mask])));
+}
+inline IntReg compress_int(IntReg a, uint32_t mask) {
+  static constexpr ByteTable table(false);
+  return _mm_shuffle_epi8(a, _mm_load_si128(reinterpret_cast<const __m128i*>(table.row[mask])));
 }
 
 inline IntReg load_u16(const uint16_t* p) {

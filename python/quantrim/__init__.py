@@ -1,6 +1,6 @@
 """quantrim makes neural-network weights smaller on a CPU."""
 
-from . import importance, reference
+from . import importance, reference, sparse
 from .backend import current_isa, current_threads, isas, use_isa, use_threads
 from .distillation import distillation_loss
 from .codebooks import cluster, quantize_codebook
@@ -21,12 +21,14 @@ from .pruning import (
 from .quantization import dequantize, quantize, round_to_int
 from .splitting import merge, remove_units, split
 from .recognition import recognize_grid
+from .sparse_tensor import SparseTensor
 from .tensor import QuantizedTensor
 
 __version__ = "0.1.0"
 
 __all__ = [
     "QuantizedTensor",
+    "SparseTensor",
     "apply_mask",
     "cluster",
     "compress",
@@ -51,6 +53,7 @@ __all__ = [
     "remove_units",
     "round_to_int",
     "shrink",
+    "sparse",
     "sparsity",
     "split",
     "threshold",

@@ -109,3 +109,29 @@ def magnitude_sums(w: Array, group_size: int, out: Array) -> bool: ...
 def fit_ternary(w: Array, group_size: int, edges: Array, scales: Array) -> bool: ...
 def fit_clusters(w: Array, group_size: int, k: int, codebooks: Array) -> bool: ...
 def fit_grids(w: Array, group_size: int, scales: Array, low: Array, high: Array) -> bool: ...
+# sparse
+def stored_per_row(w: Array, counts: Array) -> bool: ...
+def sparse_encode(
+    w: Array, layout: str, n: int, m: int, offsets: Array | None, places: Array, values: Array
+) -> bool: ...
+def sparse_decode(
+    layout: str, n: int, m: int, offsets: Array | None, places: Array, values: Array, out: Array
+) -> None: ...
+def sparse_check(
+    layout: str, n: int, m: int, offsets: Array | None, places: Array, rows: int, cols: int, count: int
+) -> int: ...
+def sparse_product(
+    layout: str,
+    n: int,
+    m: int,
+    offsets: Array | None,
+    places: Array,
+    count: int,
+    values: Array,
+    bits: int,
+    group_size: int,
+    scales: Array | None,
+    zero_points: Array | None,
+    x: Array,
+    out: Array,
+) -> None: ...

@@ -31,6 +31,7 @@ from .pruning import (
 )
 from .quantization import dequantize, errors, fit_tensor, quantize, ranges, round_to_int
 from .selection import count_keys, mask_below, prune_below
+from .sparse import sparse_check, sparse_decode, sparse_encode, sparse_product, stored_per_row
 
 __all__ = [
     "apply_mask",
@@ -70,6 +71,11 @@ __all__ = [
     "round_to_int",
     "shrink",
     "square_product",
+    "sparse_check",
+    "sparse_decode",
+    "sparse_encode",
+    "sparse_product",
+    "stored_per_row",
     "threshold",
     "uniform",
     "unpack",
