@@ -71,6 +71,8 @@ struct Below {  // the answer to a selection: keys under `cut` go, and the first
 struct SoftmaxTerm {  // one sample and class c: l = logit c and others = sum of e^logit over the other classes, both
                       // over
   float logit, others, own, probability;  // the largest of those; own = that of the label (1 where it is c); p(label)
+};
+
 enum class SparseLayout : int { kBitmask, kNOfM, kCsr16, kCsr32 };
 
 // Where the stored weights of a matrix stand: a bit per weight; the position of each of n within its m, packed; or the
@@ -171,8 +173,33 @@ struct StoredWeights {  // in order: floats, or packed codes with the grid they 
   /* rows first, first + 1, ... of logits (batch x cols): loss[r] in nats, and grad of the mean of all; labels: columns, or nullptr */ \
   X(bool, distill,           (Weights student, const Weights* teachers, int count, const int64_t* labels, int64_t first, int64_t rows, int64_t cols, double temperature, double alpha, int64_t batch, double* loss, float* grad))
 
+#define codebooks_rows(X) \
+  /* data (nullptr: scales alone): rows x packed bytes; scales: rows x groups */ \
+  X(bool, quantize_codebook, (Weights w, int64_t rows, int64_t cols, const Book& book, uint8_t* data, float* scales, bool streamed)) \
+  /* out = book[code] * scale; book: `count` values, or as many for each group; codes past its end stand for the last one */ \
+  X(void, dequantize_codebook, (const uint8_t* data, int64_t rows, int64_t cols, int bits, int64_t group_size, const float* book, int64_t count, bool per_group, const float* scales, MutableWeights out, bool streamed)) \
+  /* out: rows x groups: sums of |w| in sixteen lanes */ \
+  X(bool, magnitude_sums,    (Weights w, int64_t rows, int64_t cols, int64_t group_size, double* out)) \
+  /* the first i of low..high-1 with the most of before[i] + (sums[at] - sums[i])^2 / (counts[at] - counts[i]); low < high <= at */ \
+  X(Split, best_split,       (const double* before, const double* counts, const double* sums, int64_t low, int64_t high, int64_t at))
+
+#define sparse_rows(X) \
+  /* w may be kCodes; what is stored is what has a bit set. counts[r]: how many. places: a bit, a position or a column of */ \
+  /* each; values: in order. Rows first..first + rows of the tensor. Whether all were finite, and each m had at most n */ \
+  X(bool, stored_per_row,    (Weights w, int64_t rows, int64_t cols, int64_t* counts)) \
+  X(bool, sparse_encode,     (Weights w, const Places& at, int64_t first, int64_t rows, void* places, MutableWeights values)) \
+  X(void, sparse_decode,     (const Places& at, Weights values, int64_t first, int64_t rows, MutableWeights out, bool streamed)) \
+  /* the first row whose places are not in order or not as many as its offsets say, or -1 */ \
+  X(int64_t, sparse_check,   (const Places& at, int64_t first, int64_t rows)) \
+  /* out[r] = sum of w[r][c] * x[c] in sixteen lanes over the columns; x has zeros up to a multiple of 16. The same for */ \
+  /* sixteen vectors at once: x is blocks x cols x 16, out is batch x `at.rows` */ \
+  X(void, sparse_matvec,     (const Places& at, const StoredWeights& w, int64_t first, int64_t rows, const float* x, float* out)) \
+  X(void, sparse_matmul,     (const Places& at, const StoredWeights& w, int64_t first, int64_t rows, const float* x, int64_t batch, float* out))
+
 // The families: the same word is a list of rows above, a header of kernels/ and an object of each instruction set.
-#define FAMILIES(X) X(importance) X(pruning) X(selection) X(packing) X(quantization) X(distillation) X(blocks) X(activations) codebooks_rows data scales alone packed bytes scales groups quantize_codebook w Book book uint8_t data scales streamed out book code scale book values as many for group codes past its end stand for last one void dequantize_codebook uint8_t data bits group_size book per_group scales MutableWeights out streamed out groups sums w sixteen lanes magnitude_sums w group_size out i low..high with most before i sums at sums i 2 counts at counts i low high at Split best_split before counts sums low high at X(codebooks) sparse_rows may be kCodes what stored what has bit how many. places bit position column order. Rows first..first tensor. Whether were finite m had n stored_per_row sparse_encode Places places sparse_decode Places row whose places are not order not offsets say sparse_check Places sum c c over has zeros up to multiple 16. vectors once blocks 16 at.rows sparse_matvec Places StoredWeights sparse_matmul Places StoredWeights X(sparse)
+#define FAMILIES(X) \
+  X(importance) X(pruning) X(selection) X(packing) X(quantization) X(codebooks) X(sparse) X(blocks) X(activations) \
+  X(distillation)
 
 #define ROW(result, name, args) result(*name) args;
 #define TABLE(family) struct family##_kernels { family##_rows(ROW) };

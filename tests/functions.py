@@ -98,6 +98,8 @@ def samples(a: Array) -> tuple[Array, Array]:
 
 def labels(a: Array) -> Array:
     return np.arange(len(a) if a.ndim else 0) % 3
+
+
 def sparse_product(a: Array, **options: Any) -> Array:
     """Vectors a times a matrix of their length; more axes than two become rows."""
     vectors = np.asarray(a).reshape(int(np.prod(a.shape[:-1])), columns(a)) if np.ndim(a) > 2 else a

@@ -9,6 +9,6 @@ KERNELS_H = Path(__file__).parents[1] / "cpp" / "kernels.h"
 
 
 def families() -> list[str]:
-    listed = re.search(r"#define FAMILIES\(X\)(.*)", KERNELS_H.read_text())
+    listed = re.search(r"#define FAMILIES\(X\)((?:.*\\\n)*.*)", KERNELS_H.read_text())
     assert listed
     return re.findall(r"X\((\w+)\)", listed[1])

@@ -146,7 +146,7 @@ BREAKS = [
     ),
     Break(
         "expanded lanes in the order of the mask",
-        "vec_tables.h", "expanding ? found : j", "expanding ? j : j", "sparse_decode-bitmask",
+        "vec_moves.h", "expanding ? found : j", "expanding ? j : j", "sparse_decode-bitmask",
     ),
     Break(
         "sixteen columns share the grid of their first",

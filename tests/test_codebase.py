@@ -113,8 +113,7 @@ FLOORS = [
     {"checks"},
     {"_core", "reference"},
     {"backend", "float_environment"},
-    {"outputs", "tensor", "blocks", "ranking", "histograms"},
-    {"outputs", "tensor", "sparse_tensor"},
+    {"outputs", "tensor", "sparse_tensor", "blocks", "ranking", "histograms"},
     {
         "importance",
         "pruning",

@@ -1,5 +1,5 @@
 // Two 256-bit registers hold sixteen lanes. Masks are registers of all ones or all zeros per lane.
-#include "vec_tables.h"
+#include "vec_moves.h"
 
 constexpr int kLanes = 8;
 using FloatReg = __m256;

@@ -1,5 +1,5 @@
 // Four 128-bit registers hold sixteen lanes. Masks are registers of all ones or all zeros per lane.
-#include "vec_tables.h"
+#include "vec_moves.h"
 
 constexpr int kLanes = 4;
 using FloatReg = __m128;

@@ -2,8 +2,8 @@
 
 from . import importance, reference, sparse
 from .backend import current_isa, current_threads, isas, use_isa, use_threads
-from .distillation import distillation_loss
 from .codebooks import cluster, quantize_codebook
+from .distillation import distillation_loss
 from .files import open_checkpoint
 from .model import compress
 from .packing import pack, unpack
@@ -19,9 +19,9 @@ from .pruning import (
     threshold,
 )
 from .quantization import dequantize, quantize, round_to_int
-from .splitting import merge, remove_units, split
 from .recognition import recognize_grid
 from .sparse_tensor import SparseTensor
+from .splitting import merge, remove_units, split
 from .tensor import QuantizedTensor
 
 __version__ = "0.1.0"

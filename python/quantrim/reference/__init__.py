@@ -7,7 +7,6 @@ kernel means.
 
 from .activations import histogram, predictive, square_product
 from .blocks import block_sums, multiply
-from .distillation import distill
 from .codebooks import (
     dequantize_codebook,
     fit_clusters,
@@ -16,6 +15,7 @@ from .codebooks import (
     magnitude_sums,
     quantize_codebook,
 )
+from .distillation import distill
 from .importance import magnitude, norm_columns, norm_rows, product_magnitude, uniform, wanda
 from .packing import pack, unpack
 from .pruning import (
@@ -39,23 +39,20 @@ __all__ = [
     "count_keys",
     "count_nonzero",
     "dequantize",
-    "distill",
     "dequantize_codebook",
+    "distill",
     "errors",
     "fit_clusters",
     "fit_grids",
     "fit_tensor",
+    "fit_ternary",
     "histogram",
     "is_finite",
     "lowest_mask",
     "magnitude",
+    "magnitude_sums",
     "mask_below",
     "multiply",
-    "fit_ternary",
-    "is_finite",
-    "lowest_mask",
-    "magnitude",
-    "magnitude_sums",
     "n_of_m_mask",
     "norm_columns",
     "norm_rows",
@@ -70,11 +67,11 @@ __all__ = [
     "ranges",
     "round_to_int",
     "shrink",
-    "square_product",
     "sparse_check",
     "sparse_decode",
     "sparse_encode",
     "sparse_product",
+    "square_product",
     "stored_per_row",
     "threshold",
     "uniform",
