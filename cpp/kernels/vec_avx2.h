@@ -108,6 +108,12 @@ inline void store_low16(uint16_t* p, IntReg a) {
   const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0x08);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
 }
+inline void store_low8(uint8_t* p, IntReg a) {
+  const __m256i low = _mm256_and_si256(a, _mm256_set1_epi32(0xff));
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0x08);
+  const __m128i w = _mm256_castsi256_si128(words);
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(w, w));
+}
 using BytesReg = __m128i;  // sixteen of them
 inline BytesReg low_bytes(const IntReg* a) {
   const __m256i low = _mm256_set1_epi32(0xff);

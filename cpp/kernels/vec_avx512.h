@@ -87,6 +87,9 @@ inline IntReg load_u8(const uint8_t* p) {
 inline void store_low16(uint16_t* p, IntReg a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(a));
 }
+inline void store_low8(uint8_t* p, IntReg a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a));
+}
 using BytesReg = __m128i;  // sixteen of them
 inline BytesReg low_bytes(const IntReg* a) { return _mm512_cvtepi32_epi8(a[0]); }
 inline void store_sixteen(uint8_t* p, BytesReg a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), a); }

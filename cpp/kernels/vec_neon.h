@@ -91,6 +91,11 @@ inline IntReg load_u8(const uint8_t* p) {
   return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(four)))));
 }
 inline void store_low16(uint16_t* p, IntReg a) { vst1_u16(p, vmovn_u32(vreinterpretq_u32_s32(a))); }
+inline void store_low8(uint8_t* p, IntReg a) {
+  const uint16x4_t words = vmovn_u32(vreinterpretq_u32_s32(a));
+  const uint32_t four = vget_lane_u32(vreinterpret_u32_u8(vmovn_u16(vcombine_u16(words, words))), 0);
+  __builtin_memcpy(p, &four, 4);
+}
 using BytesReg = uint8x16_t;  // sixteen of them
 inline BytesReg low_bytes(const IntReg* a) {
   const auto words = [&](int k) { return vmovn_u32(vreinterpretq_u32_s32(a[k])); };

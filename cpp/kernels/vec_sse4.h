@@ -98,6 +98,12 @@ inline void store_low16(uint16_t* p, IntReg a) {
   const __m128i low = _mm_and_si128(a, _mm_set1_epi32(0xffff));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi32(low, low));
 }
+inline void store_low8(uint8_t* p, IntReg a) {
+  const __m128i low = _mm_and_si128(a, _mm_set1_epi32(0xff));
+  const __m128i words = _mm_packus_epi32(low, low);
+  const int32_t four = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
+  __builtin_memcpy(p, &four, 4);
+}
 using BytesReg = __m128i;  // sixteen of them
 inline BytesReg low_bytes(const IntReg* a) {
   const __m128i low = _mm_set1_epi32(0xff);
