@@ -121,7 +121,8 @@ def test_results_that_leave_the_caches(isa: str, kernel: str) -> None:
 
 
 NOT_TELLING = (  # of their input whether it was finite
-    "count_nonzero", "dequantize", "dequantize_codebook", "mask_below", "prune_below", "sparse_decode", "sparse_product",
+    "count_nonzero", "dequantize", "dequantize_codebook", "mask_below", "prune_below",
+    "sparse_decode", "sparse_product",
 )  # fmt: skip
 
 
