@@ -42,7 +42,7 @@ struct Grid {
   float limit;  // what no code may stand for more than, so that no reader's dtype overflows
 };
 
-// kAbsmax: scale = absmax / peak. kPowerOfTwo: the power of two at or below absmax, divided by peak, at least 2^-127.
+// kAbsmax: scale = absmax / peak, or the one below where peak * scale is beyond `limit`. kPowerOfTwo: the power of two at or below absmax, divided by peak, at least 2^-127.
 // kScale reads scales. kNone: edges are those of the weights themselves, and scales stay as they are.
 enum class BookRule : int { kAbsmax, kPowerOfTwo, kScale, kNone };
 
@@ -51,7 +51,7 @@ struct Book {
   int64_t group_size;
   BookRule rule;
   Dtype scale_dtype;
-  float peak;
+  float peak, limit;
   const float* edges;  // count - 1, ascending: a weight's rank is how many lie below it
   bool edges_per_group;
   int64_t count;         // of values

@@ -206,7 +206,7 @@ class Round {
             const Dtype of_scales = rule == BookRule::kAbsmax ? static_cast<Dtype>(variant % 3) : Dtype::kFloat32;
             const int bits = count <= 16 ? 4 : 8;
             const uint8_t* codes = count <= 16 && variant / 3 % 2 ? order : nullptr;
-            one_book({bits, group, rule, of_scales, 1.5f, nullptr, per_group, count, codes}, hash);
+            one_book({bits, group, rule, of_scales, 1.5f, 1e30f, nullptr, per_group, count, codes}, hash);
           }
     std::vector<double> sums(static_cast<size_t>(rows_ * ((cols_ + 6) / 7)));
     hash.add(k.magnitude_sums(w_, rows_, cols_, 7, sums.data()));

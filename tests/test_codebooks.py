@@ -296,6 +296,31 @@ def test_A5_A6_A8_A10_tiny_and_huge(name: Any, size: float) -> None:
     assert (np.abs(back.astype(np.float64) - w) <= top.astype(np.float64) * 2).all()
 
 
+@pytest.mark.parametrize("scale_dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("name", ["nf4", "binary", "ternary", VALUES, (-1.1, 0.3, 1.7)], ids=str)
+def test_A8_no_code_stands_for_more_than_the_dtype_holds(name: Any, dtype: Any, scale_dtype: str) -> None:
+    """Scales that rounding took beyond the largest weight would decode to infinity."""
+    most = ml_dtypes.finfo(dtype).max
+    w = np.array([[most, -most] * 20], dtype)
+    if scale_dtype == "float16" and dtype != np.float16:
+        with pytest.raises(ValueError, match="overflows float16"):
+            qt.quantize_codebook(w, name, scale_dtype=scale_dtype)
+        return
+    for part in (1, 0.9999):
+        for group_size in (7, "tensor"):
+            x = (w.astype(np.float64) * part).astype(dtype)
+            if scale_dtype == "bfloat16" and dtype == np.float32 and name != (-1.1, 0.3, 1.7) and name != VALUES:
+                x = x / np.float32(1.01)  # the scale itself must fit
+            options: dict[str, Any] = {"scale_dtype": scale_dtype, "group_size": group_size}
+            q = qt.quantize_codebook(x, name, **options)
+            assert np.isfinite(q.dequantize(dtype=dtype).astype(np.float32)).all()
+            with qt.use_isa("reference"):
+                assert bits_of(q) == bits_of(qt.quantize_codebook(x, name, **options))
+    with pytest.raises(ValueError, match="scale times the largest value of codebook must fit"):
+        qt.quantize_codebook(w, (-1.1, 0.3, 1.7), scale=float(most) / 1.5 if dtype == np.float16 else 2.1e38)
+
+
 @pytest.mark.parametrize("name", ["nf4", "fp4", VALUES], ids=str)
 def test_A5_accuracy_does_not_depend_on_size(name: Any) -> None:
     """Powers of two scale codes and errors exactly, down to where float32 ends."""

@@ -53,8 +53,11 @@ static bool quantize_codebook(const py::array& w, int64_t group_size, const std:
   for (int i = 0; o && i < 16; ++i)
     if (o[i] >= 1 << bits) throw py::value_error("order must fit bits");
   const bool apart = size_of(edges) != count;
-  const Book book{bits, group_size, rule_of(rule), scale_dtype_of(scale_dtype), peak, e, apart, count + 1, o};
   const Weights x = weights(w);
+  const float limit = x.dtype == Dtype::kFloat32   ? 0x1.fffffep127f
+                      : x.dtype == Dtype::kFloat16 ? 65504.0f
+                                                   : 0x1.fep127f;
+  const Book book{bits, group_size, rule_of(rule), scale_dtype_of(scale_dtype), peak, limit, e, apart, count + 1, o};
   uint8_t* d = data ? numbers<uint8_t>("data", *data, at.rows * bytes) : nullptr;
   float* s = numbers<float>("scales", scales, at.all);
   const bool stream = d && streamed(d, at.rows, bytes, nullptr);
@@ -97,7 +100,7 @@ static bool fit_ternary(const py::array& w, int64_t group_size, py::array& edges
   const Groups at(shape_of(w), group_size);
   const Weights x = weights(w);
   float *e = numbers<float>("edges", edges, at.all * 2), *s = numbers<float>("scales", scales, at.all);
-  const py::gil_scoped_release nogil;
+  const Unlocked unlocked;
   return at.all == 0 || best_ternary(active(), x, at.rows, at.cols, group_size, e, s);
 }
 
@@ -106,7 +109,7 @@ static bool fit_clusters(const py::array& w, int64_t group_size, int k, py::arra
   const Groups at(shape_of(w), group_size);
   const Weights x = weights(w);
   float* c = numbers<float>("codebooks", codebooks, at.all * k);
-  const py::gil_scoped_release nogil;
+  const Unlocked unlocked;
   return at.all == 0 || best_clusters(active(), x, at.rows, at.cols, group_size, k, c);
 }
 
@@ -115,7 +118,7 @@ static bool fit_grids(const py::array& w, int64_t group_size, py::array& scales,
   const Weights x = weights(w);
   float* s = numbers<float>("scales", scales, at.all);
   int32_t *l = numbers<int32_t>("low", low, at.all), *h = numbers<int32_t>("high", high, at.all);
-  const py::gil_scoped_release nogil;
+  const Unlocked unlocked;
   return at.all == 0 || best_grids(active(), x, at.rows, at.cols, group_size, s, l, h);
 }
 

@@ -53,8 +53,21 @@ inline float absmax(const T* x, int64_t n, int64_t readable, Finite& finite) {
   return result;
 }
 
+// The positive number before each in a dtype, whose bits as an integer are one less.
+inline F32x16 one_below(F32x16 x, Dtype dtype) {
+  if (dtype != Dtype::kFloat16) return from_bits(bits(x) - splat(dtype == Dtype::kFloat32 ? 1 : 1 << 16));
+  alignas(64) Half some[16];
+  store(some, x);
+  for (Half& h : some) --h.bits;
+  return load(some);
+}
+
 inline F32x16 scales_for(F32x16 high, const Book& book) {
-  if (book.rule == BookRule::kAbsmax) return through(high / splat(book.peak), book.scale_dtype);
+  if (book.rule == BookRule::kAbsmax) {
+    const F32x16 scale = through(high / splat(book.peak), book.scale_dtype);
+    const Mask16 too_far = (splat(book.limit) < scale * splat(book.peak)) & (scale < splat(__builtin_inff()));
+    return select(too_far, one_below(scale, book.scale_dtype), scale);
+  }
   const F32x16 below = from_bits(bits(high) & splat(0x7f800000)) / splat(book.peak);
   return select(splat(0.0f) < high, max(below, splat(0x1p-127f)), splat(0.0f));
 }

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backend, checks
+from .float_environment import default_floats
 from .quantization import SCALE_DTYPES, quantize
 from .tensor import GroupSize, QuantizedTensor, check_group_size, columns_per_group, row_bytes, scales_shape
 
@@ -44,6 +45,7 @@ class Book:
         return 4.0 if self.rule == "power_of_two" else float(np.abs(self.values).max())
 
 
+@default_floats
 def quantize_codebook(
     w: object,
     codebook: str | object,
@@ -105,12 +107,14 @@ def quantize_codebook(
         code(x, book, "none", scale_dtype, q)
     elif scale is not None:
         _given(scale, scale_dtype, q.scales)
+        _check_reach(q, book, x)
         code(x, book, "scale", scale_dtype, q)
     else:
         code(x, book, book.rule, scale_dtype, q)
     return q
 
 
+@default_floats
 def cluster(
     w: object, k: int = 16, *, group_size: GroupSize = "tensor", out: QuantizedTensor | None = None
 ) -> QuantizedTensor:
@@ -264,10 +268,19 @@ def _given(scale: object, scale_dtype: str, scales: NDArray[np.float32]) -> None
         raise ValueError(f"scale must broadcast to shape {scales.shape}, not have shape {given.shape}") from None
 
 
-def _stored(scales: checks.Array, scale_dtype: str, into: NDArray[np.float32]) -> None:
-    """Round scales to scale_dtype, and write them."""
+def _check_reach(q: QuantizedTensor, book: Book, x: checks.Array) -> None:
+    """Given scales may not let a value of the codebook overflow the dtype of the weights."""
+    reach, most = float(q.scales.max()) * book.peak, checks.LARGEST[x.dtype.name]
+    if reach > most:
+        raise ValueError(f"scale times the largest value of codebook must fit {x.dtype}, at most {most}, not {reach}")
+
+
+def _stored(scales: checks.Array, scale_dtype: str, x: checks.Array, into: NDArray[np.float32]) -> None:
+    """Round scales to scale_dtype, but not beyond what the dtype of x holds, and write them."""
     with np.errstate(over="ignore"):
-        into[...] = scales.astype(np.float32).astype(np.dtype(scale_dtype)).reshape(into.shape)
+        stored = scales.astype(np.float32).astype(np.dtype(scale_dtype)).reshape(into.shape)
+        beyond = np.isfinite(stored) & (stored.astype(np.float32) > checks.LARGEST[x.dtype.name])
+        into[...] = np.where(beyond, np.nextafter(stored, stored.dtype.type(0)), stored)
     _check_scales(into, scale_dtype)
 
 
@@ -304,9 +317,9 @@ def _mean_magnitudes(x: checks.Array, size: GroupSize, scales: NDArray[np.float3
     sums = np.empty((len(seen), -(-x.shape[-1] // group)))
     checks.finite("w", x, backend.active.magnitude_sums(seen, group, sums))
     if size == "tensor":
-        return _stored(np.array(math.fsum(sums.reshape(-1)) / x.size), scale_dtype, scales)
+        return _stored(np.array(math.fsum(sums.reshape(-1)) / x.size), scale_dtype, x, scales)
     counts = np.minimum(group, x.shape[-1] - np.arange(sums.shape[1]) * group)
-    return _stored(sums / counts, scale_dtype, scales)
+    return _stored(sums / counts, scale_dtype, x, scales)
 
 
 def _ternary(x: checks.Array, size: GroupSize, scale_dtype: str, out: QuantizedTensor | None) -> QuantizedTensor:
@@ -320,7 +333,7 @@ def _ternary(x: checks.Array, size: GroupSize, scale_dtype: str, out: QuantizedT
     scales = np.empty((len(seen), -(-seen.shape[1] // group)), np.float32)
     edges = np.empty((*scales.shape, 2), np.float32)
     checks.finite("w", x, backend.active.fit_ternary(seen, group, edges, scales))
-    _stored(scales, scale_dtype, q.scales)
+    _stored(scales, scale_dtype, x, q.scales)
     order = np.array([1, 2, 3] + [0] * 13, np.uint8)
     code(x, Book(np.zeros(3, np.float32), edges, order), "none", scale_dtype, q)
     return q

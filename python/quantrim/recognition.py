@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from . import backend, checks
 from .codebooks import Book, ascending_edges, blank, code
+from .float_environment import default_floats
 from .quantization import dequantize, quantize
 from .tensor import GroupSize, QuantizedTensor, check_group_size, columns_per_group, row_bytes, scales_shape
 
@@ -16,6 +17,7 @@ MOST_VALUES = 256
 SAMPLE = 8191  # weights looked at for new values together
 
 
+@default_floats
 def recognize_grid(w: object, *, group_size: GroupSize = "channel") -> QuantizedTensor | None:
     """The packed form of weights that have been on a grid before, without any change; None where there is no such grid.
 

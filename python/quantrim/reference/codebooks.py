@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..checks import Array
+from ..checks import LARGEST, Array
 from .lanes import all_finite, sum_last_axis
 from .packing import pack, unpack
 from .quantization import SCALE_DTYPES, groups, inverse_of
@@ -30,15 +30,18 @@ def quantize_codebook(
 ) -> bool:  # fmt: skip
     """w: (rows, cols). order: (16,) uint8, the codes of ranks; None where they are the same. scales: (rows, groups).
 
-    rule: "absmax": scale = absmax / peak; "power_of_two": the power of two at or below absmax, over peak, at least
-    2**-127; "scale" reads scales; "none" ranks the weights themselves.
+    rule: "absmax": scale = absmax / peak, or the one below where peak * scale overflows the dtype of w; "power_of_two":
+    the power of two at or below absmax, over peak, at least 2**-127; "scale" reads scales; "none" ranks the weights
+    themselves.
     """
     ranks = np.zeros(w.shape, np.uint8)
     with np.errstate(all="ignore"):
         for g, columns, x in groups(w, group_size):
             absmax = np.abs(x).max(-1)
             if rule == "absmax":
-                scales[:, g] = (absmax / np.float32(peak)).astype(SCALE_DTYPES[scale_dtype])
+                scale = (absmax / np.float32(peak)).astype(SCALE_DTYPES[scale_dtype])
+                too_far = (scale.astype(np.float32) * np.float32(peak) > LARGEST[w.dtype.name]) & np.isfinite(scale)
+                scales[:, g] = np.where(too_far, np.nextafter(scale, scale.dtype.type(0)), scale)
             if rule == "power_of_two":
                 below = np.ldexp(np.float32(1), np.frexp(absmax)[1] - 1) / np.float32(peak)
                 scales[:, g] = np.where(absmax > 0, np.maximum(below, np.float32(2.0**-127)), 0)
