@@ -163,7 +163,7 @@ static void sparse_product(const std::string& layout, int n, int m, const Offset
   const StoredWeights w = stored_in(values, count, rows, cols, bits, group_size, scales, zero_points);
   const float* from = numbers<const float>("x", x, vectors * width);
   float* o = numbers<float>("out", out, vectors * rows);
-  const py::gil_scoped_release nogil;
+  const Unlocked others_run;
   if (!width || !vectors || !rows) return static_cast<void>(std::fill_n(o, vectors * rows, 0.0f));
   const bool few = vectors <= kFewVectors;
   const Vectors inputs = few ? padded(from, vectors, width) : interleaved(from, vectors, width);
