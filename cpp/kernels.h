@@ -42,8 +42,9 @@ struct Grid {
   float limit;  // what no code may stand for more than, so that no reader's dtype overflows
 };
 
-// kAbsmax: scale = absmax / peak, or the one below where peak * scale is beyond `limit`. kPowerOfTwo: the power of two at or below absmax, divided by peak, at least 2^-127.
-// kScale reads scales. kNone: edges are those of the weights themselves, and scales stay as they are.
+// kAbsmax: scale = absmax / peak, or the one below where peak * scale is beyond `limit`. kPowerOfTwo: the power of two
+// at or below absmax, divided by peak, at least 2^-127. kScale reads scales. kNone: edges are those of the weights
+// themselves, and scales stay as they are.
 enum class BookRule : int { kAbsmax, kPowerOfTwo, kScale, kNone };
 
 struct Book {

@@ -215,6 +215,8 @@ inline void quantize_into(Row& row, const T* x, int64_t rows, int64_t cols, Size
   }
 }
 
+// Rounding to even, the usual one, stores codes of 8 bits where they belong; the others always gather them first, which
+// keeps the compiled code small.
 template <Rounding rounding, class T, class Size>
 APART bool quantize_rows(const T* x, int64_t rows, int64_t cols, Size size, const Grid& grid, int64_t first,
                          uint8_t* data, float* scales, uint8_t* zeros, bool streamed) {
@@ -222,13 +224,15 @@ APART bool quantize_rows(const T* x, int64_t rows, int64_t cols, Size size, cons
   const auto run = [&](auto&& row) {
     quantize_into<rounding>(row, x, rows, cols, size, grid, first, data != nullptr, scales, zeros, finite);
   };
-  if (grid.bits == 8 && data) {
-    const bool in_pieces = size % 16 == 0;  // every group starts on one
-    with_target(data, streamed && in_pieces, [&](auto to) { run(ByteRow<decltype(to)>{to}); });
-  } else {
-    run(PackedRow{data, grid.bits, streamed, 0, {}});
-    if (streamed) stream_end();
+  if constexpr (rounding == Rounding::kEven) {
+    if (grid.bits == 8 && data) {
+      const bool in_pieces = size % 16 == 0;  // every group starts on one
+      with_target(data, streamed && in_pieces, [&](auto to) { run(ByteRow<decltype(to)>{to}); });
+      return finite.all();
+    }
   }
+  run(PackedRow{data, grid.bits, streamed, 0, {}});
+  if (streamed) stream_end();
   return finite.all();
 }
 
@@ -251,9 +255,10 @@ bool quantize(Weights w, int64_t rows, int64_t cols, const Grid& grid, int64_t f
               uint8_t* zeros, bool streamed) {
   return typed(w, [&](auto* x) {
     return with_rounding(grid.rounding, [&](auto rounding) {
-      if (grid.group_size == 32)  // the commonest group, unrolled
-        return quantize_rows<rounding>(x, rows, cols, std::integral_constant<int64_t, 32>{}, grid, first, data, scales,
-                                       zeros, streamed);
+      if constexpr (rounding == Rounding::kEven)
+        if (grid.group_size == 32)  // the commonest group, unrolled
+          return quantize_rows<rounding>(x, rows, cols, std::integral_constant<int64_t, 32>{}, grid, first, data,
+                                         scales, zeros, streamed);
       return quantize_rows<rounding>(x, rows, cols, grid.group_size, grid, first, data, scales, zeros, streamed);
     });
   });
