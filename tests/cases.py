@@ -140,6 +140,10 @@ def blocks(rows: int, cols: int, power: int) -> Callable[..., tuple[Any, ...]]:
         height, width = rows or r, cols or c
         bands = -(-r // height)
         return weights(rng, bands * height, c, d), height, width, power, Out((bands, c // width), np.float32)
+
+    return make
+
+
 NF4_EDGES = np.array(
     [-0.8480964, -0.61063296, -0.45999527, -0.33967942, -0.2346074, -0.13791174, -0.04552502, 0.03979015,
      0.12025525, 0.20352125, 0.29201376, 0.38931254, 0.5016634, 0.6427869, 0.8614784],
@@ -179,6 +183,10 @@ def factors(by_row: bool) -> Callable[..., tuple[Any, ...]]:
     def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
         factor = rng.choice(np.array([0, 1, 0.3, 1e-30], np.float32), r if by_row else c)
         return weights(rng, r, c, d), factor, by_row, Out((r, c), d)
+
+    return make
+
+
 def book_values(bits: int, count: int, group: int, apart: bool = False) -> Callable[..., tuple[Any, ...]]:
     def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
         size = min(group, c) or c
@@ -200,6 +208,10 @@ def squares(factor: float, positive: bool) -> Callable[..., tuple[Any, ...]]:
     def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
         w, h = weights(rng, r, c, d).reshape(-1), weights(rng, r, c, d).reshape(-1)
         return w, np.abs(h) if positive else h, factor, positive, Out((r * c,), np.float32)
+
+    return make
+
+
 def clusters(k: int, group: int, most_rows: int) -> Callable[..., tuple[Any, ...]]:
     """Few rows: dynamic programming in numpy takes its time. One holds even steps, an odd number of which ties."""
 
@@ -219,6 +231,10 @@ def softmax_layer(samples: int, classes: int) -> Callable[..., tuple[Any, ...]]:
         x[-1] *= 40  # probabilities of 0 and 1
         labels = rng.integers(0, classes, samples)
         return w, x, labels, rng.standard_normal(classes, np.float32), Out((classes, c), np.float32)
+
+    return make
+
+
 def ternary(group: int) -> Callable[..., tuple[Any, ...]]:
     def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
         size = min(group, c) or c
@@ -239,6 +255,10 @@ def below(prune: bool, absolute: bool, ties: int) -> Callable[..., tuple[Any, ..
         if prune:
             return w, w if absolute else scores_like(w), absolute, cut, ties, Out((r * c,), d)
         return w, absolute, cut, ties, Out((r * c,), np.bool_)
+
+    return make
+
+
 def on_grids(group: int) -> Callable[..., tuple[Any, ...]]:
     """Every second row has been on a grid, whose scale is rounded or not."""
 
@@ -264,6 +284,10 @@ def lesson(teachers: int, labelled: bool, temperature: float, alpha: float) -> C
         student, *others = (weights(rng, r, c, t) for t in (d, *mixed))
         labels = rng.integers(0, c, r) if labelled else None
         return student, others, labels, temperature, alpha, Out((r,), np.float64), Out((r, c), np.float32)
+
+    return make
+
+
 @dataclass(frozen=True)
 class Stored:
     """A matrix in one of the layouts of `sparse`: what kernels are handed."""
