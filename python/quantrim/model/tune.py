@@ -90,22 +90,25 @@ def tune(
     ...     return np.corrcoef(w.ravel(), q.dequantize().ravel())[0, 1]
     >>> tuned = tune(evaluate, {"sparsity": np.arange(10) / 10, "bits": [8, 6, 5, 4, 3, 2]}, max_drop=0.02)
     >>> tuned.settings, round(tuned.score, 3), len(tuned.evaluations)
-    ({'sparsity': 0.4, 'bits': 5}, 0.982, 8)
+    ({'sparsity': 0.4, 'bits': 5}, 0.981, 9)
     """
+    for name, function in (("evaluate", evaluate), ("cost", cost), ("progress", progress)):
+        if not callable(function) and (function is not None or name == "evaluate"):
+            raise TypeError(f"{name} must be callable, not {type(function).__name__}")
     axes = _axes(space)
     allowed = checks.number("max_drop", max_drop, 0.0, math.inf)
     given = None if baseline is None else checks.number("baseline", baseline, -math.inf, math.inf)
     bound = _bound([len(choices) for choices in axes.values()])
     if max_evaluations is not None:
         bound = min(bound, checks.integer("max_evaluations", max_evaluations, 1, 2**63 - 1))
-    for name, function in (("evaluate", evaluate), ("cost", cost), ("progress", progress)):
-        if not callable(function) and (function is not None or name == "evaluate"):
-            raise TypeError(f"{name} must be callable, not {type(function).__name__}")
     search = _Search(evaluate, axes, bound, progress)
     search.start(given, allowed)
     search.move(_together(axes))
-    while (lines := search.open_lines()) and search.complete:
-        search.move(_cheapest(lines, search.settings, cost))
+    waiting = set(range(len(axes)))
+    while search.complete and (lines := search.open_lines(waiting)):
+        axis = _cheapest(lines, search.settings, cost)
+        search.move(lines[axis])
+        waiting.remove(axis)
     return search.result()
 
 
@@ -139,18 +142,18 @@ class _Search:
             wanted = f"at least baseline - max_drop = {self._baseline:.6g} - {max_drop:.6g}"
             raise ValueError(f"the score of the mildest settings must be {wanted}, not {score:.6g}")
 
-    def open_lines(self) -> list[list[Point]]:
-        """For each axis that can still move, the points along it from the current one that are not known to be bad."""
+    def open_lines(self, axes: set[int]) -> dict[int, list[Point]]:
+        """Of these axes, those that can move: the points along each from the current one that are not known as bad."""
         ends = [len(choices) for choices in self._axes.values()]
         for bad in self._bad:
             above = [axis for axis, k in enumerate(bad) if k > self._point[axis]]
             if len(above) == 1:  # as strong on every other axis: so is all that lies behind it on this one
                 ends[above[0]] = min(ends[above[0]], bad[above[0]])
-        lines = [
-            [(*self._point[:axis], k, *self._point[axis + 1 :]) for k in range(self._point[axis], end)]
-            for axis, end in enumerate(ends)
-        ]
-        return [line for line in lines if len(line) > 1]
+        here = self._point
+        lines = {
+            axis: [(*here[:axis], k, *here[axis + 1 :]) for k in range(here[axis], ends[axis])] for axis in sorted(axes)
+        }
+        return {axis: line for axis, line in lines.items() if len(line) > 1}
 
     def move(self, line: list[Point]) -> None:
         """Go to the last good point of a line that starts at the current one."""
@@ -218,13 +221,11 @@ def _bound(lengths: list[int]) -> int:
     return 1 + max(steps) + (sum(steps) if several else 0)
 
 
-def _cheapest(
-    lines: list[list[Point]], settings: Callable[[Point], dict[str, Any]], cost: Evaluate | None
-) -> list[Point]:
-    """The line whose end costs least, the first of equals."""
+def _cheapest(lines: dict[int, list[Point]], settings: Callable[[Point], dict[str, Any]], cost: Evaluate | None) -> int:
+    """The axis whose line ends where it costs least, the first of equals."""
     if cost is None or len(lines) == 1:
-        return lines[0]
-    return min(lines, key=lambda line: _called("cost", cost, settings(line[-1])))
+        return min(lines)
+    return min(lines, key=lambda axis: _called("cost", cost, settings(lines[axis][-1])))
 
 
 def _called(name: str, function: Evaluate, settings: dict[str, Any], lowest: float | None = None) -> float:
