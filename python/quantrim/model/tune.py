@@ -61,8 +61,8 @@ def tune(
         throughout or fall throughout.
     max_drop: how far the score may fall below the baseline, in the unit of the score; 0 or more.
     baseline: the score of the mildest settings unless given (that of the original model, say).
-    cost: called with settings; returns their size in any unit. It decides which axis goes first, and is asked up to
-        n**2 / 2 times for n axes.
+    cost: called with settings; returns their size in any unit. It decides which axis goes first, and is asked
+        about n**2 / 2 times for n axes.
     max_evaluations: 1 or more; when they are spent, the strongest settings so far are the result.
     progress: called with (evaluations done, how many at most, the settings at work) before each evaluation and at the
         end. What it or `evaluate` raises ends the search.
