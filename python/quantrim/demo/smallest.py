@@ -30,9 +30,9 @@ Images = NDArray[np.uint8]
 class Smallest:
     """What was chosen, and what it is worth.
 
-    recipe: for `compress`. nbytes: of the file. zipped: its bytes after zlib, which finds the zeros; this is what was to
-    be small. accuracy: on the second half of the images, with `original` that of the network as it was. tuned: how the
-    choice was made, with scores on the first half. evaluations: of both searches. images: in each half.
+    recipe: for `compress`. nbytes: of the file. zipped: its bytes after zlib, which finds the zeros; this is what was
+    to be small. accuracy: on the second half of the images, with `original` that of the network as it was. tuned: how
+    the choice was made, with scores on the first half. evaluations: of both searches. images: in each half.
     """
 
     recipe: dict[str, Any]
