@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -11,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..files import open_checkpoint
-from ..model import compress, logical_tensors
+from ..model import compress
 from .digits import accuracy, held_out, model_file
+from .digits import decoded as decoded
 
 # name -> options of compress
 VARIATIONS: dict[str, dict[str, Any]] = {
@@ -89,10 +87,3 @@ def measure(name: str, path: Path, original: int) -> Row:
         images=len(held_out()[1]),
         original=original,
     )
-
-
-def decoded(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
-    """Every tensor of a checkpoint as float32, whatever form it is stored in."""
-    with open_checkpoint(path) as checkpoint:
-        tensors = logical_tensors(checkpoint).items()
-        return {name: t.rows(0, t.matrix_shape[0]).reshape(t.shape).astype(np.float32) for name, t in tensors}

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from importlib import resources
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..files import open_checkpoint
+from ..model import logical_tensors
 
 LAYERS = ("fc1", "fc2", "fc3")
 SIDE = 8  # pixels
@@ -35,6 +37,13 @@ def recovered_file() -> AbstractContextManager[Path]:
 
 def _file(name: str) -> AbstractContextManager[Path]:
     return resources.as_file(resources.files(__package__) / "data" / name)
+
+
+def decoded(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
+    """Every tensor of a checkpoint as float32, whatever form it is stored in."""
+    with open_checkpoint(path) as checkpoint:
+        tensors = logical_tensors(checkpoint).items()
+        return {name: t.rows(0, t.matrix_shape[0]).reshape(t.shape).astype(np.float32) for name, t in tensors}
 
 
 def held_out() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -6,6 +6,7 @@ from .plan import Plan, TensorPlan, plan
 from .recipe import Recipe, Rule, Settings
 from .report import Report, TensorReport
 from .split import merge_checkpoint, split_checkpoint
+from .tune import Tuned, tune
 
 __all__ = [
     "LogicalTensor",
@@ -16,9 +17,11 @@ __all__ = [
     "Settings",
     "TensorPlan",
     "TensorReport",
+    "Tuned",
     "compress",
     "logical_tensors",
     "merge_checkpoint",
     "plan",
     "split_checkpoint",
+    "tune",
 ]
