@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import itertools
 from collections.abc import Iterator, Sequence
@@ -22,26 +21,34 @@ Box = tuple[float, float, float, float]  # left, bottom, right, top in pixels
 
 
 def require_matplotlib() -> None:
-    """ValueError where it is not installed; to be asked before the work."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("--plot must have matplotlib, which is not installed: pip install 'quantrim[plot]'")
+    """ValueError where it cannot be imported; to be asked before the work."""
+    try:
+        import matplotlib.backends.backend_agg
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f"--plot must have matplotlib ({error}): pip install 'quantrim[plot]'") from None
 
 
 def png(rows: Sequence[Row]) -> bytes:
-    """A picture of INCHES at DPI. Made without pyplot, so that the caller's own figures and backend stay."""
+    """A picture of INCHES at DPI."""
+    buffer = io.BytesIO()
+    draw(rows).savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()
+
+
+def draw(rows: Sequence[Row]) -> Any:
+    """The figure, drawn by Agg and without pyplot, so that the caller's own figures and backend stay."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=INCHES, dpi=DPI, layout="constrained")
+    figure: Any = Figure(figsize=INCHES, dpi=DPI, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     _axes(axes, rows)
     canvas.draw()  # so that it is known where the points are
     figure.set_layout_engine("none")
     _labels(axes, rows, canvas.get_renderer())
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return buffer.getvalue()
+    return figure
 
 
 def _axes(axes: Any, rows: Sequence[Row]) -> None:
@@ -83,13 +90,13 @@ def _labels(axes: Any, rows: Sequence[Row], renderer: Any) -> None:
             arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3},
         )  # fmt: skip
         size = text.get_window_extent(renderer)
-        box = _free_place((x, y), (size.width, size.height), [*taken, *names], names, frame)
+        box = free_place((x, y), (size.width, size.height), [*taken, *names], names, frame)
         names.append(box)
         taken.extend(_line((x, y), box))
         text.set_position((box[0] - x, box[1] - y))
 
 
-def _free_place(
+def free_place(
     at: tuple[float, float],
     size: tuple[float, float],
     taken: Sequence[Box],
