@@ -83,7 +83,7 @@ def _labels(axes: Any, rows: Sequence[Row], renderer: Any) -> None:
     taken: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
     names: list[Box] = [tuple(axes.get_legend().get_window_extent(renderer).extents)]
     frame = axes.get_window_extent(renderer).extents
-    for row, (x, y) in sorted(zip(rows, places, strict=True), key=lambda pair: pair[1]):
+    for row, (x, y) in sorted(zip(rows, places, strict=True), key=lambda pair: (-pair[1][1], pair[1][0])):
         text = axes.annotate(
             row.name, (row.nbytes, 100 * row.accuracy), (0, 0), xycoords="data", textcoords="offset pixels",
             fontsize=TEXT, color=DARK, zorder=4, fontweight="bold" if row.name == ORIGINAL else "normal",
