@@ -339,7 +339,7 @@ def overlapping_names(figure: Any) -> set[tuple[str, str]]:
 
     figure.canvas.draw()
     boxes = [(t.get_text(), Text.get_window_extent(t)) for t in figure.axes[0].texts]  # an annotation's has its line
-    assert len(boxes) == 1 + len(demo.FORMS)
+    assert sorted(name for text, _ in boxes for name in text.split("\n")) == sorted([demo.ORIGINAL, *demo.FORMS])
     return {(a, b) for (a, p), (b, q) in itertools.combinations(boxes, 2) if p.overlaps(q)}
 
 
@@ -349,8 +349,7 @@ def test_names_in_the_picture_do_not_cover_each_other(
     pytest.importorskip("matplotlib", reason="matplotlib, the extra `plot`, is not installed")
     assert overlapping_names(plot.draw(list(rows.values()))) == set()
     monkeypatch.setattr(plot, "free_place", lambda at, size, *_: (*at, at[0] + size[0], at[1] + size[1]))
-    found = overlapping_names(plot.draw(list(rows.values())))
-    assert (demo.ORIGINAL, "pruned 50 %") in found  # they have one place
+    assert len(overlapping_names(plot.draw(list(rows.values())))) > 3
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from . import ORIGINAL, Row
+from . import Row
 
 INCHES, DPI = (10.0, 6.5), 150
 TEXT = 9.0  # points
 DARK, BLUE, ORANGE, GREY = "#222222", "#1f77b4", "#d95f02", "#999999"
 TICKS = (5_000, 10_000, 20_000, 50_000, 100_000, 200_000)
+ONE_PLACE = 3  # pixels by which points may differ that share a name
 CLEARANCE = 3  # pixels between a label and what else is drawn
 
 Box = tuple[float, float, float, float]  # left, bottom, right, top in pixels
@@ -79,40 +80,57 @@ def _axes(axes: Any, rows: Sequence[Row]) -> None:
 
 def _labels(axes: Any, rows: Sequence[Row], renderer: Any) -> None:
     """A name beside each point, at the nearest place where it and its line cover neither points nor names."""
-    places = [tuple(axes.transData.transform((row.nbytes, 100 * row.accuracy))) for row in rows]
-    taken: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
-    names: list[Box] = [tuple(axes.get_legend().get_window_extent(renderer).extents)]
+    at = {row.name: tuple(axes.transData.transform((row.nbytes, 100 * row.accuracy))) for row in rows}
+    together = _in_one_place(at)
+    points: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in at.values()]
+    taken = list(points)
+    between: list[Box] = [tuple(axes.get_legend().get_window_extent(renderer).extents)]
     frame = axes.get_window_extent(renderer).extents
-    for row, (x, y) in sorted(zip(rows, places, strict=True), key=lambda pair: (-pair[1][1], pair[1][0])):
+    for names, (x, y) in sorted(together, key=lambda pair: pair[1]):
         text = axes.annotate(
-            row.name, (row.nbytes, 100 * row.accuracy), (0, 0), xycoords="data", textcoords="offset pixels",
-            fontsize=TEXT, color=DARK, zorder=4, fontweight="bold" if row.name == ORIGINAL else "normal",
+            "\n".join(names), axes.transData.inverted().transform((x, y)), (0, 0),
+            xycoords="data", textcoords="offset pixels", fontsize=TEXT, color=DARK, zorder=4,
             arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3},
         )  # fmt: skip
         size = text.get_window_extent(renderer)
-        box = free_place((x, y), (size.width, size.height), [*taken, *names], names, frame)
-        names.append(box)
+        others = [point for point in points if not _overlap(point, (x, y, x, y))]
+        box = free_place((x, y), (size.width, size.height), [*taken, *between], [*others, *between], frame)
+        between.append(box)
         taken.extend(_line((x, y), box))
         text.set_position((box[0] - x, box[1] - y))
+
+
+def _in_one_place(at: Mapping[str, tuple[float, float]]) -> list[tuple[list[str], tuple[float, float]]]:
+    """Names of points that cover each other, and where the first of them is."""
+    found: list[tuple[list[str], tuple[float, float]]] = []
+    for name, (x, y) in at.items():
+        same = next((names for names, (u, v) in found if abs(u - x) < ONE_PLACE and abs(v - y) < ONE_PLACE), None)
+        if same is None:
+            found.append(([name], (x, y)))
+        else:
+            same.append(name)
+    return found
 
 
 def free_place(
     at: tuple[float, float],
     size: tuple[float, float],
     taken: Sequence[Box],
-    names: Sequence[Box],
+    between: Sequence[Box],
     frame: Sequence[float],
 ) -> Box:
-    """Where a text of this size goes: on nothing that is taken, and with no name between it and its point."""
+    """Where a text of this size goes: on nothing that is taken, and with none of `between` on the line to its point."""
     (x, y), (width, height) = at, size
+    without_line: Box | None = None
     for dx, dy in _offsets(width, height):
         box = (x + dx, y + dy, x + dx + width, y + dy + height)
         inside = frame[0] < box[0] and frame[1] < box[1] and box[2] < frame[2] and box[3] < frame[3]
         if not inside or any(_overlap(box, other) for other in taken):
             continue
-        if not any(_overlap(part, name) for part in _line(at, box) for name in names):
+        if not any(_overlap(part, other) for part in _line(at, box) for other in between):
             return box
-    raise AssertionError(f"no room for a label of {size} pixels at {at}")
+        without_line = without_line or box
+    return without_line or (x, y, x + width, y + height)  # a point that is closed in: the nearest free place
 
 
 def _line(at: tuple[float, float], box: Box) -> list[Box]:
