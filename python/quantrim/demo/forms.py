@@ -95,7 +95,8 @@ def half_of_the_neurons(source: Path, target: Path) -> Stored:
 
 
 def relu(x: NDArray[Any]) -> NDArray[Any]:
-    return np.maximum(x, 0)
+    y: NDArray[Any] = np.maximum(x, 0)
+    return y
 
 
 def recovered(source: Path, target: Path) -> Stored:
