@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -12,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
 import quantrim as qt
 from quantrim import demo
-from quantrim.demo import digits, network, recover
+from quantrim.cli import app
+from quantrim.demo import digits, forms, network, plot, recover
 from quantrim.files import open_checkpoint
 
 DATA = Path(demo.__file__).parent / "data"
@@ -102,10 +105,10 @@ def test_the_recovered_network_is_small_and_reads() -> None:
     with digits.model_file() as path:
         trained = demo.decoded(path)
     with digits.recovered_file() as path:
-        row = demo.measure("recovered", path, 203_752)
+        row = demo.measure("recovered", forms.of_file(path), 203_752)
     before = digits.accuracy(recover.small_form(trained, recover.masks_of(trained, 0.8), 4, 32))
     assert round(before * IMAGES) == 269 and correct(row) == 353
-    assert row.zeros >= 0.8 and row.nbytes < 32_000 and row.weights == 50_432
+    assert row.sparsity >= 0.8 and row.nbytes < 32_000 and row.weights == 50_432
 
 
 @pytest.fixture(scope="module")
@@ -153,16 +156,37 @@ def test_gradients_of_the_network_are_those_of_its_formula() -> None:
 # The story
 
 
+# float32 sums of the BLAS differ in their last bits between machines: an image on the edge may be read otherwise
+IMAGES_BY_BLAS = 1
+READ = {
+    demo.ORIGINAL: 355, "pruned 50 %": 355, "pruned 2:4": 334, "half of the neurons": 329, "int8": 355, "int4": 355,
+    "NF4": 356, "16 shared values": 354, "int2": 347, "ternary": 348, "binary": 285, "pruned 50 % + int4": 353,
+    "pruned 50 % + int4, sparse": 353, "pruned 80 % + int4": 269, "pruned 80 % + int4, recovered": 353,
+    "recovered, sparse": 353,
+}  # fmt: skip
+WEIGHTS, BIASES = 50_432, 4 * (256 + 128 + 10)
+GROUPS = {size: sum(rows * -(-cols // size) for rows, cols in ((256, 64), (128, 256), (10, 128))) for size in (32, 64)}
+ROWS = 256 + 128 + 10
+ARRAYS = {
+    "half of the neurons": 4 * (128 * 64 + 64 * 128 + 10 * 64) + 4 * (128 + 64 + 10),
+    "NF4": WEIGHTS // 2 + 4 * GROUPS[64] + 3 * 64 + BIASES,  # a table of 16 values with each matrix
+    "16 shared values": WEIGHTS // 2 + 3 * (4 + 64) + BIASES,
+    "ternary": WEIGHTS // 4 + 4 * GROUPS[64] + BIASES,
+    "binary": WEIGHTS // 8 + 4 * GROUPS[64] + 3 * 8 + BIASES,
+}
+
+
 def test_every_form_is_there_in_order(rows: dict[str, demo.Row]) -> None:
-    assert list(rows) == [demo.ORIGINAL, *demo.VARIATIONS]
+    assert list(rows) == [demo.ORIGINAL, *demo.FORMS] == list(READ)
 
 
 def test_what_it_costs_in_images(rows: dict[str, demo.Row]) -> None:
+    for name, row in rows.items():
+        assert abs(correct(row) - READ[name]) <= IMAGES_BY_BLAS, name
     reads = {name: correct(row) for name, row in rows.items()}
-    assert reads[demo.ORIGINAL] == 355
-    assert reads["int8"] >= 354 and reads["int4, groups of 32"] >= 352 and reads["pruned 50 %"] >= 352
-    assert reads["pruned 50 % + int4"] >= 350
-    assert 320 <= reads["pruned 2:4"] < reads["pruned 50 %"]  # a pattern costs more than a free choice
+    assert reads["pruned 50 %"] > reads["pruned 2:4"]  # a pattern costs more than a free choice
+    assert reads["int4"] > reads["int2"] and reads["ternary"] > reads["binary"]
+    assert reads["pruned 80 % + int4, recovered"] > reads["pruned 80 % + int4"] + 50
 
 
 def test_what_it_saves_in_bytes(rows: dict[str, demo.Row]) -> None:
@@ -170,30 +194,57 @@ def test_what_it_saves_in_bytes(rows: dict[str, demo.Row]) -> None:
     assert size == (DATA / "digits.safetensors").stat().st_size == 203_752
     for name in ("pruned 50 %", "pruned 2:4"):
         assert size < rows[name].nbytes < size + 200  # its recipe stands in its metadata
-    assert 3.5 < rows["int8"].ratio < 4 and 6 < rows["int4, groups of 32"].ratio < 7
-    assert rows["int2, groups of 32"].ratio > 10
-    assert rows["pruned 50 %"].zipped < 0.6 * rows[demo.ORIGINAL].zipped
+    assert 3.5 < rows["int8"].ratio < 4 and 6 < rows["int4"].ratio < 7 and rows["int2"].ratio > 10
+    assert all(row.original == size and row.ratio == size / row.nbytes for row in rows.values())
+
+
+def test_bytes_of_arrays_are_those_that_the_formats_need(rows: dict[str, demo.Row]) -> None:
+    sparse = {"pruned 50 % + int4, sparse", "recovered, sparse"}
+    assert {name for name, row in rows.items() if row.stored == "arrays"} == ARRAYS.keys() | sparse
+    assert {name: rows[name].nbytes for name in ARRAYS} == ARRAYS
+    for name in sparse:
+        values = WEIGHTS * (1 - rows[name].sparsity) / 2
+        wanted = WEIGHTS / 8 + 8 * (ROWS + 3) + values + 4 * GROUPS[32] + BIASES
+        assert abs(rows[name].nbytes - wanted) <= 3  # each matrix ends with a whole byte
+
+
+def test_pruned_and_rounded_and_sparse_is_smaller_than_either_alone(rows: dict[str, demo.Row]) -> None:
+    both = rows["pruned 50 % + int4, sparse"]
+    assert both.nbytes < min(rows[name].nbytes for name in ("pruned 50 %", "int4", "pruned 50 % + int4"))
+    assert rows["recovered, sparse"].nbytes < both.nbytes
 
 
 def test_zeros_are_counted_exactly(rows: dict[str, demo.Row]) -> None:
-    assert rows[demo.ORIGINAL].zeros == 0
-    for name in ("pruned 50 %", "pruned 2:4"):
-        assert rows[name].zeros == 0.5
-    assert rows["pruned 50 % + int4"].zeros >= 0.5
-    assert all(row.weights == 50_432 for row in rows.values())
+    assert all(rows[name].sparsity == 0 for name in (demo.ORIGINAL, "half of the neurons", "binary"))
+    assert all(rows[name].sparsity == 0.5 for name in ("pruned 50 %", "pruned 2:4"))
+    assert rows["pruned 50 % + int4"].sparsity >= 0.5 and 0.2 < rows["ternary"].sparsity < 0.5
+    small = {"half of the neurons": 128 * 64 + 64 * 128 + 10 * 64}
+    assert all(row.weights == small.get(name, WEIGHTS) for name, row in rows.items())
 
 
-@pytest.mark.parametrize("name", demo.VARIATIONS)
-def test_the_files_hold_what_the_functions_give(name: str, tmp_path: Path) -> None:
-    options = demo.VARIATIONS[name]
-    target = tmp_path / "out.safetensors"
+FILES: dict[str, dict[str, Any]] = {
+    "pruned 50 %": {"bits": None, "prune": 0.5},
+    "pruned 2:4": {"bits": None, "prune": "2:4"},
+    "int8": {"bits": 8},
+    "int4": {"bits": 4, "group_size": 32},
+    "int2": {"bits": 2, "group_size": 32, "scale": "mse"},
+    "pruned 50 % + int4": {"bits": 4, "group_size": 32, "prune": 0.5},
+    "pruned 50 % + int4, sparse": {"bits": 4, "group_size": 32, "prune": 0.5},
+    "pruned 80 % + int4": {"bits": 4, "group_size": 32, "prune": 0.8},
+}
+
+
+def stored(name: str, folder: Path) -> forms.Stored:
     with digits.model_file() as source:
-        demo.write(source, target, options)
-        weights = demo.decoded(source)
-    found = demo.decoded(target)
+        return demo.FORMS[name](source, folder / "out.safetensors")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_files_hold_what_the_functions_give(name: str, trained: dict[str, NDArray[Any]], tmp_path: Path) -> None:
+    found = stored(name, tmp_path).weights
     for layer in digits.LAYERS:
-        np.testing.assert_array_equal(found[f"{layer}.weight"], by_hand(weights[f"{layer}.weight"], options))
-        np.testing.assert_array_equal(found[f"{layer}.bias"], weights[f"{layer}.bias"])
+        np.testing.assert_array_equal(found[f"{layer}.weight"], by_hand(trained[f"{layer}.weight"], FILES[name]))
+        np.testing.assert_array_equal(found[f"{layer}.bias"], trained[f"{layer}.bias"])
 
 
 def by_hand(w: NDArray[Any], options: dict[str, Any]) -> NDArray[Any]:
@@ -208,16 +259,144 @@ def by_hand(w: NDArray[Any], options: dict[str, Any]) -> NDArray[Any]:
     return qt.dequantize(q, dtype=np.float16).astype(np.float32)
 
 
+@pytest.mark.parametrize(
+    ("name", "values"), [("NF4", 16), ("ternary", 3), ("binary", 2)], ids=["NF4", "ternary", "binary"]
+)
+def test_codes_say_few_values_a_group(name: str, values: int, tmp_path: Path) -> None:
+    found = stored(name, tmp_path).weights
+    counts = [len(np.unique(g)) for layer in digits.LAYERS for g in found[f"{layer}.weight"].reshape(-1, 64)]
+    assert max(counts) == values
+
+
+def test_shared_values_are_sixteen_a_matrix(tmp_path: Path) -> None:
+    found = stored("16 shared values", tmp_path).weights
+    assert [len(np.unique(found[f"{layer}.weight"])) for layer in digits.LAYERS] == [16, 16, 16]
+
+
+def test_neurons_that_go_are_those_that_matter_least_to_the_next_layer(
+    trained: dict[str, NDArray[Any]], tmp_path: Path
+) -> None:
+    found = stored("half of the neurons", tmp_path).weights
+    w1, w2, w3 = (trained[f"fc{k}.weight"] for k in (1, 2, 3))
+    kept = [np.sort(np.argsort((w.astype(np.float64) ** 2).sum(0))[w.shape[1] // 2 :]) for w in (w2, w3)]
+    np.testing.assert_array_equal(found["fc1.weight"], w1[kept[0]])
+    np.testing.assert_array_equal(found["fc2.weight"], w2[np.ix_(kept[1], kept[0])])
+    np.testing.assert_array_equal(found["fc3.weight"], w3[:, kept[1]])
+
+
+def test_the_recovered_one_loses_nothing_when_stored_sparse(tmp_path: Path) -> None:
+    dense, sparse = (stored(name, tmp_path).weights for name in ("pruned 80 % + int4, recovered", "recovered, sparse"))
+    assert dense.keys() == sparse.keys()
+    for name, w in dense.items():
+        np.testing.assert_array_equal(sparse[name], w)
+
+
 def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     names: list[str] = []
     demo.run(names.append)
-    assert names == list(demo.VARIATIONS)
+    assert names == list(demo.FORMS)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_instruction_set_writes_the_same(rows: dict[str, demo.Row]) -> None:
+def test_every_instruction_set_stores_the_same(rows: dict[str, demo.Row]) -> None:
     for isa in qt.isas():
         with qt.use_isa(isa):
-            again = {row.name: (row.nbytes, row.zipped, row.zeros) for row in demo.run()}
-        assert again == {name: (row.nbytes, row.zipped, row.zeros) for name, row in rows.items()}
+            again = {row.name: (row.nbytes, row.sparsity) for row in demo.run()}
+        assert again == {name: (row.nbytes, row.sparsity) for name, row in rows.items()}
+
+
+# The picture
+
+
+def program(*words: object) -> Any:
+    return CliRunner().invoke(app, ["demo", *map(str, words)], prog_name="quantrim")
+
+
+def test_plot_writes_a_png_of_sensible_size(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib, the extra `plot`, is not installed")
+    target = tmp_path / "out.png"
+    done = program("--plot", target)
+    assert done.exit_code == 0 and str(target) in done.stdout
+    data = target.read_bytes()
+    width, height = (int.from_bytes(data[k : k + 4], "big") for k in (16, 20))  # of the header, IHDR
+    assert data.startswith(b"\x89PNG\r\n\x1a\n") and data.endswith(b"IEND\xaeB`\x82")
+    assert (width, height) == tuple(int(side * plot.DPI) for side in plot.INCHES)
+    assert 20_000 < len(data) < 500_000 and list(tmp_path.iterdir()) == [target]
+
+
+def test_plot_leaves_the_state_of_matplotlib_alone(rows: dict[str, demo.Row]) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib, the extra `plot`, is not installed")
+    code = f"""
+import sys, matplotlib
+from quantrim.demo import Row, plot
+def state():  # to read the backend would choose one, and load pyplot
+    return {{name: matplotlib.rcParams[name] for name in matplotlib.rcParams if name != "backend"}}
+before = state()
+assert "matplotlib.pyplot" not in sys.modules
+plot.png({list(rows.values())!r})
+assert state() == before and "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def overlapping_names(figure: Any) -> set[tuple[str, str]]:
+    """Names of points that cover each other, as they are drawn."""
+    from matplotlib.text import Text
+
+    figure.canvas.draw()
+    boxes = [(t.get_text(), Text.get_window_extent(t)) for t in figure.axes[0].texts]  # an annotation's has its line
+    assert sorted(name for text, _ in boxes for name in text.split("\n")) == sorted([demo.ORIGINAL, *demo.FORMS])
+    return {(a, b) for (a, p), (b, q) in itertools.combinations(boxes, 2) if p.overlaps(q)}
+
+
+def test_names_in_the_picture_do_not_cover_each_other(
+    rows: dict[str, demo.Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib, the extra `plot`, is not installed")
+    assert overlapping_names(plot.draw(list(rows.values()))) == set()
+    monkeypatch.setattr(plot, "free_place", lambda at, size, *_: (*at, at[0] + size[0], at[1] + size[1]))
+    assert len(overlapping_names(plot.draw(list(rows.values())))) > 3
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("out.svg", "--plot must end in .png, not"),
+        ("no/out.png", "--plot must be in a folder that exists, not"),
+        ("there.png", "exists; add --overwrite to replace it"),
+        ("folder.png", "--plot must be a file, not the folder"),
+    ],
+)
+def test_a_picture_that_cannot_be_written_is_refused_before_the_work(
+    name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib, the extra `plot`, is not installed")
+    monkeypatch.setattr(demo, "run", None)
+    (tmp_path / "there.png").write_bytes(b"mine")
+    (tmp_path / "folder.png").mkdir()
+    done = program("--plot", tmp_path / name)
+    assert done.exit_code == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
+    assert (tmp_path / "there.png").read_bytes() == b"mine"
+
+
+def test_overwrite_replaces_a_picture(
+    rows: dict[str, demo.Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib, the extra `plot`, is not installed")
+    monkeypatch.setattr(demo, "run", lambda: list(rows.values()))
+    target = tmp_path / "there.png"
+    target.write_bytes(b"mine")
+    assert program("--plot", target, "--overwrite").exit_code == 0
+    assert target.read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_one_line_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as import finds it where it is not installed
+    for loaded in [name for name in sys.modules if name.startswith("matplotlib.")]:
+        monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.setattr(demo, "run", None)
+    done = program("--plot", tmp_path / "out.png")
+    assert done.exit_code == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("quantrim: error: --plot must have matplotlib")
+    assert "pip install 'quantrim[plot]'" in done.stderr and list(tmp_path.iterdir()) == []

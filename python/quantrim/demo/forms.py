@@ -1,0 +1,141 @@
+"""The forms that the demo's network takes: each is made with the public functions, stored, and decoded from that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import importance, sparse
+from ..codebooks import cluster, quantize_codebook
+from ..model import compress
+from ..pruning import prune_mask
+from ..splitting import remove_units
+from ..tensor import QuantizedTensor
+from .digits import LAYERS, decoded, recovered_file
+
+Weights = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """weights: decoded from what is stored. nbytes: of the file, header and all; or, where path is None and no file
+    layout holds the form, of its arrays: codes, scales, codebook, places, offsets, biases."""
+
+    weights: Weights
+    nbytes: int
+    path: Path | None = None
+
+
+Maker = Callable[[Path, Path], Stored]  # (the float32 network, the file to write, if any) -> what is stored
+
+
+def in_file(**options: Any) -> Maker:
+    """As `compress` writes it."""
+
+    def make(source: Path, target: Path) -> Stored:
+        write(source, target, options)
+        return of_file(target)
+
+    return make
+
+
+def coded(rule: Callable[[NDArray[Any]], QuantizedTensor]) -> Maker:
+    """Each matrix on the grid that `rule` finds, biases as they are."""
+
+    def make(source: Path, target: Path) -> Stored:
+        parts = {name: rule(w) if w.ndim == 2 else w for name, w in decoded(source).items()}
+        weights = {name: p.dequantize() if isinstance(p, QuantizedTensor) else p for name, p in parts.items()}
+        return Stored(weights, total(parts))
+
+    return make
+
+
+def sparse_bitmask(of: Maker) -> Maker:
+    """The codes of a compressed file, stored as a bitmask and the codes that are not zero."""
+
+    def make(source: Path, target: Path) -> Stored:
+        path = of(source, target).path
+        assert path is not None
+        parts: dict[str, Any] = {}
+        weights: Weights = {}
+        with open_checkpoint(path) as checkpoint:
+            for name, t in logical_tensors(checkpoint).items():
+                if t.scheme is None:
+                    weights[name] = parts[name] = t.rows(0, t.matrix_shape[0]).reshape(t.shape)
+                    continue
+                parts[name] = sparse.encode(t.quantized_rows(0, t.shape[0]), "bitmask")
+                restored = parts[name].decode()
+                weights[name] = restored.dequantize(t.dtype).astype(np.float32)
+        return Stored(weights, total(parts))
+
+    return make
+
+
+def half_of_the_neurons(source: Path, target: Path) -> Stored:
+    """A smaller float32 network of the hidden units whose outgoing weights, and so effect on the next layer, are large.
+
+    A unit that goes leaves what it puts out with no input, relu(bias), in the next bias.
+    """
+    weights = decoded(source)
+    layers = [(weights[f"{layer}.weight"], weights[f"{layer}.bias"]) for layer in LAYERS]
+    keep = [prune_mask(importance.l2(following, axis=0), 0.5) for following, _ in layers[1:]]
+    small: Weights = {}
+    for layer, (weight, bias) in zip(LAYERS, remove_units(layers, keep, relu), strict=True):
+        assert bias is not None
+        small |= {f"{layer}.weight": weight, f"{layer}.bias": bias}
+    return Stored(small, total(small))
+
+
+def relu(x: NDArray[Any]) -> NDArray[Any]:
+    y: NDArray[Any] = np.maximum(x, 0)
+    return y
+
+
+def recovered(source: Path, target: Path) -> Stored:
+    """The file that ships: pruned, rounded and taught again (see `recover`)."""
+    with recovered_file() as path:
+        target.write_bytes(path.read_bytes())
+    return of_file(target)
+
+
+def write(source: Path, target: Path, options: Mapping[str, Any]) -> None:
+    """The model in one of its forms; small matrices too, which compress leaves alone by itself."""
+    compress(source, target, min_elements=0, **options)
+
+
+def of_file(path: Path) -> Stored:
+    return Stored(decoded(path), path.stat().st_size, path)
+
+
+def total(parts: Mapping[str, Any]) -> int:
+    """Bytes of arrays, QuantizedTensors and SparseTensors."""
+    return sum(int(part.nbytes) for part in parts.values())
+
+
+INT4: dict[str, Any] = {"bits": 4, "group_size": 32}
+HALF_INT4 = in_file(**INT4, prune=0.5)
+
+# name -> how it is made
+FORMS: dict[str, Maker] = {
+    "pruned 50 %": in_file(bits=None, prune=0.5),
+    "pruned 2:4": in_file(bits=None, prune="2:4"),
+    "half of the neurons": half_of_the_neurons,
+    "int8": in_file(bits=8),
+    "int4": in_file(**INT4),
+    "NF4": coded(partial(quantize_codebook, codebook="nf4")),
+    "16 shared values": coded(partial(cluster, k=16)),
+    "int2": in_file(bits=2, group_size=32, scale="mse"),
+    "ternary": coded(partial(quantize_codebook, codebook="ternary")),
+    "binary": coded(partial(quantize_codebook, codebook="binary")),
+    "pruned 50 % + int4": HALF_INT4,
+    "pruned 50 % + int4, sparse": sparse_bitmask(HALF_INT4),
+    "pruned 80 % + int4": in_file(**INT4, prune=0.8),
+    "pruned 80 % + int4, recovered": recovered,
+    "recovered, sparse": sparse_bitmask(recovered),
+}
