@@ -3,66 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-
-from quantrim import reference
-
-Array = np.ndarray[Any, Any]
-DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
-
-
-@dataclass(frozen=True)
-class Out:
-    """Where a kernel writes: it is handed a fresh array full of `poison`, with more behind its end."""
-
-    shape: tuple[int, ...]
-    dtype: Any
-
-
-@dataclass(frozen=True)
-class Case:
-    """args(rng, rows, cols, dtype) gives a kernel's arguments; those that are `Out` are compared afterwards."""
-
-    name: str
-    args: Callable[[np.random.Generator, int, int, Any], tuple[Any, ...]]
-    kernel: str = ""  # where one kernel has several cases
-    typed: bool = True  # whether it reads weights of all three dtypes
-    multiple: int = 1  # cols must be a multiple of this
-
-    @property
-    def function(self) -> str:
-        return self.kernel or self.name
-
-
-def weights(rng: np.random.Generator, rows: int, cols: int, dtype: Any) -> Array:
-    """Normal weights with what breaks kernels among them: zeros of both signs, ties, tiny, huge, subnormal."""
-    w = rng.standard_normal((rows, cols)).astype(np.float32)
-    special = np.array(
-        [0.0, -0.0, 0.5, -0.5, 1.5, 2.5, -2.5, 1e-30, 1e-45, -1e-38, 6e-8, 3e4, 127.5, -126.5], np.float32
-    )
-    spots = rng.random((rows, cols)) < 0.2
-    w[spots] = rng.choice(special, int(spots.sum()))
-    w[:1, : min(cols, 40)] = 0
-    if rows > 1:
-        w[1] *= np.float32(1e-38)
-    if rows > 2:
-        w[2] = -0.0
-    return w.astype(dtype)
-
-
-def largest(rng: np.random.Generator, rows: int, cols: int, dtype: Any) -> Array:
-    """Weights up to the ends of their dtype."""
-    top = float(ml_dtypes.finfo(dtype).max)
-    return (np.clip(weights(rng, rows, cols, np.float32), -1, 1) * top).astype(dtype)
-
-
-def plain(*rest: Any) -> Callable[..., tuple[Any, ...]]:
-    """w flat, more arguments, an output like w."""
-    return lambda rng, r, c, d: (weights(rng, r, c, d).reshape(-1), *rest, Out((r * c,), d))
+from kernel_case import DTYPES, Array, Case, Out, largest, plain, weights
+from sparse_cases import PLACES, sparse_check, sparse_decode, sparse_encode, sparse_product, sparse_weights
 
 
 def scores_like(w: Array) -> Array:
@@ -287,119 +232,6 @@ def lesson(teachers: int, labelled: bool, temperature: float, alpha: float) -> C
 
     return make
 
-
-@dataclass(frozen=True)
-class Stored:
-    """A matrix in one of the layouts of `sparse`: what kernels are handed."""
-
-    layout: tuple[str, int, int]
-    offsets: Array | None
-    places: Array
-    values: Array
-
-    @property
-    def where(self) -> tuple[Any, ...]:
-        return (*self.layout, self.offsets, self.places)
-
-
-def sparse_weights(rng: np.random.Generator, r: int, c: int, d: Any, layout: str) -> Array:
-    """Weights of which most are zero, or bytes where d is uint8; for "n:m" with at most n of each m that are not."""
-    w = weights(rng, r, c, np.float32 if d is np.uint8 else d)
-    if d is np.uint8:
-        w = rng.integers(1, 256, (r, c)).astype(np.uint8)
-    w[rng.random((r, c)) < rng.choice([0.1, 0.7, 0.95], (r, 1))] = 0
-    if ":" in layout:
-        n, m = map(int, layout.split(":"))
-        rank = (w.view(f"u{w.itemsize}") != 0).reshape(r, c // m, m).cumsum(-1).reshape(r, c)
-        w[rank > n] = 0
-    return w
-
-
-def sparse_form(w: Array, layout: str) -> tuple[tuple[str, int, int], Array | None, Out, Out]:
-    """Layout, offsets, and the outputs for places and values of w."""
-    r, c = w.shape
-    if ":" in layout:
-        n, m = map(int, layout.split(":"))
-        count, packed = c // m * n, -(-c // m * n * (m - 1).bit_length() // 8)
-        return ("n:m", n, m), None, Out((r, packed), np.uint8), Out((r * count,), w.dtype)
-    stored = (w.view(f"u{w.itemsize}") != 0).sum(-1)
-    count = int(stored.sum())
-    wide = layout == "csr-wide"
-    places = Out((r, -(-c // 8)), np.uint8) if layout == "bitmask" else Out((count,), np.int32 if wide else np.uint16)
-    return (layout.removesuffix("-wide"), 0, 0), np.append(0, stored.cumsum()), places, Out((count,), w.dtype)
-
-
-def sparse_encode(layout: str, codes: bool = False) -> Callable[..., tuple[Any, ...]]:
-    def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
-        w = sparse_weights(rng, r, c, np.uint8 if codes else d, layout)
-        form, offsets, places, values = sparse_form(w, layout)
-        return w, *form, offsets, places, values
-
-    return make
-
-
-def stored(w: Array, layout: str) -> Stored:
-    """w as the reference stores it."""
-    form, offsets, *outs = sparse_form(w, layout)
-    places, values = (np.empty(o.shape, o.dtype) for o in outs)
-    reference.sparse_encode(w, *form, offsets, places, values)
-    return Stored(form, offsets, places, values)
-
-
-def sparse_decode(layout: str, codes: bool = False) -> Callable[..., tuple[Any, ...]]:
-    def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
-        w = sparse_weights(rng, r, c, np.uint8 if codes else d, layout)
-        s = stored(w, layout)
-        return *s.where, s.values, Out((r, c), w.dtype)
-
-    return make
-
-
-def sparse_check(layout: str, spoiled: bool) -> Callable[..., tuple[Any, ...]]:
-    """Places as they should be, or one changed in the last row."""
-
-    def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
-        s = stored(sparse_weights(rng, r, c, d, layout), layout)
-        if spoiled and s.places.size:
-            s.places.reshape(-1)[-1] ^= 1 << int(rng.integers(0, 8))
-        return *s.where, r, c, s.values.size
-
-    return make
-
-
-def sparse_product(
-    layout: str, batch: int, bits: int = 0, group: int = 0, symmetric: bool = True
-) -> Callable[..., tuple[Any, ...]]:
-    def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
-        w = sparse_weights(rng, r, c, np.uint8 if bits else d, layout)
-        w = w & np.uint8(2**bits - 1) if bits else w
-        s = stored(w, layout)
-        size = min(group, c) or c
-        groups = (r, -(-c // size))
-        x = weights(rng, batch, c, np.float32)
-        if not bits:
-            return *s.where, s.values.size, s.values, 0, 1, None, None, x, Out((batch, r), np.float32)
-        packed = np.empty((1, -(-s.values.size * bits // 8)), np.uint8)
-        reference.pack(s.values[None], bits, packed)
-        zeros = None if symmetric else rng.integers(0, 2**bits, groups).astype(np.uint8)
-        scales = rng.random(groups, np.float32)
-        return *s.where, s.values.size, packed[0], bits, size, scales, zeros, x, Out((batch, r), np.float32)
-
-    return make
-
-
-PLACES = {
-    "bitmask": 1,
-    "csr": 1,
-    "csr-wide": 1,
-    "2:4": 4,
-    "1:4": 4,
-    "1:2": 2,
-    "3:7": 7,
-    "4:16": 16,
-    "5:17": 17,
-    "31:32": 32,
-}
 
 CASES = [
     Case("magnitude", lambda g, r, c, d: (weights(g, r, c, d).reshape(-1), Out((r * c,), np.float32))),

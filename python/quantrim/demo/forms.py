@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from .. import importance, sparse
 from ..codebooks import cluster, quantize_codebook
-from ..model import compress
+from ..files import open_checkpoint
+from ..model import compress, logical_tensors
 from ..pruning import prune_mask
 from ..splitting import remove_units
 from ..tensor import QuantizedTensor
