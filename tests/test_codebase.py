@@ -237,7 +237,7 @@ def test_public_functions_show_an_example(name: str, function: Any) -> None:
     assert ">>> " in (inspect.getdoc(function) or ""), f"{name} needs a docstring with an example"
 
 
-FAMILIES = [n for n in FLOORS[FLOORS.index({"layouts"}) - 1] if (PACKAGE / f"{n}.py").exists()]
+FAMILIES = sorted(n for n in FLOORS[FLOORS.index({"layouts"}) - 1] if (PACKAGE / f"{n}.py").exists())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -399,7 +399,7 @@ def test_B40_max_evaluations(value: Any) -> None:
         ({"bits": [8, 4, 6]}, r"space\['bits'\] must rise throughout or fall throughout, not be \(8, 4, 6\)"),
         ({"sparsity": [0, math.nan, 1]}, r"space\['sparsity'\] must rise throughout or fall throughout"),
     ],
-    ids=str,
+    ids=lambda x: x if isinstance(x, str) else "space",
 )  # fmt: skip
 def test_B48_space(space: Any, said: str) -> None:
     with pytest.raises((ValueError, TypeError), match=said):
