@@ -196,6 +196,8 @@ class Round {
           hash.add(loss);
           hash.add(grad);
         }
+  }
+
   void codebooks(Hash& hash) {
     const uint8_t order[16] = {9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 15, 14, 13, 12, 11, 10};
     for (int64_t count : {2, 3, 4, 8, 15, 16, 17, 33, 100, 256})
@@ -278,8 +280,7 @@ class Round {
 int main() {
   const char* names[] = {"float32", "float16", "bfloat16"};
   for (Dtype dtype : {Dtype::kFloat32, Dtype::kFloat16, Dtype::kBfloat16}) {
-    Hash importance, pruning, packing, quantization, distillation;
-    Hash importance, pruning, packing, quantization, codebooks;
+    Hash importance, pruning, packing, quantization, codebooks, distillation;
     for (int64_t cols : {1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 100, 129, 500})
       for (int64_t rows : {1, 3}) {
         Round round(dtype, rows, cols);
