@@ -141,7 +141,7 @@ BREAKS = [
     ),
     Break(
         "groups are filled with their last zeros",
-        "sparse.h", "kept |= kept + 1)", "kept |= (group & ~kept) ^ ((group & ~kept) & (group >> 1)))",
+        "sparse.h", "kept |= kept + 1)", "kept |= uint64_t{1} << (63 - __builtin_clzll(group & ~kept)))",
         "sparse_encode-2:4",
     ),
     Break(
@@ -153,8 +153,8 @@ BREAKS = [
         "stored.h", "smaller(group_of(c + j), groups - 1)", "group_of(c)", "sparse_product and asymmetric",
     ),
     Break(
-        "the value after the last one is stored",
-        "sparse.h", "smaller(end - stored, room)", "smaller(end - stored + 1, room)", "sparse_encode-bitmask",
+        "csr adds to the lane of the position",
+        "sparse.h", "lane[columns[i] & 15] += weight[i]", "lane[i & 15] += weight[i]", "sparse_product-csr",
     ),
 ]  # fmt: skip
 
