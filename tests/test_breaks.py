@@ -175,9 +175,10 @@ class Workshop:
             list(pool.map(self.compile, self.plain))
             list(pool.map(lambda isa: self.compile_isa(cpp, isa), LEVELS))
 
-    def run(self, *command: object) -> None:
+    def run(self, *command: object) -> str:
         done = subprocess.run([str(part) for part in command], cwd=self.folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def compile(self, source: Path) -> None:
         self.run(GXX, *FLAGS, *self.includes, "-c", source, "-o", self.object(source))
@@ -186,14 +187,16 @@ class Workshop:
         """Two folders may have a file of the same name."""
         return self.folder / f"{source.parent.name}-{source.stem}.o"
 
-    def compile_isa(self, cpp: Path, isa: str, suffix: str = "") -> list[Path]:
-        """The objects of an instruction set, one per family."""
+    def compile_isa(self, cpp: Path, isa: str, changed: str = "", suffix: str = "") -> list[Path]:
+        """The objects of an instruction set, one per family; those that do not include `changed` are there already."""
         level = "x86-64-" + isa.split("_")[1]
         objects = []
         for family in families():
-            to = self.folder / f"{isa}-{family}{suffix}.o"
-            names = f"-DISA={isa}", f"-DFAMILY={family}"
-            self.run(GXX, *FLAGS, *names, f"-march={level}", *LEVELS[isa], "-c", cpp / "kernels.cpp", "-o", to)
+            flags = [*FLAGS, f"-DISA={isa}", f"-DFAMILY={family}", f"-march={level}", *LEVELS[isa]]
+            to = self.folder / f"{isa}-{family}.o"
+            if not changed or f"/{changed}" in self.run(GXX, *flags, "-MM", cpp / "kernels.cpp"):
+                to = to.with_stem(to.stem + suffix)
+                self.run(GXX, *flags, "-c", cpp / "kernels.cpp", "-o", to)
             objects.append(to)
         return objects
 
@@ -221,7 +224,7 @@ class Workshop:
         text = file.read_text()
         assert text.count(plan.right) == 1, f"{plan.file} must hold {plan.right!r} once: plan the break anew"
         file.write_text(text.replace(plan.right, plan.wrong))
-        broken = self.compile_isa(cpp, plan.isa, str(number))
+        broken = self.compile_isa(cpp, plan.isa, plan.file, str(number))
         return self.link(f"broken{number}", [*broken, *self.unbroken(i for i in LEVELS if i != plan.isa)])
 
 
