@@ -32,7 +32,7 @@ import quantrim as qt
 from quantrim.files import FormatError, open_checkpoint, read_header
 from quantrim.layouts import compressed_tensors as layout
 from quantrim.model import Recipe, Settings, chunks, compress, logical_tensors, plan, prune_stream, stream
-from quantrim.model.recipe import KEYS, Options
+from quantrim.model.settings import KEYS, Options
 
 BIG = (
     "model.embed_tokens.weight",

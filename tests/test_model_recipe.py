@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantrim.model import Recipe, Rule, Settings
-from quantrim.model.recipe import KEYS, recipe_from_options
+from quantrim.model.recipe import recipe_from_options
+from quantrim.model.settings import KEYS
 
 TEXT = """
 bits = 3

@@ -6,6 +6,7 @@ An error names the argument, says what it must be and what it is.
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -17,6 +18,7 @@ Array = NDArray[Any]
 
 FLOATS = tuple(np.dtype(t) for t in (np.float32, np.float16, ml_dtypes.bfloat16))
 LARGEST = {"float32": float(np.finfo(np.float32).max), "float16": 65504.0, "bfloat16": float.fromhex("0x1.fep127")}
+MAX_M = 32  # of the pattern "n:m"
 _CHUNK = 1 << 22  # elements looked at together when an error needs a count
 
 
@@ -117,6 +119,13 @@ def choice(name: str, value: object, allowed: Collection[str]) -> str:
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
     return value
+
+
+def n_of_m(text: str) -> tuple[int, int] | None:
+    """(n, m) of "n:m" with 1 <= n < m <= MAX_M; None for another text."""
+    found = re.fullmatch(r"([0-9]{1,2}):([0-9]{1,2})", text)
+    n, m = (int(found[1]), int(found[2])) if found else (0, 0)
+    return (n, m) if 1 <= n < m <= MAX_M else None
 
 
 def flag(name: str, value: object) -> bool:

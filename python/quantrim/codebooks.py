@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from . import backend, checks
 from .float_environment import default_floats
-from .quantization import SCALE_DTYPES, quantize
-from .tensor import GroupSize, QuantizedTensor, check_group_size, columns_per_group, row_bytes, scales_shape
+from .quantization import SCALE_DTYPES, quantize, write_given_scales
+from .tensor import GroupSize, QuantizedTensor, blank, by_row, check_group_size, columns_per_group, scales_shape
 
 __all__ = ["cluster", "quantize_codebook"]
 
@@ -99,14 +99,17 @@ def quantize_codebook(
     if name == "ternary":
         return _ternary(x, size, scale_dtype, out)
     book = _tables[name]() if name else _book_of(codebook)
-    q = blank(x, book.bits, size, book.values) if out is None else _reused(out, x, book.bits, size, book.values)
+    if out is None:
+        q = blank(x.shape, book.bits, size, codebook=book.values)
+    else:
+        q = _reused(out, x, book.bits, size, book.values)
     if x.size == 0:
         q.data[...] = 0
     elif name == "binary":
         _mean_magnitudes(x, size, q.scales, scale_dtype)
         code(x, book, "none", scale_dtype, q)
     elif scale is not None:
-        _given(scale, scale_dtype, q.scales)
+        write_given_scales(scale, q.scales, scale_dtype)
         _check_reach(q, book, x)
         code(x, book, "scale", scale_dtype, q)
     else:
@@ -141,7 +144,10 @@ def cluster(
     x = checks.floats("w", w)
     bits = (k - 1).bit_length()
     of_book = (k,) if size == "tensor" else (*scales_shape(x.shape, size), k)
-    q = blank(x, bits, size, np.zeros(of_book, np.float32)) if out is None else _reused(out, x, bits, size, of_book)
+    if out is None:
+        q = blank(x.shape, bits, size, codebook=np.zeros(of_book, np.float32))
+    else:
+        q = _reused(out, x, bits, size, of_book)
     assert q.codebook is not None
     q.scales[...] = 1
     if x.size == 0:
@@ -223,12 +229,6 @@ def _group_size(group_size: object, name: str) -> GroupSize:
     return size
 
 
-def blank(x: checks.Array, bits: int, size: GroupSize, book: NDArray[np.float32] | None) -> QuantizedTensor:
-    data = np.empty((*x.shape[:-1], row_bytes(x.shape[-1], bits)), np.uint8)
-    scales = np.zeros(scales_shape(x.shape, size), np.float32)
-    return QuantizedTensor(data, scales, None, bits, size, x.shape, book)
-
-
 def _reused(
     out: object, x: checks.Array, bits: int, size: GroupSize, book: NDArray[np.float32] | tuple[int, ...] | None
 ) -> QuantizedTensor:
@@ -253,21 +253,6 @@ def _reused(
     return out
 
 
-def _given(scale: object, scale_dtype: str, scales: NDArray[np.float32]) -> None:
-    with np.errstate(over="ignore"):
-        given = checks.floats("scale", np.atleast_1d(checks.array("scale", scale))).astype(np.float32)
-        given = given.astype(np.dtype(scale_dtype)).astype(np.float32)
-    bad = ~(given > 0) | np.isinf(given)
-    if bad.any():
-        at = int(bad.reshape(-1).argmax())
-        worst = given.reshape(-1)[at]
-        raise ValueError(f"scale must be positive and finite in {scale_dtype}, not {worst} at flat index {at}")
-    try:
-        scales[...] = given
-    except ValueError:
-        raise ValueError(f"scale must broadcast to shape {scales.shape}, not have shape {given.shape}") from None
-
-
 def _check_reach(q: QuantizedTensor, book: Book, x: checks.Array) -> None:
     """Given scales may not let a value of the codebook overflow the dtype of the weights."""
     reach, most = float(q.scales.max()) * book.peak, checks.LARGEST[x.dtype.name]
@@ -290,23 +275,18 @@ def _check_scales(scales: NDArray[np.float32], scale_dtype: str) -> None:
         raise ValueError(f"scale of group {at} overflows {scale_dtype}")
 
 
-def _per_row(scales: checks.Array, rows: int) -> checks.Array:
-    """(rows, groups): the one of a whole tensor is repeated."""
-    return np.repeat(scales.reshape(-1), rows)[:, None] if scales.size == 1 < rows else scales.reshape(rows, -1)
-
-
 def code(x: checks.Array, book: Book, rule: str, scale_dtype: str, q: QuantizedTensor) -> None:
     """Find scales where the rule does, and codes."""
     seen, data = checks.rows(x), checks.rows(q.data)
     group = columns_per_group(q.group_size, x.shape[-1])
-    scales = _per_row(q.scales, len(seen))
+    scales = by_row(q.scales, len(seen))
     run = backend.active.quantize_codebook
     if q.group_size == "tensor" and rule not in ("scale", "none"):
-        by_row = np.empty_like(scales)
+        of_rows = np.empty_like(scales)
         edges = book.edges, book.order, q.bits
-        checks.finite("w", x, run(seen, group, rule, scale_dtype, book.peak, *edges, None, by_row))
-        q.scales[...] = by_row.max()
-        scales, rule = _per_row(q.scales, len(seen)), "scale"
+        checks.finite("w", x, run(seen, group, rule, scale_dtype, book.peak, *edges, None, of_rows))
+        q.scales[...] = of_rows.max()
+        scales, rule = by_row(q.scales, len(seen)), "scale"
     checks.finite("w", x, run(seen, group, rule, scale_dtype, book.peak, book.edges, book.order, q.bits, data, scales))
     _check_scales(q.scales, scale_dtype)
 
@@ -324,7 +304,7 @@ def _mean_magnitudes(x: checks.Array, size: GroupSize, scales: NDArray[np.float3
 
 def _ternary(x: checks.Array, size: GroupSize, scale_dtype: str, out: QuantizedTensor | None) -> QuantizedTensor:
     """Codes 1, 2, 3 of 2 bits: -1, 0, 1 counted from zero."""
-    q = blank(x, 2, size, None) if out is None else _reused(out, x, 2, size, None)
+    q = blank(x.shape, 2, size) if out is None else _reused(out, x, 2, size, None)
     if x.size == 0:
         q.data[...] = 0
         return q
@@ -341,7 +321,7 @@ def _ternary(x: checks.Array, size: GroupSize, scale_dtype: str, out: QuantizedT
 
 def _mxint8(x: checks.Array, out: QuantizedTensor | None) -> QuantizedTensor:
     """A symmetric grid of 8 bits whose scales are powers of two."""
-    q = blank(x, 8, MX_GROUP_SIZE, None) if out is None else _reused(out, x, 8, MX_GROUP_SIZE, None)
+    q = blank(x.shape, 8, MX_GROUP_SIZE) if out is None else _reused(out, x, 8, MX_GROUP_SIZE, None)
     if x.size == 0:
         q.data[...] = 0
         return q

@@ -140,7 +140,7 @@ def _ranges(batches: Iterable[object]) -> tuple[checks.Array, checks.Array]:
 def _bound(name: str, value: object, units: int) -> checks.Array:
     """A finite float32 for each unit."""
     if np.ndim(value) == 0:  # type: ignore[arg-type]
-        limit = float(np.finfo(np.float32).max)
+        limit = checks.LARGEST["float32"]
         return np.full(units, checks.number(name, value, -limit, limit), np.float32)
     x = checks.floats(name, value, (units,)).astype(np.float32, copy=False)
     checks.finite(name, x, bool(np.isfinite(x).all()))

@@ -7,7 +7,6 @@ float32); NaN or infinity among them is a ValueError that says where.
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,6 @@ __all__ = [
 Pattern = str | Block | None  # "n:m", "row", "column" or the rows and columns of a block
 
 MODES = ("magnitude", "signed", "soft")
-MAX_M = 32
 
 
 @default_floats
@@ -227,7 +225,7 @@ def cubic_sparsity(step: int, begin: int, end: int, final: float, initial: float
     return final + (initial - final) * ((end - step) / (end - begin)) ** 3
 
 
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_FLOAT32_MAX = checks.LARGEST["float32"]
 
 
 def _wish(
@@ -240,14 +238,13 @@ def _wish(
         return None, checks.number("sparsity", sparsity, 0.0, 1.0)
     if axis is not None:
         raise ValueError(f"axis must be None with a pattern, which runs along the last axis, not {axis!r}")
-    found = re.fullmatch(r"(\d+):(\d+)", pattern) if isinstance(pattern, str) else None
-    n, m = (int(found[1]), int(found[2])) if found else (0, 0)
-    if not 1 <= n < m <= MAX_M:
-        wanted = f'(rows, cols), "row", "column" or "n:m" with 1 <= n < m <= {MAX_M}'
+    nm = checks.n_of_m(pattern) if isinstance(pattern, str) else None
+    if nm is None:
+        wanted = f'(rows, cols), "row", "column" or "n:m" with 1 <= n < m <= {checks.MAX_M}'
         raise ValueError(f"pattern must be {wanted}, not {pattern!r}")
-    if shape[-1] % m:
-        raise ValueError(f"the last axis must be a multiple of {m} for pattern {pattern!r}, not {shape[-1]}")
-    return (n, m), 0.0
+    if shape[-1] % nm[1]:
+        raise ValueError(f"the last axis must be a multiple of {nm[1]} for pattern {pattern!r}, not {shape[-1]}")
+    return nm, 0.0
 
 
 def _block(name: str, pattern: object, sparsity: object, axis: object, shape: tuple[int, ...]) -> Block | None:

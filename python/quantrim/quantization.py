@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from . import backend, checks
 from .float_environment import default_floats
-from .tensor import GroupSize, QuantizedTensor, check_group_size, columns_per_group, row_bytes, scales_shape
+from .tensor import GroupSize, QuantizedTensor, blank, by_row, check_group_size, columns_per_group
 
 __all__ = ["dequantize", "quantize", "round_to_int"]
 
@@ -70,7 +70,10 @@ def quantize(
     scale_dtype = checks.choice("scale_dtype", scale_dtype, SCALE_DTYPES)
     seed = checks.integer("seed", seed, 0, 2**64 - 1)
     x = _cleaned(checks.floats("w", w), checks.choice("nonfinite", nonfinite, NONFINITE))
-    q = _blank(x.shape, bits, group_size, symmetric) if out is None else _reused(out, x, bits, group_size, symmetric)
+    if out is None:
+        q = blank(x.shape, bits, group_size, symmetric=symmetric)
+    else:
+        q = _reused(out, x, bits, group_size, symmetric)
     rule = _scale_rule(scale, q.scales, scale_dtype)
     if x.size == 0:
         q.data[...] = 0
@@ -80,7 +83,7 @@ def quantize(
         seen, data = _in_long_rows(seen, data, bits)
         _fit_tensor(x, symmetric, rule, scale_dtype, q)
         rule = "given"
-    scales, zeros = _by_row(q.scales, len(seen)), _by_row(q.zero_points, len(seen))
+    scales, zeros = by_row(q.scales, len(seen)), by_row(q.zero_points, len(seen))
     group = columns_per_group(group_size, seen.shape[1])
     run = backend.active.quantize
     checks.finite("w", x, run(seen, bits, group, symmetric, rule, scale_dtype, rounding, seed, data, scales, zeros))
@@ -108,7 +111,7 @@ def dequantize(q: QuantizedTensor, *, dtype: DTypeLike = np.float32, out: NDArra
     w = checks.output(out, q.shape, kind, *q.parts(), in_place=False)
     if w.size:
         seen = checks.rows(w)
-        scales, zeros = _by_row(q.scales, len(seen)), _by_row(q.zero_points, len(seen))
+        scales, zeros = by_row(q.scales, len(seen)), by_row(q.zero_points, len(seen))
         group = columns_per_group(q.group_size, q.shape[-1])
         if q.codebook is not None:
             book = np.ascontiguousarray(q.codebook)
@@ -159,19 +162,7 @@ def round_to_int(
     return codes
 
 
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
-
-
-def _blank(shape: tuple[int, ...], bits: int, group_size: GroupSize, symmetric: bool) -> QuantizedTensor:
-    of_scales = scales_shape(shape, group_size)
-    return QuantizedTensor(
-        data=np.empty((*shape[:-1], row_bytes(shape[-1], bits)), np.uint8),
-        scales=np.zeros(of_scales, np.float32),
-        zero_points=None if symmetric else np.zeros(of_scales, np.uint8),
-        bits=bits,
-        group_size=group_size,
-        shape=shape,
-    )
+_FLOAT32_MAX = checks.LARGEST["float32"]
 
 
 def _reused(out: object, x: checks.Array, bits: int, group_size: GroupSize, symmetric: bool) -> QuantizedTensor:
@@ -202,6 +193,12 @@ def _scale_rule(scale: object, scales: NDArray[np.float32], scale_dtype: str) ->
     """The kernel's word for `scale`; given scales are written to `scales`."""
     if isinstance(scale, str):
         return checks.choice("scale", scale, SCALE_RULES)
+    write_given_scales(scale, scales, scale_dtype)
+    return "scale"
+
+
+def write_given_scales(scale: object, scales: NDArray[np.float32], scale_dtype: str) -> None:
+    """Positive scales of the caller's, rounded to scale_dtype, to `scales`, to which they broadcast."""
     given = checks.floats("scale", np.atleast_1d(checks.array("scale", scale))).astype(np.float32, copy=False)
     with np.errstate(over="ignore"):
         given = given.astype(np.dtype(scale_dtype)).astype(np.float32)
@@ -214,7 +211,6 @@ def _scale_rule(scale: object, scales: NDArray[np.float32], scale_dtype: str) ->
         scales[...] = given
     except ValueError:
         raise ValueError(f"scale must broadcast to shape {scales.shape}, not have shape {given.shape}") from None
-    return "scale"
 
 
 def _in_long_rows(x: checks.Array, data: checks.Array, bits: int) -> tuple[checks.Array, checks.Array]:
@@ -236,14 +232,6 @@ def _fit_tensor(x: checks.Array, symmetric: bool, rule: str, scale_dtype: str, q
     zero = None if q.zero_points is None else q.zero_points.reshape(1)
     fitted = backend.active.fit_tensor(x.reshape(-1), q.bits, symmetric, rule, scale_dtype, one, zero)
     checks.finite("w", x, fitted)
-
-
-def _by_row(parts: checks.Array | None, rows: int) -> Any:
-    """(rows, groups) of scales or zero points; the one of a whole tensor is repeated."""
-    if parts is None:
-        return None
-    flat = np.ascontiguousarray(parts).reshape(-1)
-    return np.repeat(flat, rows)[:, None] if flat.size == 1 and rows > 1 else flat.reshape(rows, -1)
 
 
 def _check_scales_fit(q: QuantizedTensor, x: checks.Array, scale_dtype: str) -> None:

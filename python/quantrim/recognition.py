@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backend, checks
-from .codebooks import Book, ascending_edges, blank, code
+from .codebooks import Book, ascending_edges, code
 from .float_environment import default_floats
 from .quantization import dequantize, quantize
-from .tensor import GroupSize, QuantizedTensor, check_group_size, columns_per_group, row_bytes, scales_shape
+from .tensor import GroupSize, QuantizedTensor, blank, by_row, check_group_size, columns_per_group
 
 __all__ = ["recognize_grid"]
 
@@ -63,10 +63,10 @@ def _uniform_grid(x: checks.Array, size: GroupSize) -> QuantizedTensor | None:
     bits = max(2, min(plain, shifted))
     if bits > 8:
         return None
-    shape = scales_shape(x.shape, size)
-    zeros = None if plain <= bits else (-low).astype(np.uint8).reshape(shape)
-    data = np.empty((*x.shape[:-1], row_bytes(x.shape[-1], bits)), np.uint8)
-    q = QuantizedTensor(data, scales.reshape(shape), zeros, bits, size, x.shape)
+    q = blank(x.shape, bits, size, symmetric=plain <= bits)
+    q.scales[...] = scales.reshape(q.scales.shape)
+    if q.zero_points is not None:
+        q.zero_points[...] = (-low).reshape(q.scales.shape)
     _write_codes(x, q)
     return q if _same_bits(x, q) else None
 
@@ -83,8 +83,7 @@ def _multiples(x: checks.Array, group: int) -> tuple[checks.Array, checks.Array,
 def _write_codes(x: checks.Array, q: QuantizedTensor) -> None:
     """The codes of q, whose scales and zero points are known."""
     rows = checks.rows(x)
-    parts = [a if a is None or a.size > 1 else np.repeat(a, len(rows)) for a in (q.scales, q.zero_points)]
-    scales, zeros = (a if a is None else a.reshape(len(rows), -1) for a in parts)
+    scales, zeros = (by_row(a, len(rows)) for a in (q.scales, q.zero_points))
     group = columns_per_group(q.group_size, x.shape[-1])
     data, rule = checks.rows(q.data), "scale" if zeros is None else "given"
     backend.active.quantize(rows, q.bits, group, zeros is None, rule, "float32", "even", 0, data, scales, zeros)
@@ -124,7 +123,7 @@ def _bits(x: checks.Array) -> checks.Array:
 
 def _coded(x: checks.Array, values: NDArray[np.float32]) -> QuantizedTensor:
     book = np.concatenate([values, values[-1:]]) if len(values) == 1 else values
-    q = blank(x, (len(book) - 1).bit_length(), "tensor", book)
+    q = blank(x.shape, (len(book) - 1).bit_length(), "tensor", codebook=book)
     q.scales[...] = 1
     code(x, Book(book, ascending_edges(book)), "none", "float32", q)
     return q

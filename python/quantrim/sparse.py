@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from . import backend, checks
 from .float_environment import default_floats
 from .packing import pack, unpack
-from .sparse_tensor import SparseTensor, check_layout, grid_by_row, places_form
-from .tensor import QuantizedTensor, columns_per_group, row_bytes
+from .sparse_tensor import SparseTensor, check_layout, places_form
+from .tensor import QuantizedTensor, by_row, columns_per_group, row_bytes
 
 __all__ = ["decode", "encode", "product", "smallest_layout"]
 
@@ -94,10 +94,10 @@ def product(x: object, s: SparseTensor, *, out: NDArray[np.float32] | None = Non
     bits, group, scales, zeros = 0, 1, None, None
     if s.bits is not None and s.group_size is not None:
         bits, group = s.bits, columns_per_group(s.group_size, s.shape[1])
-        scales, zeros = (grid_by_row(a, s.shape, s.group_size) for a in (s.scales, s.zero_points))
+        scales, zeros = (by_row(a, s.shape[0]) for a in (s.scales, s.zero_points))
     places = form, n, m, s.offsets, s.places
-    run, by_row = backend.active.sparse_product, checks.rows
-    run(*places, s.stored, s.values, bits, group, scales, zeros, by_row(vectors), by_row(y))
+    run = backend.active.sparse_product
+    run(*places, s.stored, s.values, bits, group, scales, zeros, checks.rows(vectors), checks.rows(y))
     return y
 
 
@@ -182,7 +182,7 @@ def _zeros(t: QuantizedTensor | SparseTensor, bits: int) -> Any:
     """The zero point of each weight: one, or (rows, 1), or (rows, cols)."""
     if t.zero_points is None or t.group_size is None:
         return np.uint8(2 ** (bits - 1))
-    zeros = grid_by_row(t.zero_points, t.shape, t.group_size)
+    zeros = by_row(t.zero_points, int(np.prod(t.shape[:-1], dtype=object)))
     cols = t.shape[-1]
     group = columns_per_group(t.group_size, cols)
     return zeros if zeros.shape[1] == 1 else np.repeat(zeros, group, axis=-1)[:, :cols]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backend, checks
-from .tensor import GroupSize, QuantizedTensor, row_bytes, scales_shape
+from .tensor import GroupSize, QuantizedTensor, row_bytes
 
-MAX_M = 32
 _INT32_MAX = 2**31 - 1
 
 
@@ -24,13 +22,12 @@ def check_layout(layout: object, shape: tuple[int, ...]) -> tuple[str, int, int]
         if shape[-1] > _INT32_MAX:
             raise ValueError(f'the last axis must be at most {_INT32_MAX} for layout "csr", not {shape[-1]}')
         return "csr", 0, 0
-    found = re.fullmatch(r"(\d{1,2}):(\d{1,2})", layout) if isinstance(layout, str) else None
-    n, m = (int(found[1]), int(found[2])) if found else (0, 0)
-    if not 1 <= n < m <= MAX_M:
-        raise ValueError(f'layout must be "bitmask", "csr" or "n:m" with 1 <= n < m <= {MAX_M}, not {layout!r}')
-    if shape[-1] % m:
-        raise ValueError(f"the last axis must be a multiple of {m} for layout {layout!r}, not {shape[-1]}")
-    return "n:m", n, m
+    nm = checks.n_of_m(layout) if isinstance(layout, str) else None
+    if nm is None:
+        raise ValueError(f'layout must be "bitmask", "csr" or "n:m" with 1 <= n < m <= {checks.MAX_M}, not {layout!r}')
+    if shape[-1] % nm[1]:
+        raise ValueError(f"the last axis must be a multiple of {nm[1]} for layout {layout!r}, not {shape[-1]}")
+    return "n:m", *nm
 
 
 def places_form(form: str, n: int, m: int, rows: int, cols: int, count: int) -> tuple[tuple[int, ...], type]:
@@ -206,14 +203,6 @@ class SparseTensor:
         """w @ x in numpy's sense: x of shape (cols,) or (cols, batch)."""
         vectors = checks.floats("x", x)
         return self.product(vectors) if vectors.ndim == 1 else self.product(vectors.swapaxes(-1, -2)).swapaxes(-1, -2)
-
-
-def grid_by_row(parts: NDArray[Any] | None, shape: tuple[int, ...], group_size: GroupSize) -> Any:
-    """(rows, groups) of scales or zero points; the one of a whole tensor is repeated."""
-    if parts is None:
-        return None
-    rows, groups = int(np.prod(shape[:-1], dtype=object)), scales_shape(shape, group_size)[-1]
-    return np.ascontiguousarray(np.broadcast_to(parts, (*shape[:-1], groups))).reshape(rows, groups)
 
 
 def _part(name: str, a: object, dtype: Any, shape: tuple[int, ...]) -> None:

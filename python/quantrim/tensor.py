@@ -138,6 +138,29 @@ class QuantizedTensor:
         return dequantize(self, dtype=dtype)
 
 
+def blank(
+    shape: tuple[int, ...],
+    bits: int,
+    group_size: GroupSize,
+    *,
+    symmetric: bool = True,
+    codebook: NDArray[np.float32] | None = None,
+) -> QuantizedTensor:
+    """A QuantizedTensor to be filled: codes of any value, scales and zero points 0."""
+    of_scales = scales_shape(shape, group_size)
+    data = np.empty((*shape[:-1], row_bytes(shape[-1], bits)), np.uint8)
+    zeros = None if symmetric else np.zeros(of_scales, np.uint8)
+    return QuantizedTensor(data, np.zeros(of_scales, np.float32), zeros, bits, group_size, shape, codebook)
+
+
+def by_row(parts: NDArray[Any] | None, rows: int) -> Any:
+    """Scales or zero points as (rows, groups): those of a whole tensor are repeated, others only seen so."""
+    if parts is None:
+        return None
+    grid = checks.rows(np.ascontiguousarray(parts))
+    return grid if len(grid) == rows else np.repeat(grid, rows, axis=0)
+
+
 def _part(name: str, a: object, dtype: DTypeLike, shape: tuple[int, ...]) -> None:
     if not isinstance(a, np.ndarray) or a.dtype != np.dtype(dtype):
         raise TypeError(f"{name} must be {np.dtype(dtype)}, not {getattr(a, 'dtype', type(a).__name__)}")

@@ -3,8 +3,9 @@
 from .compress import compress
 from .logical import LogicalTensor, logical_tensors
 from .plan import Plan, TensorPlan, plan
-from .recipe import Recipe, Rule, Settings
+from .recipe import Recipe, Rule
 from .report import Report, TensorReport
+from .settings import Settings
 from .split import merge_checkpoint, split_checkpoint
 from .tune import Tuned, tune
 

@@ -18,8 +18,9 @@ from ..files.index import INDEX_SUFFIX
 from ..float_environment import default_floats
 from . import chunks
 from .plan import Plan, ShardPlan, TensorPlan, make_plan
-from .recipe import Options, Recipe, recipe_from_options
+from .recipe import Recipe, recipe_from_options
 from .report import Report, TensorReport
+from .settings import Options
 from .statistics import Errors
 from .stream import Jobs, Source, compress_jobs, copy_jobs
 from .targets import CheckedFile, copy_side_files, write_json

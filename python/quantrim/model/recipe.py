@@ -8,96 +8,24 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from .. import checks
 from ..files.errors import quote
-from ..quantization import ROUNDINGS, SCALE_DTYPES, SCALE_RULES
+from .settings import KEYS, OF_CODES, OPTIONAL, Settings
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-DEFAULT_GROUP = 128
 # Below this a weight is no part of a model's size (16 KiB in float32), and each compressed tensor costs two
 # more names in the header.
 MIN_ELEMENTS = 4096
 TOML_LIMIT = 1 << 20  # bytes of a recipe
 PATTERN_LIMIT = 1000  # characters of a glob
-MAX_M = 32  # of n:m
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What happens to one tensor. `keep` copies it untouched; everything else is as in `quantize` and
-    `prune`.
-
-    bits: None leaves weights in their dtype, to be pruned and no more; then all below but prune and prune_axis mean
-    nothing. group_size: an integer, "channel", or None for the usual: "channel" at 8 bits, 128 below. prune: a
-    fraction of 0..1, "n:m", or None. prune_axis: 1 compares the weights of each row among themselves, None
-    those of the whole tensor.
-    """
-
-    keep: bool = False
-    bits: int | None = 4
-    group_size: int | str | None = None
-    symmetric: bool = True
-    scale: str = "absmax"
-    scale_dtype: str = "float16"
-    rounding: str = "even"
-    seed: int = 0
-    prune: float | str | None = None
-    prune_axis: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in KEYS:
-            value = getattr(self, name)
-            if value is not None or name not in _OPTIONAL:
-                object.__setattr__(self, name, _checked(name, value))
-        if self.prune_axis is not None and isinstance(self.prune, str):
-            raise ValueError(f"prune_axis must not be given with prune={self.prune!r}, which runs along rows")
-
-    @property
-    def group(self) -> int | str:
-        """group_size, the usual one where none is given."""
-        usual = "channel" if self.bits == 8 else DEFAULT_GROUP
-        return usual if self.group_size is None else self.group_size
-
-    @property
-    def pattern(self) -> tuple[int, int] | None:
-        """(n, m) where prune is "n:m"."""
-        return _n_of_m(self.prune) if isinstance(self.prune, str) else None
-
-    @property
-    def sparsity(self) -> float:
-        """The fraction to prune; 0 without one."""
-        return self.prune if isinstance(self.prune, float) else 0.0
-
-
-class Options(TypedDict, total=False):
-    """What `compress` and `plan` can be asked for, beside a whole recipe. What is not given, or None, is as by default;
-    only bits=None has a meaning of its own."""
-
-    bits: int | None
-    group_size: int | str | None
-    symmetric: bool | None
-    scale: str | None
-    scale_dtype: str | None
-    rounding: str | None
-    seed: int | None
-    prune: float | str | None
-    prune_axis: int | None
-    include: str | Iterable[str] | None
-    exclude: str | Iterable[str] | None
-    min_elements: int | None
-
-
-KEYS = tuple(f.name for f in fields(Settings))
-_OPTIONAL = ("bits", "group_size", "prune", "prune_axis")
-_OF_CODES = ("group_size", "symmetric", "scale", "scale_dtype", "rounding", "seed")
 _TOP_KEYS = (*KEYS, "min_elements", "rule")
 
 
@@ -232,7 +160,7 @@ def recipe_from_options(
             raise ValueError(f"give either a recipe or options, not recipe and {', '.join(extra)}")
         return _as_recipe(recipe)
     settings = Settings(**given)
-    without_meaning = [key for key in _OF_CODES if key in given and settings.bits is None]
+    without_meaning = [key for key in OF_CODES if key in given and settings.bits is None]
     if without_meaning:
         raise ValueError(f"{', '.join(without_meaning)} must not be given with bits=None, which writes no codes")
     kept, chosen = _globs("exclude", exclude), _globs("include", include)
@@ -277,33 +205,7 @@ def _known(what: str, table: Mapping[str, Any], allowed: tuple[str, ...]) -> Non
 
 def _given(key: str, value: Any) -> Any:
     """A value of a table, where None is written "none" (TOML has no null)."""
-    return None if key in _OPTIONAL and value == "none" else value
-
-
-def _checked(name: str, value: Any) -> Any:
-    if name in ("keep", "symmetric"):
-        return checks.flag(name, value)
-    if name == "bits":
-        return checks.integer(name, value, 2, 8)
-    if name == "group_size":
-        if isinstance(value, str) and value != "channel":
-            raise ValueError(f'group_size must be "channel" or an integer of 1..{2**31 - 1}, not {value!r}')
-        return value if value == "channel" else checks.integer(name, value, 1, 2**31 - 1)
-    if name == "seed":
-        return checks.integer(name, value, 0, 2**64 - 1)
-    if name == "prune":
-        return ":".join(map(str, _n_of_m(value))) if isinstance(value, str) else checks.number(name, value, 0.0, 1.0)
-    if name == "prune_axis":
-        return checks.integer(name, value, 1, 1)
-    return checks.choice(name, value, {"scale": SCALE_RULES, "scale_dtype": SCALE_DTYPES, "rounding": ROUNDINGS}[name])
-
-
-def _n_of_m(value: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([0-9]{1,2}):([0-9]{1,2})", value)
-    n, m = (int(found[1]), int(found[2])) if found else (0, 0)
-    if not 1 <= n < m <= MAX_M:
-        raise ValueError(f'prune must be a fraction of 0..1 or "n:m" with 1 <= n < m <= {MAX_M}, not {quote(value)}')
-    return n, m
+    return None if key in OPTIONAL and value == "none" else value
 
 
 def _different(settings: Settings, base: Settings) -> dict[str, Any]:

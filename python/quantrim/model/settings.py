@@ -1,0 +1,116 @@
+"""What can be asked for of one tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from typing import Any, TypedDict
+
+from .. import checks
+from ..files.errors import quote
+from ..quantization import ROUNDINGS, SCALE_DTYPES, SCALE_RULES
+
+DEFAULT_GROUP = 128
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What happens to one tensor. `keep` copies it untouched; everything else is as in `quantize` and
+    `prune`.
+
+    bits: None leaves weights in their dtype, to be pruned and no more; then all below but prune and prune_axis mean
+    nothing. group_size: an integer, "channel", or None for the usual: "channel" at 8 bits, 128 below. prune: a
+    fraction of 0..1, "n:m", or None. prune_axis: 1 compares the weights of each row among themselves, None
+    those of the whole tensor.
+    """
+
+    keep: bool = False
+    bits: int | None = 4
+    group_size: int | str | None = None
+    symmetric: bool = True
+    scale: str = "absmax"
+    scale_dtype: str = "float16"
+    rounding: str = "even"
+    seed: int = 0
+    prune: float | str | None = None
+    prune_axis: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in KEYS:
+            value = getattr(self, name)
+            if value is not None or name not in OPTIONAL:
+                object.__setattr__(self, name, _CHECKS[name](name, value))
+        if self.prune_axis is not None and isinstance(self.prune, str):
+            raise ValueError(f"prune_axis must not be given with prune={self.prune!r}, which runs along rows")
+
+    @property
+    def group(self) -> int | str:
+        """group_size, the usual one where none is given."""
+        usual = "channel" if self.bits == 8 else DEFAULT_GROUP
+        return usual if self.group_size is None else self.group_size
+
+    @property
+    def pattern(self) -> tuple[int, int] | None:
+        """(n, m) where prune is "n:m"."""
+        return _n_of_m(self.prune) if isinstance(self.prune, str) else None
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction to prune; 0 without one."""
+        return self.prune if isinstance(self.prune, float) else 0.0
+
+
+class Options(TypedDict, total=False):
+    """What `compress` and `plan` can be asked for, beside a whole recipe. What is not given, or None, is as by default;
+    only bits=None has a meaning of its own."""
+
+    bits: int | None
+    group_size: int | str | None
+    symmetric: bool | None
+    scale: str | None
+    scale_dtype: str | None
+    rounding: str | None
+    seed: int | None
+    prune: float | str | None
+    prune_axis: int | None
+    include: str | Iterable[str] | None
+    exclude: str | Iterable[str] | None
+    min_elements: int | None
+
+
+KEYS = tuple(f.name for f in fields(Settings))
+OPTIONAL = ("bits", "group_size", "prune", "prune_axis")  # which may be None
+OF_CODES = ("group_size", "symmetric", "scale", "scale_dtype", "rounding", "seed")  # without meaning for bits=None
+
+
+def _group_size(name: str, value: Any) -> int | str:
+    if isinstance(value, str) and value != "channel":
+        raise ValueError(f'{name} must be "channel" or an integer of 1..{2**31 - 1}, not {value!r}')
+    return value if isinstance(value, str) else checks.integer(name, value, 1, 2**31 - 1)
+
+
+def _prune(name: str, value: Any) -> float | str:
+    return ":".join(map(str, _n_of_m(value))) if isinstance(value, str) else checks.number(name, value, 0.0, 1.0)
+
+
+def _n_of_m(value: str) -> tuple[int, int]:
+    nm = checks.n_of_m(value)
+    if nm is None:
+        wanted = f'a fraction of 0..1 or "n:m" with 1 <= n < m <= {checks.MAX_M}'
+        raise ValueError(f"prune must be {wanted}, not {quote(value)}")
+    return nm
+
+
+# key -> what makes its value a checked one, given (key, value)
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "keep": checks.flag,
+    "bits": lambda name, value: checks.integer(name, value, 2, 8),
+    "group_size": _group_size,
+    "symmetric": checks.flag,
+    "scale": lambda name, value: checks.choice(name, value, SCALE_RULES),
+    "scale_dtype": lambda name, value: checks.choice(name, value, SCALE_DTYPES),
+    "rounding": lambda name, value: checks.choice(name, value, ROUNDINGS),
+    "seed": lambda name, value: checks.integer(name, value, 0, 2**64 - 1),
+    "prune": _prune,
+    "prune_axis": lambda name, value: checks.integer(name, value, 1, 1),
+}
