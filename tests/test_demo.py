@@ -19,6 +19,7 @@ import quantrim as qt
 from quantrim import demo
 from quantrim.cli import app
 from quantrim.demo import digits, forms, network, plot, recover
+from quantrim.demo.smallest import MAX_DROP
 from quantrim.files import open_checkpoint
 
 DATA = Path(demo.__file__).parent / "data"
@@ -162,7 +163,7 @@ READ = {
     demo.ORIGINAL: 355, "pruned 50 %": 355, "pruned 2:4": 334, "half of the neurons": 329, "int8": 355, "int4": 355,
     "NF4": 356, "16 shared values": 354, "int2": 347, "ternary": 348, "binary": 285, "pruned 50 % + int4": 353,
     "pruned 50 % + int4, sparse": 353, "pruned 80 % + int4": 269, "pruned 80 % + int4, recovered": 353,
-    "recovered, sparse": 353,
+    "recovered, sparse": 353, "chosen by validation": 355,
 }  # fmt: skip
 WEIGHTS, BIASES = 50_432, 4 * (256 + 128 + 10)
 GROUPS = {size: sum(rows * -(-cols // size) for rows, cols in ((256, 64), (128, 256), (10, 128))) for size in (32, 64)}
@@ -212,6 +213,13 @@ def test_pruned_and_rounded_and_sparse_is_smaller_than_either_alone(rows: dict[s
     both = rows["pruned 50 % + int4, sparse"]
     assert both.nbytes < min(rows[name].nbytes for name in ("pruned 50 %", "int4", "pruned 50 % + int4"))
     assert rows["recovered, sparse"].nbytes < both.nbytes
+
+
+def test_what_validation_chose_is_the_smallest_within_a_point(rows: dict[str, demo.Row]) -> None:
+    """Of those that were not taught again; on all images, of which half chose."""
+    least = rows[demo.ORIGINAL].accuracy - MAX_DROP
+    as_good = {name for name, row in rows.items() if row.accuracy >= least and "recovered" not in name}
+    assert min(as_good, key=lambda name: rows[name].nbytes) == "chosen by validation"
 
 
 def test_zeros_are_counted_exactly(rows: dict[str, demo.Row]) -> None:

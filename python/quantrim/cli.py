@@ -334,7 +334,7 @@ def demo(
 
     A network that reads handwritten digits is pruned, rounded and stored without
     its zeros; each form is stored and read again. Accuracy is that on 360 images
-    it never saw. Takes a second.
+    it never saw. Takes a few seconds.
 
     \b
     Examples:

@@ -18,7 +18,8 @@ from ..model import compress, logical_tensors
 from ..pruning import prune_mask
 from ..splitting import remove_units
 from ..tensor import QuantizedTensor
-from .digits import LAYERS, decoded, recovered_file
+from .digits import LAYERS, decoded, held_out, recovered_file
+from .smallest import smallest
 
 Weights = dict[str, NDArray[Any]]
 
@@ -105,6 +106,12 @@ def recovered(source: Path, target: Path) -> Stored:
     return of_file(target)
 
 
+def chosen_by_validation(source: Path, target: Path) -> Stored:
+    """Bits and sparsity of each layer as `tune` found them with half of the images: see `smallest`."""
+    compress(source, target, recipe=smallest(source, *held_out()).recipe)
+    return of_file(target)
+
+
 def write(source: Path, target: Path, options: Mapping[str, Any]) -> None:
     """The model in one of its forms; small matrices too, which compress leaves alone by itself."""
     compress(source, target, min_elements=0, **options)
@@ -139,4 +146,5 @@ FORMS: dict[str, Maker] = {
     "pruned 80 % + int4": in_file(**INT4, prune=0.8),
     "pruned 80 % + int4, recovered": recovered,
     "recovered, sparse": sparse_bitmask(recovered),
+    "chosen by validation": chosen_by_validation,
 }
