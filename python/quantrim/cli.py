@@ -121,6 +121,36 @@ def compress(
         str | None,
         typer.Option(metavar="0..1|N:M", help="Zero this share of each tensor, or all but N of M.", show_default=False),
     ] = None,
+    prune_score: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCORE",
+            help="The lowest go: magnitude (default), random; with --prune-data wanda, taylor, fisher, obd, given.",
+            show_default=False,
+        ),
+    ] = None,
+    prune_data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A checkpoint with input norms, gradients, ... under the names of the weights.",
+            show_default=False,
+        ),
+    ] = None,
+    prune_pattern: Annotated[
+        str | None,
+        typer.Option(metavar="row|column|RxC", help="Zero whole rows, columns or R x C blocks.", show_default=False),
+    ] = None,
+    prune_scope: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tensor|global", help="A budget for each tensor (default), or one for all.", show_default=False
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(metavar="T", help="Zero what is smaller than T, in place of --prune.", show_default=False),
+    ] = None,
     include: Annotated[
         list[str] | None,
         typer.Option(metavar="GLOB", help="Compress only tensors of these names.", show_default=False),
@@ -128,6 +158,10 @@ def compress(
     exclude: Annotated[
         list[str] | None,
         typer.Option(metavar="GLOB", help="Copy tensors of these names as they are.", show_default=False),
+    ] = None,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Leave tensors of these names out.", show_default=False),
     ] = None,
     min_elements: Annotated[
         int | None,
@@ -158,6 +192,8 @@ def compress(
       quantrim compress llama/ llama-int4/ --bits 4 --group-size 32 --scale mse
       quantrim compress llama/ llama-2of4/ --prune 2:4 --exclude 'lm_head*'
       quantrim compress llama/ llama-half/ --bits none --prune 0.5
+      quantrim compress llama/ llama-wanda/ --prune 0.5 --prune-score wanda --prune-data norms.safetensors
+      quantrim compress llama/ llama-70/ --bits none --prune 0.7 --prune-scope global
       quantrim compress llama/ llama-int3/ --bits 3 --report report.html
       quantrim compress llama/ anywhere/ --dry-run
 
@@ -178,8 +214,14 @@ def compress(
         scale=scale,
         scale_dtype=scale_dtype,
         prune=prune,
+        prune_score=prune_score,
+        prune_data=prune_data,
+        prune_pattern=prune_pattern,
+        prune_scope=prune_scope,
+        threshold=threshold,
         include=include,
         exclude=exclude,
+        drop=drop,
         min_elements=min_elements,
         recipe=recipe,
     )

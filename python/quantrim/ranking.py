@@ -18,7 +18,7 @@ from .float_environment import default_floats
 K = TypeVar("K")
 Masks = NDArray[np.bool_]
 Score = Callable[[K, Array], object]
-_HALVES = 1 << 16  # of a key: so many values has each
+KEY_HALVES = 1 << 16  # of a key: so many values has each
 
 
 class Arrays(Protocol[K]):
@@ -138,25 +138,30 @@ def _pruned_array(
 
 
 def _cut(scores: Callable[[], Iterator[tuple[str, Array]]], sparsity: float, absolute: bool) -> tuple[int, int]:
+    return key_at(sparsity, lambda upper: _counted(scores(), absolute, upper))
+
+
+def key_at(sparsity: float, counted: Callable[[int | None], NDArray[np.int64]]) -> tuple[int, int]:
     """Keys below the first number go, and so many of those equal to it as the second says.
 
-    Two passes: the upper halves of all keys are counted, then the lower halves of those whose upper half is the cut's.
+    Two passes: `counted(None)` counts the upper halves of all keys, then `counted(upper)` the lower halves of those
+    whose upper half is the cut's, as `count_keys` does.
     """
-    bins = _counted(scores(), absolute, None)
+    bins = counted(None)
     size = int(bins.sum())
     count = round(sparsity * size)
     if count in (0, size):
         return (2**31 - 1 if count else -(2**31)), 0
     upper, count = _bin_of(count, bins)
-    upper -= _HALVES // 2
-    bins = _counted(scores(), absolute, upper)
+    upper -= KEY_HALVES // 2
+    bins = counted(upper)
     lower, count = _bin_of(count, bins)
-    key = upper * _HALVES + lower
+    key = upper * KEY_HALVES + lower
     return (key + 1, 0) if count == bins[lower] else (key, count)
 
 
 def _counted(scores: Iterator[tuple[str, Array]], absolute: bool, upper: int | None) -> NDArray[np.int64]:
-    bins = np.zeros(_HALVES, np.int64)
+    bins = np.zeros(KEY_HALVES, np.int64)
     for name, s in scores:
         checks.finite(name, s, backend.active.count_keys(s, absolute, upper, bins))
     return bins

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -33,8 +34,14 @@ class Options:
     scale: str | None = None
     scale_dtype: str | None = None
     prune: str | None = None
+    prune_score: str | None = None
+    prune_data: Path | None = None
+    prune_pattern: str | None = None
+    prune_scope: str | None = None
+    threshold: float | None = None
     include: list[str] | None = None
     exclude: list[str] | None = None
+    drop: list[str] | None = None
     min_elements: int | None = None
     recipe: Path | None = None
 
@@ -43,12 +50,12 @@ class Options:
 
         >>> Options(group_size="32", prune="2:4").arguments()
         {'group_size': 32, 'prune': '2:4'}
-        >>> Options(bits="none", prune="0.5").arguments()
-        {'bits': None, 'prune': 0.5}
+        >>> Options(bits="none", prune="0.5", prune_pattern="4x1").arguments()
+        {'bits': None, 'prune': 0.5, 'prune_pattern': (4, 1)}
         """
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         given["bits"], given["group_size"] = _integer(self.bits), _integer(self.group_size)
-        given["prune"] = _fraction(self.prune)
+        given["prune"], given["prune_pattern"] = _fraction(self.prune), _block(self.prune_pattern)
         said = {name: value for name, value in given.items() if value not in (None, [])}
         return said | {"bits": None} if self.bits == "none" else said
 
@@ -62,6 +69,12 @@ def _fraction(text: str | None) -> float | str | None:
     with contextlib.suppress(ValueError):
         return None if text is None else float(text)
     return text
+
+
+def _block(text: str | None) -> tuple[int, ...] | str | None:
+    """Rows and columns of "4x1"."""
+    found = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text or "")
+    return (int(found[1]), int(found[2])) if found else text
 
 
 @contextlib.contextmanager

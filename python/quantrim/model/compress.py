@@ -18,11 +18,13 @@ from ..files.index import INDEX_SUFFIX
 from ..float_environment import default_floats
 from . import chunks
 from .plan import Plan, ShardPlan, TensorPlan, make_plan
+from .pruners import Pruners
 from .recipe import Recipe, recipe_from_options
 from .report import Report, TensorReport
 from .settings import Options
+from .source import Source
 from .statistics import Errors
-from .stream import Jobs, Source, compress_jobs, copy_jobs
+from .stream import Jobs, compress_jobs, copy_jobs
 from .targets import CheckedFile, copy_side_files, write_json
 from .workers import Buffers, Workers, single_threaded_kernels
 
@@ -55,7 +57,15 @@ def compress(
     symmetric, scale, rounding, seed: as in `quantize`.
     scale_dtype: "float16" (default), "bfloat16" or "float32".
     prune: the fraction of each tensor's weights to remove first (of each row, with prune_axis=1), or "n:m".
+    prune_pattern: "row", "column" or (rows, cols): whole ones go; each such tensor is held in memory once.
+    prune_score: what goes first: the lowest "magnitude" (default), "random", or with data "wanda", "taylor", "fisher",
+        "obd", or "given" scores. prune_data: the checkpoint with that data under the names of the weights: norms of the
+        inputs (cols,); gradients, squared gradients, the Hessian's diagonal or scores (rows, cols); scores of rows or
+        columns may be (rows,) or (cols,) with that pattern.
+    prune_scope: "tensor", or "global": one budget, exact, for all tensors that are pruned so.
+    threshold, threshold_mode: as in `threshold`, in place of prune. shrink_l1, shrink_l2, shrink_axis: as in `shrink`.
     include, exclude: globs of tensor names. With include, only those are compressed; those of exclude never.
+    drop: globs of tensors that are left out.
     min_elements: matrices of fewer weights (default 4096) are copied, as is all that is no matrix named
         "<module>.weight".
     recipe: a Recipe, a table, or the path of a TOML file, instead of all of these.
@@ -78,8 +88,10 @@ def compress(
     with open_checkpoint(source) as checkpoint:
         _check_target(checkpoint, source, target, overwrite)
         plan = make_plan(checkpoint, wish)
-        with single_threaded_kernels() as count:
-            run = _Run(checkpoint, plan, progress)
+        with single_threaded_kernels() as count, Pruners(plan.tensors) as pruners:
+            run = _Run(checkpoint, plan, pruners, progress)
+            with Workers(count) as workers:
+                run.find_budgets(workers)
             with _targets(checkpoint, plan, target, overwrite) as open_target:
                 for shard in plan.shards:
                     # the workers end before the file is closed: none may write to a descriptor used anew
@@ -93,12 +105,17 @@ def compress(
 class _Run:
     """The work on all tensors, with what has been done so far."""
 
-    def __init__(self, checkpoint: Checkpoint, plan: Plan, progress: Progress | None) -> None:
+    def __init__(self, checkpoint: Checkpoint, plan: Plan, pruners: Pruners, progress: Progress | None) -> None:
         self._source = Source(checkpoint, Buffers())
+        self._pruners = pruners
         self._progress = progress
         self._done = 0
         self._total = sum(tensor.source_bytes for tensor in plan.tensors)
         self.errors: dict[str, Errors] = {}
+
+    def find_budgets(self, workers: Workers) -> None:
+        """Look at all tensors that share a budget, before the first of them is written."""
+        self._pruners.find_budgets(self._source, workers, self._advance)
 
     def write_shard(self, shard: ShardPlan, out: FileWriter, workers: Workers) -> None:
         out.pwrite(shard.header, 0)
@@ -114,7 +131,8 @@ class _Run:
         if tensor.copied:
             return copy_jobs(self._source, tensor, out, shard.offsets[tensor.name])
         progress = partial(self._advance, tensor)
-        return compress_jobs(self._source, tensor, out, shard.offsets, workers, chunks.CHUNK_BYTES, progress)
+        pruner = self._pruners.of(tensor)
+        return compress_jobs(self._source, tensor, pruner, out, shard.offsets, workers, chunks.CHUNK_BYTES, progress)
 
     def _advance(self, tensor: TensorPlan, nbytes: int) -> None:
         self._done += nbytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from ..files.safetensors import count_bytes
 from ..float_environment import default_floats
 from ..layouts.compressed_tensors import Part, Scheme, parts
 from ..layouts.compressed_tensors_config import quantization_config, reader_notes, usual_format
+from .pruner import block_shape
 from .recipe import Recipe, recipe_from_options
 from .settings import Options, Settings
 
@@ -147,9 +149,11 @@ def make_plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
     nothing, and where there is nothing to do."""
     _refuse_quantized(checkpoint)
     assigned = recipe.assign(checkpoint.tensors)
-    plans = [_plan_tensor(info, assigned[name], recipe.min_elements) for name, info in checkpoint.tensors.items()]
+    kept = {name: info for name, info in checkpoint.tensors.items() if not assigned[name].drop}
+    plans = [_plan_tensor(info, assigned[name], recipe.min_elements) for name, info in kept.items()]
+    dropped = [name for name in checkpoint.tensors if name not in kept]
     compressed = {t.module: t.scheme for t in plans if t.scheme}
-    if all(t.copied for t in plans):
+    if all(t.copied for t in plans) and not (plans and dropped):
         why = "; ".join(sorted({t.reason for t in plans}))[:500] or "it holds no tensors"
         raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)}: no tensor can be compressed: {why}")
     others = [t.module for t in plans if not t.scheme and len(t.shape) == 2 and t.name.endswith(WEIGHT)]
@@ -160,10 +164,18 @@ def make_plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
     shards = tuple(
         _plan_shard(checkpoint, shard, by_file[checkpoint.folder / shard], recipe, config)
         for shard in checkpoint.shards
+        if by_file[checkpoint.folder / shard]
     )
     source_bytes = sum((checkpoint.folder / shard).stat().st_size for shard in checkpoint.shards)
-    notes = _notes(plans, (checkpoint.config or {}).get("model_type"))
+    notes = (*_dropped_note(checkpoint, dropped), *_notes(plans, (checkpoint.config or {}).get("model_type")))
     return Plan(os.fspath(checkpoint.path), recipe, shards, config, source_bytes, notes)
+
+
+def _dropped_note(checkpoint: Checkpoint, dropped: list[str]) -> Iterator[str]:
+    if dropped:
+        nbytes = sum(checkpoint.tensors[name].nbytes for name in dropped)
+        tensors = "1 tensor is" if len(dropped) == 1 else f"{len(dropped)} tensors are"
+        yield f"{tensors} left out, {nbytes:,} bytes; config.json stays as it is"
 
 
 def _refuse_quantized(checkpoint: Checkpoint) -> None:
@@ -191,15 +203,20 @@ def _plan_tensor(info: TensorInfo, settings: Settings, min_elements: int) -> Ten
             f"tensor {quote(info.name)}: prune={settings.prune!r} needs columns that are a multiple of "
             f"{settings.pattern[1]}, not {cols}; exclude it or give it a rule of its own"
         )
+    if isinstance(settings.prune_pattern, tuple):
+        try:
+            block_shape(settings.prune_pattern, info.matrix_shape)
+        except ValueError as error:
+            raise ValueError(f"tensor {quote(info.name)}: {error}; exclude it or give it a rule of its own") from None
     if bits is None:
-        return TensorPlan(info, settings, None, f"{info.dtype}, {_pruned(settings)} pruned", "", copied=False)
+        return TensorPlan(info, settings, None, f"{info.dtype}, {settings.changes}", "", copied=False)
     group = _dividing_group(settings.group, cols)
     if group != settings.group:
         instead = "one scale a row" if group == "channel" else f"groups of {group}"
         reason = f"{cols} columns are no multiple of {settings.group}: {instead}"
     stored_as = usual_format(bits, group)
     scheme = Scheme(bits, group, settings.symmetric, settings.scale_dtype, stored_as)
-    label = scheme.label if not settings.prune else f"{scheme.label}, {_pruned(settings)} pruned"
+    label = f"{scheme.label}, {settings.changes}" if settings.changes else scheme.label
     return TensorPlan(info, settings, scheme, label, reason, copied=False)
 
 
@@ -207,8 +224,8 @@ def _reason_to_copy(info: TensorInfo, settings: Settings, min_elements: int) -> 
     """Why a tensor is copied byte for byte, or ''."""
     if settings.keep:
         return "kept by the recipe"
-    if settings.bits is None and not settings.prune:
-        return "nothing to do: neither bits nor prune"
+    if settings.bits is None and not settings.changes:
+        return "nothing to do: neither bits nor prune, threshold or shrink"
     what = "pruned" if settings.bits is None else "compressed"
     dtypes = PRUNED_DTYPES if settings.bits is None else MATRIX_DTYPES
     if len(info.shape) != 2:
@@ -231,10 +248,6 @@ def _dividing_group(group: int | str, cols: int) -> int | str:
     if isinstance(group, str) or cols % group == 0:
         return group
     return next((g for g in FALLBACK_GROUPS if g < group and cols % g == 0), "channel")
-
-
-def _pruned(settings: Settings) -> str:
-    return settings.prune if isinstance(settings.prune, str) else f"{100 * settings.sparsity:g}%"
 
 
 def _plan_shard(

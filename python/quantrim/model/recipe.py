@@ -142,29 +142,32 @@ def recipe_from_options(
     *,
     include: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
+    drop: str | Iterable[str] | None = None,
     min_elements: int | None = None,
     **options: Any,
 ) -> Recipe:
     """The recipe that `compress` and `plan` were asked for: a recipe whole (Recipe, table, or path), or
     options.
 
-    include, exclude: globs of tensor names; with include, only those are compressed; what exclude names is
-        not.
+    include, exclude, drop: globs of tensor names; with include, only those are compressed; what exclude names is
+        not, and what drop names is left out.
     """
     given = {key: value for key, value in options.items() if value is not None or key == "bits"}
-    _known("options", given, KEYS)
+    _known("options", given, tuple(key for key in KEYS if key not in ("keep", "drop")))
     if recipe is not None:
-        others = {"include": include, "exclude": exclude, "min_elements": min_elements}
+        others = {"include": include, "exclude": exclude, "drop": drop, "min_elements": min_elements}
         extra = [*given, *(name for name, value in others.items() if value is not None)]
         if extra:
             raise ValueError(f"give either a recipe or options, not recipe and {', '.join(extra)}")
         return _as_recipe(recipe)
     settings = Settings(**given)
-    without_meaning = [key for key in OF_CODES if key in given and settings.bits is None]
+    meant = ("seed",) if settings.prune_score == "random" else ()
+    without_meaning = [key for key in OF_CODES if key in given and key not in meant and settings.bits is None]
     if without_meaning:
         raise ValueError(f"{', '.join(without_meaning)} must not be given with bits=None, which writes no codes")
-    kept, chosen = _globs("exclude", exclude), _globs("include", include)
-    rules = [Rule(glob, replace(settings, keep=True)) for glob in kept] + [Rule(glob, settings) for glob in chosen]
+    ways: tuple[tuple[str, Any, dict[str, Any]], ...]
+    ways = (("drop", drop, {"drop": True}), ("exclude", exclude, {"keep": True}), ("include", include, {}))
+    rules = [Rule(glob, replace(settings, **way)) for name, globs, way in ways for glob in _globs(name, globs)]
     defaults = replace(settings, keep=True) if include is not None else settings
     return Recipe(defaults, tuple(rules), MIN_ELEMENTS if min_elements is None else min_elements)
 
@@ -216,6 +219,8 @@ def _different(settings: Settings, base: Settings) -> dict[str, Any]:
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return repr(list(value))
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
 from .. import checks
+from ..blocks import Block
 from ..files.errors import quote
+from ..pruning import MODES
 from ..quantization import ROUNDINGS, SCALE_DTYPES, SCALE_RULES
 
 DEFAULT_GROUP = 128
+DATA_SCORES = ("wanda", "taylor", "fisher", "obd", "given")  # which need arrays beside the weights
+_THRESHOLDS = {"magnitude": "|w| below", "signed": "w up to", "soft": "|w| softly below"}
 
 
 @dataclass(frozen=True)
@@ -18,10 +23,18 @@ class Settings:
     """What happens to one tensor. `keep` copies it untouched; everything else is as in `quantize` and
     `prune`.
 
-    bits: None leaves weights in their dtype, to be pruned and no more; then all below but prune and prune_axis mean
-    nothing. group_size: an integer, "channel", or None for the usual: "channel" at 8 bits, 128 below. prune: a
-    fraction of 0..1, "n:m", or None. prune_axis: 1 compares the weights of each row among themselves, None
-    those of the whole tensor.
+    drop: leave it out. bits: None leaves weights in their dtype, to be pruned and no more; then what is said of codes
+    means nothing. group_size: an integer, "channel", or None for the usual: "channel" at 8 bits, 128 below.
+
+    prune: a fraction of 0..1, "n:m", or None. What goes first is what scores low by prune_score: "magnitude", "random"
+    (by seed), or with the arrays that the checkpoint prune_data has under the names of the weights: "wanda" (norms of
+    the inputs), "taylor" (gradients), "fisher" (squared gradients), "obd" (the Hessian's diagonal), "given" (scores).
+    prune_axis: 1 compares the weights of each row among themselves, None those of the whole tensor. prune_pattern:
+    "row", "column" or (rows, cols): whole blocks go. prune_scope: "global" is one budget for all tensors that have it
+    with the same prune and prune_score.
+
+    In place of prune: threshold with threshold_mode, as in `threshold`; or shrink_l1, shrink_l2, as in `shrink`, with
+    shrink_axis=1 by rows.
     """
 
     keep: bool = False
@@ -34,14 +47,24 @@ class Settings:
     seed: int = 0
     prune: float | str | None = None
     prune_axis: int | None = None
+    prune_pattern: str | Block | None = None
+    prune_score: str = "magnitude"
+    prune_data: str | None = None
+    prune_scope: str = "tensor"
+    threshold: float | None = None
+    threshold_mode: str = "magnitude"
+    shrink_l1: float = 0.0
+    shrink_l2: float = 0.0
+    shrink_axis: int | None = None
+    drop: bool = False
 
     def __post_init__(self) -> None:
         for name in KEYS:
             value = getattr(self, name)
             if value is not None or name not in OPTIONAL:
                 object.__setattr__(self, name, _CHECKS[name](name, value))
-        if self.prune_axis is not None and isinstance(self.prune, str):
-            raise ValueError(f"prune_axis must not be given with prune={self.prune!r}, which runs along rows")
+        for key, why in _contradictions(self):
+            raise ValueError(f"{key} must not be given {why}")
 
     @property
     def group(self) -> int | str:
@@ -59,6 +82,27 @@ class Settings:
         """The fraction to prune; 0 without one."""
         return self.prune if isinstance(self.prune, float) else 0.0
 
+    @property
+    def shrinks(self) -> bool:
+        return bool(self.shrink_l1 or self.shrink_l2)
+
+    @property
+    def changes(self) -> str:
+        """What becomes of weights before they are rounded, for people; '' for nothing."""
+        if self.threshold is not None:
+            return f"{_THRESHOLDS[self.threshold_mode]} {self.threshold:g} pruned"
+        if self.shrinks:
+            return "shrunk"
+        if not self.prune:
+            return ""
+        part = self.prune if isinstance(self.prune, str) else f"{100 * self.sparsity:g}%"
+        of = {None: "", "row": " of rows", "column": " of columns"}
+        block = self.prune_pattern
+        what = f" of {block[0]}x{block[1]} blocks" if isinstance(block, tuple) else of[block]
+        by = "" if self.prune_score == "magnitude" else f" by {self.prune_score}"
+        where = " of all such tensors" if self.prune_scope == "global" else ""
+        return f"{part}{what}{where} pruned{by}"
+
 
 class Options(TypedDict, total=False):
     """What `compress` and `plan` can be asked for, beside a whole recipe. What is not given, or None, is as by default;
@@ -73,13 +117,25 @@ class Options(TypedDict, total=False):
     seed: int | None
     prune: float | str | None
     prune_axis: int | None
+    prune_pattern: str | Block | None
+    prune_score: str | None
+    prune_data: str | os.PathLike[str] | None
+    prune_scope: str | None
+    threshold: float | None
+    threshold_mode: str | None
+    shrink_l1: float | None
+    shrink_l2: float | None
+    shrink_axis: int | None
+    drop: str | Iterable[str] | None
     include: str | Iterable[str] | None
     exclude: str | Iterable[str] | None
     min_elements: int | None
 
 
 KEYS = tuple(f.name for f in fields(Settings))
-OPTIONAL = ("bits", "group_size", "prune", "prune_axis")  # which may be None
+OPTIONAL = (  # which may be None
+    *("bits", "group_size", "prune", "prune_axis", "prune_pattern", "prune_data", "threshold", "shrink_axis"),
+)
 OF_CODES = ("group_size", "symmetric", "scale", "scale_dtype", "rounding", "seed")  # without meaning for bits=None
 
 
@@ -91,6 +147,55 @@ def _group_size(name: str, value: Any) -> int | str:
 
 def _prune(name: str, value: Any) -> float | str:
     return ":".join(map(str, _n_of_m(value))) if isinstance(value, str) else checks.number(name, value, 0.0, 1.0)
+
+
+def _prune_pattern(name: str, value: Any) -> str | Block:
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        return checks.integer(name, value[0], 1, 2**31 - 1), checks.integer(name, value[1], 1, 2**31 - 1)
+    if not isinstance(value, str) or value not in ("row", "column"):
+        raise ValueError(f'{name} must be "row", "column" or (rows, cols), not {quote(value)}')
+    return value
+
+
+def _path(name: str, value: Any) -> str:
+    try:
+        path = os.fspath(value)
+    except TypeError:
+        raise TypeError(f"{name} must be the path of a checkpoint, not {type(value).__name__}") from None
+    if not isinstance(path, str) or not path:
+        raise ValueError(f"{name} must be the path of a checkpoint, not {quote(path)}")
+    return path
+
+
+def _contradictions(s: Settings) -> Iterator[tuple[str, str]]:
+    """Keys that mean nothing beside the others, and why."""
+    asked = (("threshold", s.threshold is not None), ("shrink_l1, shrink_l2", s.shrinks))
+    ways = [key for key, given in asked if given]
+    if ways and s.prune is not None:
+        yield ways[0], f"with prune={s.prune!r}"
+    if len(ways) > 1:
+        yield ways[0], f"with {ways[1]}"
+    if s.threshold is not None and s.threshold < 0 and s.threshold_mode != "signed":
+        yield f"a negative threshold ({s.threshold:g})", f"with threshold_mode={s.threshold_mode!r}"
+    if s.shrink_axis is not None and not s.shrinks:
+        yield "shrink_axis", "without shrink_l1 or shrink_l2"
+    if s.prune_axis is not None and isinstance(s.prune, str):
+        yield "prune_axis", f"with prune={s.prune!r}, which runs along rows"
+    for key in ("prune_pattern", "prune_scope"):
+        value = getattr(s, key)
+        if value not in (None, "tensor"):
+            if not isinstance(s.prune, float):
+                yield f"{key}={value!r}", f"with prune={s.prune!r}, but with a fraction"
+            if s.prune_axis is not None:
+                yield f"{key}={value!r}", f"with prune_axis={s.prune_axis}"
+    if s.prune_pattern is not None and s.prune_scope == "global":
+        yield f"prune_pattern={s.prune_pattern!r}", 'with prune_scope="global", which compares single weights'
+    if s.prune_score != "magnitude" and s.prune is None:
+        yield f"prune_score={s.prune_score!r}", "without prune"
+    if s.prune_data is not None and s.prune_score not in DATA_SCORES:
+        yield "prune_data", f"with prune_score={s.prune_score!r}, which needs none"
+    if s.prune_data is None and s.prune_score in DATA_SCORES:
+        yield f"prune_score={s.prune_score!r}", "without prune_data, a checkpoint that has what it needs"
 
 
 def _n_of_m(value: str) -> tuple[int, int]:
@@ -113,4 +218,14 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "seed": lambda name, value: checks.integer(name, value, 0, 2**64 - 1),
     "prune": _prune,
     "prune_axis": lambda name, value: checks.integer(name, value, 1, 1),
+    "prune_pattern": _prune_pattern,
+    "prune_score": lambda name, value: checks.choice(name, value, ("magnitude", "random", *DATA_SCORES)),
+    "prune_data": _path,
+    "prune_scope": lambda name, value: checks.choice(name, value, ("tensor", "global")),
+    "threshold": lambda name, value: checks.number(name, value, -checks.LARGEST["float32"], checks.LARGEST["float32"]),
+    "threshold_mode": lambda name, value: checks.choice(name, value, MODES),
+    "shrink_l1": lambda name, value: checks.number(name, value, 0.0, checks.LARGEST["float32"]),
+    "shrink_l2": lambda name, value: checks.number(name, value, 0.0, checks.LARGEST["float32"]),
+    "shrink_axis": lambda name, value: checks.integer(name, value, 1, 1),
+    "drop": checks.flag,
 }

@@ -3,54 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 
-from .. import checks
 from ..checks import Array
-from ..files import Checkpoint, FormatError
 from ..files.atomic import FileWriter
-from ..files.checkpoint import from_little_endian
-from ..files.errors import PATH_LIMIT, quote
 from ..layouts import compressed_tensors as layout
-from ..pruning import prune
 from ..quantization import dequantize, quantize
 from ..tensor import QuantizedTensor, row_bytes, scales_shape
 from .chunks import Chunk, column_step, cut
 from .plan import TensorPlan
-from .prune_stream import Cut, apply_cut, find_cut
+from .pruner import Pruner
+from .source import Passes, Progress, Source, error_about, explained
 from .statistics import Errors, count_lost_groups, measure
-from .workers import Buffers, Workers
+from .workers import Workers
 
 COPY_BYTES = 8 << 20  # of a tensor that is copied, at a time
 ZERO_POINT_BLOCK = 1 << 20  # zero points that are packed at a time
 _U64 = 1 << 64
 _COUNTER_STEP = 0x9E3779B97F4A7C15  # of stochastic rounding: one weight further on
-
-T = TypeVar("T")
-Progress = Callable[[int], None]  # told of source bytes that are done with
-
-
-@dataclass
-class Source:
-    """The open checkpoint, and each thread's memory."""
-
-    checkpoint: Checkpoint
-    buffers: Buffers
-
-    def read(self, tensor: TensorPlan, chunk: Chunk) -> Array:
-        """The weights of a chunk as stored; float64 as float32. Valid until this thread reads again."""
-        info = tensor.info
-        dtype = info.numpy_dtype
-        raw = self.buffers.get("source", (chunk.size * dtype.itemsize,), np.dtype(np.uint8))
-        first = (chunk.row * info.matrix_shape[1] + chunk.col) * dtype.itemsize
-        self.checkpoint.read_into(tensor.name, raw, first)
-        x = from_little_endian(raw, dtype).reshape(chunk.rows, chunk.cols)
-        return x if dtype != np.float64 else checks.floats("weights", x)
 
 
 @dataclass(frozen=True)
@@ -83,6 +57,7 @@ def copy_jobs(source: Source, tensor: TensorPlan, out: FileWriter, offset: int) 
 def compress_jobs(
     source: Source,
     tensor: TensorPlan,
+    pruner: Pruner | None,
     out: FileWriter,
     offsets: dict[str, int],
     workers: Workers,
@@ -91,9 +66,10 @@ def compress_jobs(
 ) -> Jobs:
     """Pieces that write the parts of a compressed or pruned tensor at their offsets in `out`. Where the weights
     to prune are not known from one chunk, asking for the first piece looks at the whole tensor."""
-    stream = (_Pruned if tensor.scheme is None else _Quantized)(source, tensor, out, offsets)
+    stream = (_Pruned if tensor.scheme is None else _Quantized)(source, tensor, pruner, out, offsets)
     chunks = list(stream.cut(chunk_bytes))
-    stream.find_cut(chunks, workers, progress)
+    if pruner is not None:
+        pruner.prepare(Passes(source, tensor.info, chunks, workers, progress))
     itemsize = tensor.info.numpy_dtype.itemsize
 
     def job(number: int, chunk: Chunk) -> Done:
@@ -105,19 +81,20 @@ def compress_jobs(
 
 
 class _Stream(ABC):
-    """One tensor, and its pruning; what becomes of its weights is for `keep`.
+    """One tensor that is pruned first, where there is a pruner; what becomes of its weights is for `keep`.
 
     group_size: columns that must not be parted.
     """
 
     group_size: int | str = 1
 
-    def __init__(self, source: Source, tensor: TensorPlan, out: FileWriter, offsets: dict[str, int]) -> None:
-        self.source, self.tensor, self.out = source, tensor, out
+    def __init__(
+        self, source: Source, tensor: TensorPlan, pruner: Pruner | None, out: FileWriter, offsets: dict[str, int]
+    ) -> None:
+        self.source, self.tensor, self.pruner, self.out = source, tensor, pruner, out
         self.settings = tensor.settings
         self.rows, self.cols = tensor.info.matrix_shape
         self.begin = {role: offsets[part.name] for role, part in tensor.parts().items()}
-        self.streamed_cut: Cut | None = None
 
     @abstractmethod
     def keep(self, x: Array, pruned: Array, chunk: Chunk) -> Errors:
@@ -130,82 +107,30 @@ class _Stream(ABC):
     def cut(self, chunk_bytes: int) -> Iterator[Chunk]:
         pattern = self.settings.pattern
         step = column_step(self.group_size, pattern[1] if pattern else None)
-        if self.settings.prune_axis is not None:
+        if self.pruner is not None and self.pruner.whole_rows:
             step = None
         return cut(self.rows, self.cols, step, chunk_bytes)
-
-    # Pruning
-
-    def find_cut(self, chunks: list[Chunk], workers: Workers, progress: Progress) -> None:
-        """Look at the whole tensor where the weights to prune are not known from one chunk."""
-        if not self.settings.sparsity or self.settings.prune_axis is not None or len(chunks) == 1:
-            return
-
-        def each_chunk(f: Callable[[Array], T], step: int = 1) -> Iterable[T]:
-            def job(chunk: Chunk) -> T:
-                return f(self.source.read(self.tensor, chunk))
-
-            for found in workers.run(partial(job, chunk) for chunk in chunks[::step]):
-                progress(0)
-                yield found
-
-        removed = round(self.settings.sparsity * self.rows * self.cols)
-        bits = 16 if self.tensor.info.dtype in ("F16", "BF16") else 32
-        self.streamed_cut = find_cut(removed, self.rows * self.cols, bits, len(chunks), each_chunk)
-
-    def pruned(self, x: Array, number: int) -> Array:
-        settings = self.settings
-        if not settings.prune:
-            return x
-        out = self.source.buffers.get("pruned", x.shape, x.dtype)
-        if self.streamed_cut is not None:
-            if not apply_cut(x, self.streamed_cut, number, out):
-                raise ValueError("not finite")
-        elif isinstance(settings.prune, str):
-            prune(x, pattern=settings.prune, out=out)
-        else:
-            prune(x, settings.sparsity, axis=settings.prune_axis, out=out)
-        return out
 
     # One chunk
 
     def run(self, number: int, chunk: Chunk) -> Errors:
-        x = self._read(chunk)
+        x = self.source.read(self.tensor.info, chunk)
         try:
-            return self.keep(x, self.pruned(x, number), chunk)
+            return self.keep(x, self._pruned(x, number, chunk), chunk)
         except ValueError as error:
-            raise self._explained(error, x, chunk) from None
+            if "overflows" in str(error) and np.isfinite(x).all():
+                rows = f"rows {chunk.row} to {chunk.row + chunk.rows}"
+                wanted = f"a scale or weight in {rows} overflows {self.settings.scale_dtype}"
+                problem = f"{wanted}; use scale_dtype='float32' or 'bfloat16'"
+                raise error_about(self.tensor.info, problem) from None
+            raise explained(error, self.tensor.info, x, chunk) from None
 
-    def _read(self, chunk: Chunk) -> Array:
-        try:
-            return self.source.read(self.tensor, chunk)
-        except FormatError:
-            raise
-        except ValueError as error:
-            raise self._error(str(error)) from None
-
-    # Errors
-
-    def _explained(self, error: ValueError, x: Array, chunk: Chunk) -> ValueError:
-        """The error about a chunk as one about the tensor."""
-        with np.errstate(invalid="ignore"):  # a signaling NaN of bfloat16 is said to be one
-            bad = ~np.isfinite(x)
-        if bad.any():
-            within = int(bad.reshape(-1).argmax())
-            index = chunk.row * self.cols + chunk.col + within
-            info = self.tensor.info
-            value = float(x.reshape(-1)[within])
-            problem = f"weights must be finite, not {value} at flat index {index}"
-            offset = info.offset + index * info.numpy_dtype.itemsize
-            return FormatError(problem, path=info.path, tensor=info.name, offset=offset)
-        if "overflows" in str(error):
-            rows = f"rows {chunk.row} to {chunk.row + chunk.rows}"
-            wanted = f"a scale or weight in {rows} overflows {self.settings.scale_dtype}"
-            return self._error(f"{wanted}; use scale_dtype='float32' or 'bfloat16'")
-        return self._error(str(error))
-
-    def _error(self, problem: str) -> ValueError:
-        return ValueError(f"{quote(self.tensor.info.path, PATH_LIMIT)}, tensor {quote(self.tensor.name)}: {problem}")
+    def _pruned(self, x: Array, number: int, chunk: Chunk) -> Array:
+        if self.pruner is None:
+            return x
+        out = self.source.buffers.get("pruned", x.shape, x.dtype)
+        self.pruner.apply(x, number, chunk, out)
+        return out
 
 
 class _Pruned(_Stream):
@@ -220,8 +145,10 @@ class _Pruned(_Stream):
 class _Quantized(_Stream):
     """Weights that become codes and scales."""
 
-    def __init__(self, source: Source, tensor: TensorPlan, out: FileWriter, offsets: dict[str, int]) -> None:
-        super().__init__(source, tensor, out, offsets)
+    def __init__(
+        self, source: Source, tensor: TensorPlan, pruner: Pruner | None, out: FileWriter, offsets: dict[str, int]
+    ) -> None:
+        super().__init__(source, tensor, pruner, out, offsets)
         assert tensor.scheme is not None
         self.scheme, self.group_size = tensor.scheme, tensor.scheme.group_size
         self.groups = self.scheme.groups(self.cols)

@@ -1,0 +1,114 @@
+"""Where the lowest scores of one or several streamed tensors end: exactly the weights that `prune_model` would take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import backend, checks
+from ..checks import Array
+from ..ranking import KEY_HALVES, key_at
+from .chunks import Chunk
+from .scores import Score
+from .source import Passes
+
+_ALL = 2**62  # more ties than there are
+
+
+@dataclass(frozen=True)
+class ScoreCut:
+    """Weights go whose score has a key below `key`, and of those with this key the ones before flat index `ties_end`.
+    Keys are those of `count_keys`."""
+
+    key: int
+    ties_end: int = 0
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """How the weights of a tensor are ranked. score: None for the magnitude. shape: of the matrix."""
+
+    score: Score | None
+    shape: tuple[int, int]
+
+    @property
+    def absolute(self) -> bool:
+        return self.score is None
+
+    def scores(self, x: Array, chunk: Chunk) -> Array:
+        if self.score is None:
+            return x.reshape(-1)
+        checks.finite("weights", x, backend.active.is_finite(x.reshape(-1)))
+        return self.score(x, chunk).reshape(-1)
+
+    def bins(self, x: Array, chunk: Chunk, upper: int | None) -> Array:
+        counts = np.zeros(KEY_HALVES, np.int64)
+        s = self.scores(x, chunk)
+        if not backend.active.count_keys(s, self.absolute, upper, counts):
+            raise ValueError("scores must be within float32, not ones that overflow it")
+        return counts
+
+    def ties(self, x: Array, chunk: Chunk, key: int) -> int:
+        """How many scores have this key."""
+        s = self.scores(x, chunk)
+        return int(backend.active.mask_below(s, self.absolute, key, _ALL, np.empty(s.shape, np.bool_)))
+
+    def place(self, x: Array, chunk: Chunk, key: int, count: int) -> int:
+        """The flat index behind the `count`-th score of the chunk that has this key."""
+        s = self.scores(x, chunk)
+        with_ties, without = np.empty((2, s.size), np.bool_)
+        backend.active.mask_below(s, self.absolute, key, _ALL, with_ties)
+        backend.active.mask_below(s, self.absolute, key, 0, without)
+        within = int(np.flatnonzero(without & ~with_ties)[count - 1])
+        return self._first(chunk) + within + 1
+
+    def apply(self, x: Array, chunk: Chunk, cut: ScoreCut, out: Array) -> None:
+        """Write x without the weights before the cut."""
+        s = self.scores(x, chunk)
+        before = min(max(cut.ties_end - self._first(chunk), 0), x.size)  # so much of the chunk loses its ties
+        for part, ties in ((slice(before), _ALL), (slice(before, None), 0)):
+            if s[part].size:
+                backend.active.prune_below(
+                    x.reshape(-1)[part], s[part], self.absolute, cut.key, ties, out.reshape(-1)[part]
+                )
+        checks.finite("weights", x, not self.absolute or backend.active.is_finite(x.reshape(-1)))
+
+    def _first(self, chunk: Chunk) -> int:
+        return chunk.row * self.shape[1] + chunk.col
+
+
+def score_cuts(sparsity: float, tensors: Sequence[tuple[Ranked, Passes]]) -> list[ScoreCut]:
+    """One budget for all these tensors: the cut of each. Of equal scores the earlier tensor's go first, then those of
+    the lower index."""
+
+    def counted(upper: int | None) -> Array:
+        total = np.zeros(KEY_HALVES, np.int64)
+        for ranked, passes in tensors:
+            for bins in passes.each(lambda x, chunk, ranked=ranked: ranked.bins(x, chunk, upper)):  # type: ignore[misc]
+                total += bins
+        return total
+
+    key, left = key_at(sparsity, counted)
+    cuts = []
+    for ranked, passes in tensors:
+        end, taken = _ties_end(ranked, passes, key, left)
+        cuts.append(ScoreCut(key, end))
+        left -= taken
+    return cuts
+
+
+def _ties_end(ranked: Ranked, passes: Passes, key: int, left: int) -> tuple[int, int]:
+    """Where the ties of a tensor end of which `left` may go, and how many do."""
+    if not left:
+        return 0, 0
+    taken = 0
+    counts = passes.each(lambda x, chunk: ranked.ties(x, chunk, key))
+    for chunk, count in zip(passes.chunks, counts, strict=False):
+        if taken + count >= left:
+            counts.close()
+            x = passes.source.read(passes.info, chunk)
+            return ranked.place(x, chunk, key, left - taken), left
+        taken += count
+    return passes.info.size, taken

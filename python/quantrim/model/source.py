@@ -1,0 +1,87 @@
+"""The open checkpoint as work on its tensors sees it: chunks of weights, and errors that name their place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from .. import checks
+from ..checks import Array
+from ..files import Checkpoint, FormatError, TensorInfo
+from ..files.checkpoint import from_little_endian
+from ..files.errors import PATH_LIMIT, quote
+from .chunks import Chunk
+from .workers import Buffers, Workers
+
+T = TypeVar("T")
+Progress = Callable[[int], None]  # told of source bytes that are done with
+
+
+@dataclass
+class Source:
+    """The open checkpoint, and each thread's memory."""
+
+    checkpoint: Checkpoint
+    buffers: Buffers
+
+    def read(self, info: TensorInfo, chunk: Chunk) -> Array:
+        """The weights of a chunk as stored; float64 as float32. Valid until this thread reads again."""
+        dtype = info.numpy_dtype
+        raw = self.buffers.get("source", (chunk.size * dtype.itemsize,), np.dtype(np.uint8))
+        first = (chunk.row * info.matrix_shape[1] + chunk.col) * dtype.itemsize
+        self.checkpoint.read_into(info.name, raw, first)
+        x = from_little_endian(raw, dtype).reshape(chunk.rows, chunk.cols)
+        if dtype != np.float64:
+            return x
+        try:
+            return checks.floats("weights", x)
+        except ValueError as error:
+            raise error_about(info, str(error)) from None
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The chunks of one tensor, to be gone through as often as it takes."""
+
+    source: Source
+    info: TensorInfo
+    chunks: Sequence[Chunk]
+    workers: Workers
+    progress: Progress
+
+    def each(self, f: Callable[[Array, Chunk], T], step: int = 1) -> Generator[T, None, None]:
+        """f of every `step`-th chunk and its weights, on all threads; the results in order."""
+
+        def job(chunk: Chunk) -> T:
+            x = self.source.read(self.info, chunk)
+            try:
+                return f(x, chunk)
+            except ValueError as error:
+                raise explained(error, self.info, x, chunk) from None
+
+        for found in self.workers.run(partial(job, chunk) for chunk in self.chunks[::step]):
+            self.progress(0)
+            yield found
+
+
+def explained(error: ValueError, info: TensorInfo, x: Array, chunk: Chunk) -> ValueError:
+    """An error about the weights x of a chunk as one about the tensor."""
+    if isinstance(error, FormatError):
+        return error
+    with np.errstate(invalid="ignore"):  # a signaling NaN of bfloat16 is said to be one
+        bad = ~np.isfinite(x)
+    if not bad.any():
+        return error_about(info, str(error))
+    within = int(bad.reshape(-1).argmax())
+    index = chunk.row * info.matrix_shape[1] + chunk.col + within
+    problem = f"weights must be finite, not {float(x.reshape(-1)[within])} at flat index {index}"
+    offset = info.offset + index * info.numpy_dtype.itemsize
+    return FormatError(problem, path=info.path, tensor=info.name, offset=offset)
+
+
+def error_about(info: TensorInfo, problem: str) -> ValueError:
+    return ValueError(f"{quote(info.path, PATH_LIMIT)}, tensor {quote(info.name)}: {problem}")
