@@ -94,7 +94,7 @@ def test_pruned_beside_compressed(tmp_path: Path) -> None:
 def test_nothing_to_prune_and_nothing_to_round(tmp_path: Path) -> None:
     source = save(tmp_path / "m.safetensors", small_model())
     for options in ({}, {"prune": 0.0}, {"prune": None}):
-        with pytest.raises(ValueError, match=r"compressed: nothing to do: neither bits nor prune, threshold or shrink$"):
+        with pytest.raises(ValueError, match=r"nothing to do: neither bits nor prune, threshold or shrink$"):
             compress(source, tmp_path / "t.safetensors", bits=None, **options)  # type: ignore[arg-type]
     doubles = save(tmp_path / "d.safetensors", small_model(np.float64))
     with pytest.raises(ValueError, match="F64: only F32, F16, BF16 are pruned"):
