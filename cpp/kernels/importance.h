@@ -55,20 +55,32 @@ inline bool with_power(int power, const Body& body) {
   return body([](F32x16 x) { return x * x; });
 }
 
+// The sums of `count` rows side by side: each is one chain of additions, which alone would wait for one another.
+template <int count, class T, class Powered>
+inline void sum_rows(const T* x, int64_t cols, Finite& finite, const Powered& powered, float* out) {
+  F32x16 totals[count];
+  for (F32x16& total : totals) total = splat(0.0f);
+  I32x16 peak = finite.peak;
+  sixteens(cols, [&](int64_t i, auto part) {
+    for (int k = 0; k < count; ++k) {
+      fetch_ahead(x + k * cols + i);
+      const F32x16 v = load(x + k * cols + i, part);
+      peak = max(peak, magnitude_bits(v));
+      totals[k] = totals[k] + powered(v);
+    }
+  });
+  finite.peak = peak;
+  for (int k = 0; k < count; ++k) out[k] = sum(totals[k]);
+}
+
 KERNEL bool norm_rows(Weights w, int64_t rows, int64_t cols, int power, float* out) {
+  constexpr int kTogether = kRegs > 2 ? 2 : 4;  // whose totals fit into registers
   return typed(w, [&](auto* x) {
     return with_power(power, [&](auto powered) {
       Finite finite;
-      for (int64_t r = 0; r < rows; ++r) {
-        F32x16 total = splat(0.0f);
-        sixteens(cols, [&](int64_t i, auto part) {
-          fetch_ahead(x + r * cols + i);
-          const F32x16 v = load(x + r * cols + i, part);
-          finite.see(v);
-          total = total + powered(v);
-        });
-        out[r] = sum(total);
-      }
+      int64_t r = 0;
+      for (; r + kTogether <= rows; r += kTogether) sum_rows<kTogether>(x + r * cols, cols, finite, powered, out + r);
+      for (; r < rows; ++r) sum_rows<1>(x + r * cols, cols, finite, powered, out + r);
       return finite.all();
     });
   });
