@@ -137,6 +137,9 @@ def compress(
         Path | None,
         typer.Option(metavar="FILE.toml", help="Settings per tensor, in place of options.", show_default=False),
     ] = None,
+    lossless: Annotated[
+        bool, typer.Option("--lossless", help="Keep every bit: byte planes, which quantrim restore undoes.")
+    ] = False,
     report: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write a report: .html, .json or .md.", show_default=False),
@@ -160,6 +163,7 @@ def compress(
       quantrim compress llama/ llama-half/ --bits none --prune 0.5
       quantrim compress llama/ llama-int3/ --bits 3 --report report.html
       quantrim compress llama/ anywhere/ --dry-run
+      quantrim compress llama/ llama-packed/ --lossless
 
     \b
     A recipe gives tensors settings of their own; the first rule that matches counts:
@@ -184,10 +188,43 @@ def compress(
         recipe=recipe,
     )
     with command.threads(threads):
-        if dry_run:
+        if lossless:
+            from .commands import lossless as planes
+
+            planes.run(
+                source, target, options, report=report, overwrite=overwrite, dry_run=dry_run, as_json=json
+            )
+        elif dry_run:
             command.dry_run(source, target, options, overwrite=overwrite, as_json=json)
         else:
             command.run(source, target, options, report=report, overwrite=overwrite, as_json=json)
+
+
+@app.command()
+def restore(
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="What compress --lossless wrote.", show_default=False)
+    ],
+    target: Target,
+    threads: Threads = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST where it exists.")] = False,
+    json: Json = False,
+) -> None:
+    """Undo compress --lossless: the original files again, byte for byte.
+
+    Every chunk is checked by its CRC-32 and every file by its SHA-256; where one
+    is wrong, nothing is written. DST appears whole or not at all.
+
+    \b
+    Examples:
+      quantrim restore llama-packed/ llama/
+      quantrim restore packed.safetensors model.safetensors
+    """
+    from .commands import compress as command
+    from .commands import lossless
+
+    with command.threads(threads):
+        lossless.restore(source, target, overwrite=overwrite, as_json=json)
 
 
 @app.command()

@@ -21,8 +21,6 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checks import Array
-
 __all__ = ["Coder", "checksum", "is_kept", "join", "plane_count", "split"]
 
 Bytes = NDArray[np.uint8]
