@@ -41,7 +41,7 @@ def show(report: Report, out: Console) -> None:
     largest = sorted(report.tensors, key=lambda t: -t.source_bytes)[:LARGEST]
     if largest:
         rows = [
-            [t.name, t.stored, terminal.size(t.source_bytes), terminal.size(t.stored_bytes), ratio(t.source_bytes, t.stored_bytes)]
+            [t.name, t.stored, *map(terminal.size, (t.source_bytes, t.stored_bytes)), ratio(t.source_bytes, t.stored_bytes)]
             for t in largest
         ]
         title = "The largest tensors" if len(report.tensors) > len(largest) else ""

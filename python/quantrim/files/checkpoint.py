@@ -114,8 +114,8 @@ class Checkpoint:
 
     `metadata` is that of all shards, the first to name a key deciding; `config` is config.json or None;
     `shards` and `side_files` are file names in `folder`, `index` is the path of the index or None; `originals`
-    (shard -> Original) are the files that those of byte planes stand for. Any number of threads may read at once, but none
-    while it is being closed."""
+    (shard -> Original) are the files that those of byte planes stand for. Any number of threads may read at
+    once, but none while it is being closed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -10,8 +10,8 @@ and its tensors, in this order:
     each tensor       in the original's order: as it was, or, where it shrank, as "<name>.byte_planes", U8
     quantrim.chunks   U32, of each chunk of each tensor the CRC-32 of its bytes and the stored bytes of each plane
 
-A chunk is `chunk_bytes` of a tensor, the last one fewer; `layouts.byte_planes` says what it is stored as. So any part of
-a tensor is read without the rest, and every byte that is read is checked.
+A chunk is `chunk_bytes` of a tensor, the last one fewer; `layouts.byte_planes` says what it is stored as. So any part
+of a tensor is read without the rest, and every byte that is read is checked.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..layouts.byte_planes import Coder, checksum, is_kept, plane_count
+from ..layouts.byte_planes import Coder, Coders, checksum, is_kept, plane_count
 from . import strict_json
 from .descriptors import read_exactly
 from .errors import FormatError, quote
@@ -120,8 +120,8 @@ def _json(placed: Iterable[tuple[Entry, tuple[int, int]]], metadata: Mapping[str
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor of the original. info: its `offset` is in the lossless file. chunks: of each the checksum and the bytes of
-    its planes. starts: of each chunk in the file, and the end of the last."""
+    """A tensor of the original. info: its `offset` is in the lossless file. chunks: of each the checksum and the bytes
+    of its planes. starts: of each chunk in the file, and the end of the last."""
 
     info: TensorInfo
     planes: bool
@@ -138,7 +138,7 @@ class Stored:
 
 
 class Original:
-    """The file that a lossless one stands for. header: its first bytes, up to its data. Any number of threads may read."""
+    """The file that a lossless one stands for. header: its first bytes, up to its data. Threads may read at once."""
 
     def __init__(self, path: Path, header: bytes, said: Mapping[str, Any], metadata: dict[str, str]) -> None:
         self.path, self.header, self.metadata = path, header, metadata
@@ -146,7 +146,8 @@ class Original:
         self.sha256: str = said["sha256"]
         self.chunk_bytes: int = said["chunk_bytes"]
         self.stored: dict[str, Stored] = {}
-        self._local = threading.local()
+        self._coders = Coders()
+        self._last = threading.local()
 
     @property
     def tensors(self) -> dict[str, TensorInfo]:
@@ -164,11 +165,9 @@ class Original:
 
     def _chunk(self, read: Read, name: str, number: int) -> NDArray[np.uint8]:
         """A chunk of a tensor; the last one of each thread is kept, since rows rarely end where chunks do."""
-        if getattr(self._local, "key", None) == (name, number):
-            held: NDArray[np.uint8] = self._local.data
+        if getattr(self._last, "key", None) == (name, number):
+            held: NDArray[np.uint8] = self._last.data
             return held
-        if not hasattr(self._local, "coder"):
-            self._local.coder = Coder()
         stored = self.stored[name]
         begin, end = stored.starts[number : number + 2]
         nbytes = min(self.chunk_bytes, stored.info.nbytes - number * self.chunk_bytes)
@@ -176,14 +175,14 @@ class Original:
         read(raw.data, begin, name)
         crc, *sizes = stored.chunks[number]
         try:
-            data = self._local.coder.decode(raw, sizes, nbytes, stored.info.numpy_dtype)
+            data = self._coders.coder.decode(raw, sizes, nbytes, stored.info.numpy_dtype)
         except ValueError as error:
             raise FormatError(str(error), path=self.path, tensor=name, offset=begin) from None
         if checksum(data) != crc:
             problem = f"the CRC-32 of chunk {number} is {checksum(data):#010x}, it was {crc:#010x}"
             raise FormatError(problem, path=self.path, tensor=name, offset=begin)
-        self._local.key, self._local.data = (name, number), data
-        return np.asarray(data)
+        self._last.key, self._last.data = (name, number), data
+        return data
 
 
 def read_original(
@@ -247,9 +246,9 @@ def _header(fd: int, path: Path, tensors: Mapping[str, TensorInfo], count: int) 
         header = coder.decompress(frame, count)
     except ValueError as error:
         raise FormatError(str(error), path=path, tensor=HEADER, offset=blob.offset) from None
-    if struct.unpack("<Q", header[:8])[0] != count - 8:
-        problem = f"the length of the original's header must be {count - 8}"
-        raise FormatError(problem, path=path, tensor=HEADER, found=struct.unpack("<Q", header[:8])[0])
+    if header[:9] != struct.pack("<Qc", count - 8, b"{"):
+        problem = "must begin with its length and '{'"
+        raise FormatError(problem, path=path, tensor=HEADER, offset=blob.offset, found=header[:9])
     return header
 
 
@@ -268,7 +267,7 @@ def _stored(
     width = plane_count(info.numpy_dtype)
     chunks, starts, shrank = [], [0], False
     for first, nbytes in pieces(info.nbytes, chunk_bytes):
-        crc, *sizes = chunk = [next(numbers) for _ in range(1 + width)]
+        _, *sizes = chunk = [next(numbers) for _ in range(1 + width)]
         for size in sizes:
             if not 0 < size <= nbytes // width:
                 problem = f"a plane of the chunk at its byte {first} must be of 1 to {nbytes // width} bytes"

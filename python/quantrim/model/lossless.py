@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import backend
-from ..checks import Array
 from ..files import AtomicFolder, Checkpoint, FormatError, TensorInfo, lossless, open_checkpoint, strict_json
 from ..files.descriptors import named_path
 from ..files.errors import PATH_LIMIT, quote
 from ..files.index import read_json
 from ..files.safetensors import parse_header, raw_header
 from ..files.writer import FileWriter
-from ..layouts.byte_planes import Coder, checksum, is_kept
+from ..layouts.byte_planes import Coder, Coders, checksum, is_kept
 from .report import Report, TensorReport
 from .targets import CheckedFile, check_target, copy_file, write_json
 from .workers import Workers
@@ -83,7 +83,8 @@ def compress_lossless(
                     sizes[1] += _write(checkpoint, path, out, workers, advance, rows)
                 sizes[0] += path.stat().st_size
             if folder is not None:
-                copied = {name: copy_file(checkpoint.folder / name, folder) for name in [*checkpoint.side_files, *others]}
+                names = [*checkpoint.side_files, *others]
+                copied = {name: copy_file(checkpoint.folder / name, folder) for name in names}
                 write_json(folder, LISTING, {"version": lossless.VERSION, "files": copied})
         notes = _left_out(checkpoint)
     return Report(
@@ -123,7 +124,7 @@ def restore(
 
     source: its file or folder. destination: like the source; it appears whole or not at all, and replaces another only
     with overwrite=True. FormatError, and nothing written, where a checksum says that a byte is not what it was: of a
-    chunk (CRC-32, with tensor and offset) or of a whole file (SHA-256); OSError where the disk cannot hold the original.
+    chunk (CRC-32, with tensor and offset) or of a whole file (SHA-256); OSError where the disk cannot hold it.
     progress: as in `compress_lossless`.
     """
     started = time.perf_counter()
@@ -141,10 +142,10 @@ def restore(
             for shard, original in checkpoint.originals.items():
                 with open_target(shard, original.size) as out, Workers(backend.current_threads()) as workers:
                     files[shard] = _restore(checkpoint, original, out, workers, advance)
-            for name, digest in listed.items():
-                assert folder is not None
-                files[name] = copy_file(checkpoint.folder / name, folder)
-                _check_digest(checkpoint.folder / name, files[name], digest)
+            if folder is not None:
+                for name, digest in listed.items():
+                    files[name] = copy_file(checkpoint.folder / name, folder)
+                    _check_digest(checkpoint.folder / name, files[name], digest)
         stored = sum((checkpoint.folder / shard).stat().st_size for shard in checkpoint.shards)
         nbytes = sum(original.size for original in checkpoint.originals.values())
     seconds = time.perf_counter() - started
@@ -188,7 +189,7 @@ def _of_shard(checkpoint: Checkpoint, shard: str) -> list[str]:
 class _Chunk:
     """A chunk of the original, and what is stored of it. numbers: its checksum and the bytes of its planes."""
 
-    data: Array
+    data: NDArray[np.uint8]
     numbers: list[int]
     stored: list[Any]
 
@@ -211,7 +212,8 @@ def _write(
     digest, frame = hashlib.sha256(head), Coder().compress(bytes(head))
     count = sum(lossless.numbers_of(t, CHUNK_BYTES) for t in tensors.values())
     said = {"size": path.stat().st_size, "header_bytes": len(head), "chunk_bytes": CHUNK_BYTES}
-    first, last = (lossless.HEADER, "U8", [len(frame)], len(frame)), (lossless.TABLE, "U32", [count], 4 * count)
+    first: lossless.Entry = (lossless.HEADER, "U8", [len(frame)], len(frame))
+    last: lossless.Entry = (lossless.TABLE, "U32", [count], 4 * count)
     room = lossless.room_for(
         tensors.values(),
         [first, last],
@@ -219,13 +221,15 @@ def _write(
         len(frame) + 4 * count + sum(t.nbytes for t in tensors.values()),
     )
     out.pwrite(frame, 8 + room)
-    entries, numbers, end = [first], [], 8 + room + len(frame)
+    entries: list[lossless.Entry] = [first]
+    numbers: list[int] = []
+    end = 8 + room + len(frame)
     chunks = workers.run(_encode_jobs(checkpoint, tensors.values()))
     for tensor in tensors.values():
         begin, shrank = end, False
         for _ in lossless.pieces(tensor.nbytes, CHUNK_BYTES):
             chunk = next(chunks)
-            digest.update(chunk.data)
+            digest.update(chunk.data.data)
             for piece in chunk.stored:
                 out.pwrite(piece, end)
                 end += len(piece)
@@ -242,31 +246,16 @@ def _write(
 
 
 def _encode_jobs(checkpoint: Checkpoint, tensors: Iterable[TensorInfo]) -> Iterator[Callable[[], _Chunk]]:
-    coders = _Coders()
+    coders = Coders()
     for tensor in tensors:
         for first, nbytes in lossless.pieces(tensor.nbytes, CHUNK_BYTES):
             yield partial(_encode, checkpoint, coders, tensor, first, nbytes)
 
 
-class _Coders:
-    """One for each thread."""
-
-    def __init__(self) -> None:
-        import threading
-
-        self._local = threading.local()
-
-    def get(self) -> Coder:
-        if not hasattr(self._local, "coder"):
-            self._local.coder = Coder()
-        coder: Coder = self._local.coder
-        return coder
-
-
-def _encode(checkpoint: Checkpoint, coders: _Coders, tensor: TensorInfo, first: int, nbytes: int) -> _Chunk:
+def _encode(checkpoint: Checkpoint, coders: Coders, tensor: TensorInfo, first: int, nbytes: int) -> _Chunk:
     data = np.empty(nbytes, np.uint8)
     checkpoint.read_into(tensor.name, data, first)
-    sizes, stored = coders.get().encode(data, tensor.numpy_dtype)
+    sizes, stored = coders.coder.encode(data, tensor.numpy_dtype)
     return _Chunk(data, [checksum(data), *sizes], stored)
 
 
@@ -293,7 +282,7 @@ def _restore(
     out.pwrite(original.header, 0)
     end = len(original.header)
 
-    def job(tensor: TensorInfo, first: int, nbytes: int) -> tuple[str, Array]:
+    def job(tensor: TensorInfo, first: int, nbytes: int) -> tuple[str, NDArray[np.uint8]]:
         data = np.empty(nbytes, np.uint8)
         checkpoint.read_into(tensor.name, data, first)
         return tensor.name, data
@@ -301,7 +290,7 @@ def _restore(
     tensors = original.tensors.values()
     jobs = (partial(job, t, *piece) for t in tensors for piece in lossless.pieces(t.nbytes, original.chunk_bytes))
     for name, data in workers.run(jobs):
-        digest.update(data)
+        digest.update(data.data)
         out.pwrite(data, end)
         end += data.size
         advance(data.size, name)

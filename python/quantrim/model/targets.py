@@ -35,7 +35,7 @@ class CheckedFile(AtomicFile):
 
 
 def check_target(checkpoint: Checkpoint, source: str | os.PathLike[str], target: Path, overwrite: bool) -> None:
-    """ValueError for a target that is part of the source, of another kind, or in the way; folders say the last themselves."""
+    """ValueError for a target that is part of the source, of another kind, or, being a file, there already."""
     refuse_same_file([source, *(checkpoint.folder / shard for shard in checkpoint.shards)], target)
     said = f"destination {quote(target, PATH_LIMIT)} must be"
     if checkpoint.is_folder:
