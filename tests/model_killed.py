@@ -54,7 +54,8 @@ def _compress(source: Path, target: Path) -> None:
         compress(source, target, overwrite=True, **OPTIONS)
 
 
-WRITERS.update({f.__name__: f for f in (compress_file, compress_folder, compress_in_place, lossless_folder, restore_folder)})
+for writer in (compress_file, compress_folder, compress_in_place, lossless_folder, restore_folder):
+    WRITERS[writer.__name__] = writer
 
 
 class CompressServer(Server):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..model import Report, Restored, compress_lossless
+from ..model import Report, Restored, TensorReport, compress_lossless
 from ..model import restore as restore_checkpoint
 from . import progress, terminal
 from .compress import Options, check_report_path, smaller
@@ -40,10 +40,7 @@ def run(
 def show(report: Report, out: Console) -> None:
     largest = sorted(report.tensors, key=lambda t: -t.source_bytes)[:LARGEST]
     if largest:
-        rows = [
-            [t.name, t.stored, *map(terminal.size, (t.source_bytes, t.stored_bytes)), ratio(t.source_bytes, t.stored_bytes)]
-            for t in largest
-        ]
+        rows = [_row(t) for t in largest]
         title = "The largest tensors" if len(report.tensors) > len(largest) else ""
         terminal.print_table(out, ("tensor", "stored as", "bytes", "stored", "ratio"), "llrrr", rows, title=title)
         terminal.print_line(out)
@@ -59,6 +56,11 @@ def show(report: Report, out: Console) -> None:
     terminal.print_pairs(out, pairs)
     for note in report.notes:
         terminal.print_line(out, f"note: {terminal.printable(note)}", style="yellow")
+
+
+def _row(t: TensorReport) -> list[str]:
+    sizes = t.source_bytes, t.stored_bytes
+    return [t.name, t.stored, *map(terminal.size, sizes), ratio(*sizes)]
 
 
 def ratio(before: int, after: int) -> str:

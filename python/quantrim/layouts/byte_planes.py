@@ -26,8 +26,8 @@ __all__ = ["Coder", "Coders", "checksum", "is_kept", "join", "plane_count", "spl
 
 Bytes = NDArray[np.uint8]
 
-# A table of 64 places finds runs and little else: in planes of weights, chance matches cost more than they save. MiniLM as
-# bfloat16 becomes 1.50x smaller, at level 1 as it is 1.47x, at level 9 1.44x.
+# A table of 64 places finds runs and little else: in planes of weights, chance matches cost more than they save. MiniLM
+# as bfloat16 becomes 1.50x smaller, at level 1 as it is 1.47x, at level 9 1.44x.
 _PARAMETERS = {"min_match": 7, "hash_log": 6, "window_log": 17}
 _WINDOW = 8 << 20  # bytes that a frame may look back on, the limit that RFC 8878 advises
 _FLOATS = {

@@ -23,7 +23,7 @@ from .report import Report, TensorReport
 from .settings import Options
 from .statistics import Errors
 from .stream import Jobs, Source, compress_jobs, copy_jobs
-from .targets import CheckedFile, check_target, copy_side_files, write_json
+from .targets import CheckedFile, check_target, copy_side_files, refuse_planes, write_json
 from .workers import Buffers, Workers, single_threaded_kernels
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def compress(
     target = named_path(destination, "destination")
     with open_checkpoint(source) as checkpoint:
         check_target(checkpoint, source, target, overwrite)
+        refuse_planes(checkpoint)
         plan = make_plan(checkpoint, wish)
         with single_threaded_kernels() as count:
             run = _Run(checkpoint, plan, progress)
