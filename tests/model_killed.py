@@ -13,7 +13,7 @@ from typing import Any
 from files_helpers import WRITERS, Server, serve
 
 import quantrim as qt
-from quantrim.model import chunks, compress
+from quantrim.model import chunks, compress, lossless
 
 OPTIONS: dict[str, Any] = {"bits": 3, "group_size": 16, "symmetric": False, "prune": 0.4}
 
@@ -37,13 +37,25 @@ def compress_in_place(target: Path) -> None:
             os.pwrite(file.fileno(), data[begin : begin + 400], begin)
 
 
+def lossless_folder(target: Path) -> None:
+    lossless.CHUNK_BYTES = 1 << 13
+    with qt.use_threads(2):
+        lossless.compress_lossless(target.parent / "source", target, overwrite=True)
+
+
+def restore_folder(target: Path) -> None:
+    with qt.use_threads(2):
+        lossless.restore(target.parent / "planes", target, overwrite=True)
+
+
 def _compress(source: Path, target: Path) -> None:
     chunks.CHUNK_BYTES = 1 << 14
     with qt.use_threads(2):
         compress(source, target, overwrite=True, **OPTIONS)
 
 
-WRITERS.update({f.__name__: f for f in (compress_file, compress_folder, compress_in_place)})
+for writer in (compress_file, compress_folder, compress_in_place, lossless_folder, restore_folder):
+    WRITERS[writer.__name__] = writer
 
 
 class CompressServer(Server):

@@ -18,13 +18,15 @@ from files_helpers import Snapshot, leftovers, nothing_written, put, random_dela
 from model_helpers import save, save_folder, small_model, sparse_checkpoint
 from model_killed import CompressServer
 
-from quantrim.model import chunks, compress
+from quantrim.model import chunks, compress, compress_lossless
 from quantrim.model.stream import FileWriter
 
 OLD: dict[str, Snapshot] = {
     "compress_file": b"old" * 5000,
     "compress_in_place": b"old" * 5000,
     "compress_folder": {"model.safetensors": b"old" * 5000, "notes.txt": b"mine"},
+    "lossless_folder": {"notes.txt": b"mine"},
+    "restore_folder": {"notes.txt": b"mine"},
 }
 
 
@@ -40,6 +42,7 @@ def target(tmp_path: Path) -> Path:
     """The place of a target beside its sources."""
     save(tmp_path / "source.safetensors", small_model())
     save_folder(tmp_path / "source", small_model())
+    compress_lossless(tmp_path / "source", tmp_path / "planes")
     return tmp_path / "target.safetensors"
 
 
@@ -76,7 +79,7 @@ def faults_when_killed(
 
 def sweep(server: CompressServer, writer: str, target: Path, step: int) -> tuple[int, list[str]]:
     """Kill at every `step`-th call; how often, and what was wrong then."""
-    if writer == "compress_folder":
+    if writer.endswith("folder"):
         target = target.with_name("target")
     new = finished(server, writer, target)
     start_over(target, OLD[writer])
@@ -90,14 +93,14 @@ def sweep(server: CompressServer, writer: str, target: Path, step: int) -> tuple
     return points, faults
 
 
-@pytest.mark.parametrize("writer", ["compress_file", "compress_folder"])
+@pytest.mark.parametrize("writer", ["compress_file", "compress_folder", "lossless_folder", "restore_folder"])
 def test_D98_D100_killed_at_some_calls(server: CompressServer, target: Path, writer: str) -> None:
     points, faults = sweep(server, writer, target, 15)
     assert points > 10 and not faults
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("writer", ["compress_file", "compress_folder"])
+@pytest.mark.parametrize("writer", ["compress_file", "compress_folder", "lossless_folder", "restore_folder"])
 def test_D98_D100_killed_at_every_call(server: CompressServer, target: Path, writer: str) -> None:
     points, faults = sweep(server, writer, target, 1)
     assert points > 100 and not faults

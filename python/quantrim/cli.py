@@ -2,57 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from . import backend
 from .commands import outcome, terminal
-
-
-class Program(TyperGroup):
-    """All commands together. Whatever they raise becomes an exit code and at most one line on stderr."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except typer.Exit:
-            raise
-        except (Exception, KeyboardInterrupt) as error:
-            raise typer.Exit(outcome.exit_code(error)) from None
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        with outcome.warnings_said():
-            try:
-                code = super().main(*args, **{**kwargs, "standalone_mode": False})
-            except typer.Abort:
-                code = outcome.INTERRUPTED
-            except (Exception, KeyboardInterrupt) as error:  # of the command line itself
-                code = outcome.exit_code(error)
-            except SystemExit:  # typer's answer to a broken pipe
-                terminal.drop_output()
-                code = outcome.BROKEN_PIPE
-        sys.exit(code or outcome.finish_output())
-
-
-app = typer.Typer(
-    cls=Program,
-    help="Make neural-network weights smaller on a CPU: prune, round to few bits, keep them loadable.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-MODEL = "A .safetensors file or a model folder."
-Source = Annotated[Path, typer.Argument(metavar="SRC", help=MODEL, show_default=False)]
-Target = Annotated[Path, typer.Argument(metavar="DST", help="The file or folder to write.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
-Threads = Annotated[int | None, typer.Option(metavar="N", help="Threads to use; all by default.", show_default=False)]
+from .commands.program import MODEL, Json, Source, Target, Threads, app
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -171,6 +129,9 @@ def compress(
         Path | None,
         typer.Option(metavar="FILE.toml", help="Settings per tensor, in place of options.", show_default=False),
     ] = None,
+    lossless: Annotated[
+        bool, typer.Option("--lossless", help="Keep every bit: byte planes, which quantrim restore undoes.")
+    ] = False,
     report: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write a report: .html, .json or .md.", show_default=False),
@@ -196,6 +157,7 @@ def compress(
       quantrim compress llama/ llama-70/ --bits none --prune 0.7 --prune-scope global
       quantrim compress llama/ llama-int3/ --bits 3 --report report.html
       quantrim compress llama/ anywhere/ --dry-run
+      quantrim compress llama/ llama-packed/ --lossless
 
     \b
     A recipe gives tensors settings of their own; the first rule that matches counts:
@@ -226,10 +188,43 @@ def compress(
         recipe=recipe,
     )
     with command.threads(threads):
-        if dry_run:
+        if lossless:
+            from .commands import lossless as planes
+
+            planes.run(
+                source, target, options, report=report, overwrite=overwrite, dry_run=dry_run, as_json=json
+            )
+        elif dry_run:
             command.dry_run(source, target, options, overwrite=overwrite, as_json=json)
         else:
             command.run(source, target, options, report=report, overwrite=overwrite, as_json=json)
+
+
+@app.command()
+def restore(
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="What compress --lossless wrote.", show_default=False)
+    ],
+    target: Target,
+    threads: Threads = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST where it exists.")] = False,
+    json: Json = False,
+) -> None:
+    """Undo compress --lossless: the original files again, byte for byte.
+
+    Every chunk is checked by its CRC-32 and every file by its SHA-256; where one
+    is wrong, nothing is written. DST appears whole or not at all.
+
+    \b
+    Examples:
+      quantrim restore llama-packed/ llama/
+      quantrim restore packed.safetensors model.safetensors
+    """
+    from .commands import compress as command
+    from .commands import lossless
+
+    with command.threads(threads):
+        lossless.restore(source, target, overwrite=overwrite, as_json=json)
 
 
 @app.command()

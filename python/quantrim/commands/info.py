@@ -15,9 +15,11 @@ from .terminal import console, print_json, print_pairs
 READS = (
     "safetensors: a file, or a model folder with or without an index",
     "compressed-tensors in safetensors: pack-quantized, int-quantized",
+    "byte planes in safetensors, as written by compress --lossless",
 )
 WRITES = (
     "compressed-tensors in safetensors, 2 to 8 bits, for vLLM and transformers",
+    "byte planes in safetensors, every bit kept",
     "reports in HTML, JSON and Markdown",
 )
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from .descriptors import Buffer, byte_view, named_path, open_regular, read_available
 from .errors import FormatError, quote
 from .index import check_membership, check_total_size, find_files, read_json
+from .lossless import Original, read_original
 from .safetensors import TensorInfo, header_of_descriptor
 from .sniff import refuse_pickle_suffix
 
@@ -27,6 +28,8 @@ OPEN_LIMIT = 256  # shards kept open; more are opened for each read, since a pro
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a `.safetensors` file, a model folder (with an index, or with one `.safetensors` file), or an
     index.
+
+    A file of byte planes (`quantrim.model.compress_lossless`) is read as the file that it stands for.
 
     FormatError where a file, the index, or what the two say of each other breaks a rule; OSError where a
     file cannot be read; UserWarning for a wrong `total_size` and for `.safetensors` files in the folder that
@@ -50,6 +53,9 @@ class _Shard:
         try:
             self.identity = _identity(os.fstat(fd))
             self.tensors, self.metadata = header_of_descriptor(fd, path)
+            self.original = read_original(fd, path, self.tensors, self.metadata)
+            if self.original is not None:
+                self.tensors, self.metadata = self.original.tensors, self.original.metadata
         except BaseException:
             os.close(fd)
             raise
@@ -107,8 +113,9 @@ class Checkpoint:
     """The tensors of a model: `tensors` (name -> TensorInfo, all shards, file order), read on demand.
 
     `metadata` is that of all shards, the first to name a key deciding; `config` is config.json or None;
-    `shards` and `side_files` are file names in `folder`. Any number of threads may read at once, but none
-    while it is being closed."""
+    `shards` and `side_files` are file names in `folder`, `index` is the path of the index or None; `originals`
+    (shard -> Original) are the files that those of byte planes stand for. Any number of threads may read at
+    once, but none while it is being closed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -117,6 +124,7 @@ class Checkpoint:
         self.is_folder = path.is_dir() or files.index is not None
         self.shards = files.shards
         self.side_files = files.side_files
+        self.index = files.index
         self._shards: dict[str, _Shard] = {}
         self._closer = weakref.finalize(self, _close_all, self._shards)
         try:
@@ -129,8 +137,11 @@ class Checkpoint:
             raise
         self.tensors: dict[str, TensorInfo] = {}
         self.metadata: dict[str, str] = {}
+        self.originals: dict[str, Original] = {}
         self._shard_of: dict[Path, _Shard] = {}
-        for shard in self._shards.values():
+        for name, shard in self._shards.items():
+            if shard.original is not None:
+                self.originals[name] = shard.original
             self.tensors.update(shard.tensors)
             self.metadata = {**shard.metadata, **self.metadata}
             self._shard_of[shard.path] = shard
@@ -216,6 +227,14 @@ class Checkpoint:
         typed = self._typed(tensor, data, first * row_bytes)
         return typed.reshape(count, row_bytes if tensor.packed else cols)
 
+    def stored(self, name: str) -> tuple[str, int]:
+        """In what form a tensor is in its file, for people, and in how many bytes."""
+        tensor = self._tensor(name)
+        original = self._shard_of[tensor.path].original
+        if original is None:
+            return tensor.dtype, tensor.nbytes
+        return original.stored[name].label, original.stored[name].nbytes
+
     def check_unchanged(self) -> None:
         """FormatError if a file was changed, replaced or removed since it was opened. Call it when all is
         read, before what was made of it is kept."""
@@ -234,7 +253,11 @@ class Checkpoint:
         return self.tensors[name]
 
     def _read(self, tensor: TensorInfo, view: memoryview, start: int) -> None:
-        self._shard_of[tensor.path].read(view, tensor.offset + start, tensor.name)
+        shard = self._shard_of[tensor.path]
+        if shard.original is None:
+            shard.read(view, tensor.offset + start, tensor.name)
+        else:
+            shard.original.read(shard.read, tensor.name, view, start)
 
     def _typed(self, tensor: TensorInfo, data: npt.NDArray[np.uint8], start: int) -> npt.NDArray[Any]:
         dtype = tensor.numpy_dtype

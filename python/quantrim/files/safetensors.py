@@ -132,6 +132,18 @@ def read_header(source: str | os.PathLike[str] | BinaryIO) -> tuple[dict[str, Te
     return header_of_descriptor(source.fileno(), Path(name if isinstance(name, str) else "<file>"))
 
 
+def raw_header(path: Path) -> bytearray:
+    """The first bytes of a file that `read_header` accepts, up to its tensors: length and header."""
+    fd = open_regular(path)
+    try:
+        length = struct.unpack("<Q", read_exactly(fd, 8, 0, path))[0]
+        if length > HEADER_LIMIT:
+            raise FormatError("header's length is out of range", path=path, offset=0, found=length)
+        return read_exactly(fd, 8 + length, 0, path)
+    finally:
+        os.close(fd)
+
+
 def header_of_descriptor(fd: int, path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """read_header of an open file; `path` is for messages and for the TensorInfos."""
     status = os.fstat(fd)

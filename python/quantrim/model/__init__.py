@@ -2,6 +2,7 @@
 
 from .compress import compress
 from .logical import LogicalTensor, logical_tensors
+from .lossless import Restored, compress_lossless, restore
 from .plan import Plan, TensorPlan, plan
 from .recipe import Recipe, Rule
 from .report import Report, TensorReport
@@ -14,15 +15,18 @@ __all__ = [
     "Plan",
     "Recipe",
     "Report",
+    "Restored",
     "Rule",
     "Settings",
     "TensorPlan",
     "TensorReport",
     "Tuned",
     "compress",
+    "compress_lossless",
     "logical_tensors",
     "merge_checkpoint",
     "plan",
+    "restore",
     "split_checkpoint",
     "tune",
 ]

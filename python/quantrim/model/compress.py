@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import AtomicFolder, Checkpoint, open_checkpoint, refuse_same_file
+from ..files import AtomicFolder, Checkpoint, open_checkpoint
 from ..files.atomic import FileWriter
 from ..files.descriptors import named_path
-from ..files.errors import PATH_LIMIT, quote
+from ..files.errors import quote
 from ..files.index import INDEX_SUFFIX
 from ..float_environment import default_floats
 from . import chunks
@@ -25,7 +25,7 @@ from .settings import Options
 from .source import Source
 from .statistics import Errors
 from .stream import Jobs, compress_jobs, copy_jobs
-from .targets import CheckedFile, copy_side_files, write_json
+from .targets import CheckedFile, check_target, copy_side_files, refuse_planes, write_json
 from .workers import Buffers, Workers, single_threaded_kernels
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ def compress(
     wish = recipe_from_options(recipe, **options)
     target = named_path(destination, "destination")
     with open_checkpoint(source) as checkpoint:
-        _check_target(checkpoint, source, target, overwrite)
+        check_target(checkpoint, source, target, overwrite)
+        refuse_planes(checkpoint)
         plan = make_plan(checkpoint, wish)
         with single_threaded_kernels() as count, Pruners(plan.tensors) as pruners:
             run = _Run(checkpoint, plan, pruners, progress)
@@ -138,19 +139,6 @@ class _Run:
         self._done += nbytes
         if self._progress is not None:
             self._progress(self._done, self._total, tensor.name)
-
-
-def _check_target(checkpoint: Checkpoint, source: str | os.PathLike[str], target: Path, overwrite: bool) -> None:
-    refuse_same_file([source, *(checkpoint.folder / shard for shard in checkpoint.shards)], target)
-    said = f"destination {quote(target, PATH_LIMIT)} must be"
-    if checkpoint.is_folder:
-        if target.suffix == ".safetensors":
-            raise ValueError(f"{said} a folder, since the source is one, not a .safetensors file")
-        return
-    if target.suffix != ".safetensors":
-        raise ValueError(f"{said} a .safetensors file, as the source is")
-    if not overwrite and os.path.lexists(target):
-        raise ValueError(f"{said} absent unless overwrite=True; it exists")
 
 
 @contextmanager

@@ -36,7 +36,7 @@ class LogicalTensor:
 
     @property
     def nbytes(self) -> int:
-        return sum(part.nbytes for part in self.parts.values())
+        return sum(self._checkpoint.stored(part.name)[1] for part in self.parts.values())
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
@@ -109,7 +109,8 @@ def logical_tensors(checkpoint: Checkpoint) -> dict[str, LogicalTensor]:
                 found[target] = _compressed(checkpoint, module, config)
             if part == "weight" or part in _PARTS:
                 continue
-        found[name] = LogicalTensor(name, info.shape, info.numpy_dtype, info.dtype, {"weight": info}, None, checkpoint)
+        stored = checkpoint.stored(name)[0]
+        found[name] = LogicalTensor(name, info.shape, info.numpy_dtype, stored, {"weight": info}, None, checkpoint)
     return found
 
 

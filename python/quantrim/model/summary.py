@@ -97,7 +97,8 @@ class Summary:
 
 def has_numbers(tensor: Tensor) -> bool:
     """Whether `rows` gives real numbers: no complex ones, no packed bytes of codes without a dtype here."""
-    return DTYPES.get(tensor.stored, (8, None))[0] >= 8 and np.dtype(tensor.dtype).kind != "c"
+    form = tensor.stored.partition(" ")[0]  # "F4 as byte planes"
+    return DTYPES.get(form, (8, None))[0] >= 8 and np.dtype(tensor.dtype).kind != "c"
 
 
 @dataclass(frozen=True)

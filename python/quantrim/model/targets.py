@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import AtomicFile, AtomicFolder, Checkpoint
+from ..files import AtomicFile, AtomicFolder, Checkpoint, refuse_same_file
 from ..files.descriptors import open_regular, read_exactly
+from ..files.errors import PATH_LIMIT, quote
 from ..files.writer import FileWriter
 
 COPY_BYTES = 8 << 20  # of a tensor or a file that is copied, at a time
@@ -18,7 +20,7 @@ COPY_BYTES = 8 << 20  # of a tensor or a file that is copied, at a time
 class CheckedFile(AtomicFile):
     """A single target, kept only if the source was the same all the while."""
 
-    def __init__(self, checkpoint: Checkpoint, path: Path, size: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, path: Path, size: int | None = None) -> None:
         super().__init__(path, size)
         self._checkpoint = checkpoint
 
@@ -30,6 +32,26 @@ class CheckedFile(AtomicFile):
             super().__exit__(type(changed), changed, changed.__traceback__)
             raise
         super().__exit__(kind, error, trace)
+
+
+def check_target(checkpoint: Checkpoint, source: str | os.PathLike[str], target: Path, overwrite: bool) -> None:
+    """ValueError for a target that is part of the source, of another kind, or, being a file, there already."""
+    refuse_same_file([source, *(checkpoint.folder / shard for shard in checkpoint.shards)], target)
+    said = f"destination {quote(target, PATH_LIMIT)} must be"
+    if checkpoint.is_folder:
+        if target.suffix == ".safetensors":
+            raise ValueError(f"{said} a folder, since the source is one, not a .safetensors file")
+        return
+    if target.suffix != ".safetensors":
+        raise ValueError(f"{said} a .safetensors file, as the source is")
+    if not overwrite and os.path.lexists(target):
+        raise ValueError(f"{said} absent unless overwrite=True; it exists")
+
+
+def refuse_planes(checkpoint: Checkpoint) -> None:
+    """ValueError for a source of byte planes, where its metadata would go into what is made of it."""
+    if checkpoint.originals:
+        raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)} is stored as byte planes: it must be restored first")
 
 
 def copy_tensor(
@@ -51,15 +73,23 @@ def copy_side_files(checkpoint: Checkpoint, folder: AtomicFolder, rewritten: Map
         if rewritten and name in rewritten:
             write_json(folder, name, rewritten[name])
             continue
-        path = checkpoint.folder / name
-        fd = open_regular(path)
-        try:
-            size = os.fstat(fd).st_size
-            with folder.file(name, size) as out:
-                for first in range(0, size, COPY_BYTES):
-                    out.write(read_exactly(fd, min(COPY_BYTES, size - first), first, path))
-        finally:
-            os.close(fd)
+        copy_file(checkpoint.folder / name, folder)
+
+
+def copy_file(path: Path, folder: AtomicFolder) -> str:
+    """A file under its own name into a folder. Returns the SHA-256 of what was copied."""
+    digest = hashlib.sha256()
+    fd = open_regular(path)
+    try:
+        size = os.fstat(fd).st_size
+        with folder.file(path.name, size) as out:
+            for first in range(0, size, COPY_BYTES):
+                piece = read_exactly(fd, min(COPY_BYTES, size - first), first, path)
+                digest.update(piece)
+                out.write(piece)
+    finally:
+        os.close(fd)
+    return digest.hexdigest()
 
 
 def write_json(folder: AtomicFolder, name: str, value: Any) -> None:

@@ -1,0 +1,53 @@
+"""The program that the commands belong to, and the words that several of them take."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from . import outcome, terminal
+
+
+class Program(TyperGroup):
+    """All commands together. Whatever they raise becomes an exit code and at most one line on stderr."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.Exit:
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            raise typer.Exit(outcome.exit_code(error)) from None
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        with outcome.warnings_said():
+            try:
+                code = super().main(*args, **{**kwargs, "standalone_mode": False})
+            except typer.Abort:
+                code = outcome.INTERRUPTED
+            except (Exception, KeyboardInterrupt) as error:  # of the command line itself
+                code = outcome.exit_code(error)
+            except SystemExit:  # typer's answer to a broken pipe
+                terminal.drop_output()
+                code = outcome.BROKEN_PIPE
+        sys.exit(code or outcome.finish_output())
+
+
+app = typer.Typer(
+    cls=Program,
+    help="Make neural-network weights smaller on a CPU: prune, round to few bits, keep them loadable.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+MODEL = "A .safetensors file or a model folder."
+Source = Annotated[Path, typer.Argument(metavar="SRC", help=MODEL, show_default=False)]
+Target = Annotated[Path, typer.Argument(metavar="DST", help="The file or folder to write.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+Threads = Annotated[int | None, typer.Option(metavar="N", help="Threads to use; all by default.", show_default=False)]

@@ -1,0 +1,316 @@
+"""A checkpoint in, the same one as byte planes out, and back: streamed, on all threads, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import backend
+from ..files import AtomicFolder, Checkpoint, FormatError, TensorInfo, lossless, open_checkpoint, strict_json
+from ..files.descriptors import named_path
+from ..files.errors import quote
+from ..files.index import read_json
+from ..files.safetensors import parse_header, raw_header
+from ..files.writer import FileWriter
+from ..layouts.byte_planes import Coder, Coders, checksum, is_kept
+from .report import Report, TensorReport
+from .targets import CheckedFile, check_target, copy_file, refuse_planes, write_json
+from .workers import Workers
+
+CHUNK_BYTES = 1 << 20  # of a tensor: the unit of work of a thread, and of what a reader must decode for one value
+LISTING = "quantrim-lossless.index.json"  # in a folder: what other files the original had
+
+Progress = Callable[[int, int, str], object]  # bytes of the original done, of how many, the tensor at work
+Open = Callable[[str, "int | None"], Any]  # what opens a target by the name of its shard and its size
+
+
+def compress_lossless(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Write a smaller copy of a checkpoint from which `restore` makes the original again, byte for byte.
+
+    Every tensor, of any dtype, is cut into chunks of 1 MiB and these into byte planes (`layouts.byte_planes`), which
+    zstandard compresses; tensors that do not shrink stay as they are. quantrim reads the result like the original:
+    `compare`, `inspect`, `split`, `merge`, `open_checkpoint`. `restore` it for other programs, and for `compress`.
+
+    source: a .safetensors file, or a model folder; of a folder, config, tokenizer and index are copied, while hidden
+    files, folders and weights in other formats are left out and named in the notes. destination: a file or folder like
+    the source; it appears whole or not at all, and replaces another only with overwrite=True.
+    progress: called with (bytes done, bytes in all, tensor) in this thread; what it raises ends the work.
+
+    Memory: some 4 MB for each thread, whatever the size of the model. The bytes written do not depend on the number of
+    threads; they may differ between versions of zstandard. ValueError where that is not installed.
+
+    >>> import tempfile
+    >>> from quantrim.demo import digits
+    >>> with digits.model_file() as source, tempfile.TemporaryDirectory() as folder:
+    ...     report = compress_lossless(source, f"{folder}/small.safetensors")
+    ...     _ = restore(f"{folder}/small.safetensors", f"{folder}/again.safetensors")
+    ...     Path(f"{folder}/again.safetensors").read_bytes() == source.read_bytes(), report.ratio > 1.05
+    (True, True)
+    """
+    started = time.perf_counter()
+    target = named_path(destination, "destination")
+    Coder()  # a ValueError before any work where zstandard is missing
+    rows: list[TensorReport] = []
+    sizes = [0, 0]
+    with open_checkpoint(source) as checkpoint:
+        check_target(checkpoint, source, target, overwrite)
+        refuse_planes(checkpoint)
+        for shard in checkpoint.shards:
+            lossless.check_names(_of_shard(checkpoint, shard), checkpoint.folder / shard)
+        advance = _counter(checkpoint, progress)
+        others = [] if checkpoint.index is None else [checkpoint.index.name]
+        with _targets(checkpoint, target, overwrite) as (open_target, folder):
+            for shard in checkpoint.shards:
+                path = checkpoint.folder / shard
+                with open_target(shard, None) as out, Workers(backend.current_threads()) as workers:
+                    sizes[1] += _write(checkpoint, path, out, workers, advance, rows)
+                sizes[0] += path.stat().st_size
+            if folder is not None:
+                names = [*checkpoint.side_files, *others]
+                copied = {name: copy_file(checkpoint.folder / name, folder) for name in names}
+                write_json(folder, LISTING, {"version": lossless.VERSION, "files": copied})
+        notes = _left_out(checkpoint)
+    return Report(
+        source=os.fspath(source),
+        destination=os.fspath(target),
+        recipe={"lossless": True},
+        tensors=tuple(rows),
+        source_bytes=sizes[0],
+        stored_bytes=sizes[1],
+        seconds=time.perf_counter() - started,
+        threads=backend.current_threads(),
+        notes=notes,
+    )
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What `restore` wrote. files: name -> SHA-256. stored_bytes, nbytes: the files of weights before and after."""
+
+    source: str
+    destination: str
+    files: dict[str, str]
+    stored_bytes: int
+    nbytes: int
+    seconds: float
+    threads: int
+
+
+def restore(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Restored:
+    """Write the original of what `compress_lossless` wrote: the same bytes, header and all.
+
+    source: its file or folder. destination: like the source; it appears whole or not at all, and replaces another only
+    with overwrite=True. FormatError, and nothing written, where a checksum says that a byte is not what it was: of a
+    chunk (CRC-32, with tensor and offset) or of a whole file (SHA-256); OSError where the disk cannot hold it.
+    progress: as in `compress_lossless`.
+    """
+    started = time.perf_counter()
+    target = named_path(destination, "destination")
+    files: dict[str, str] = {}
+    with open_checkpoint(source) as checkpoint:
+        for shard in checkpoint.shards:
+            if shard not in checkpoint.originals:
+                problem = "must be a file that compress_lossless wrote, and has no originals to restore"
+                raise FormatError(problem, path=checkpoint.folder / shard)
+        check_target(checkpoint, source, target, overwrite)
+        listed = _listed(checkpoint) if checkpoint.is_folder else {}
+        advance = _counter(checkpoint, progress)
+        with _targets(checkpoint, target, overwrite) as (open_target, folder):
+            for shard, original in checkpoint.originals.items():
+                with open_target(shard, original.size) as out, Workers(backend.current_threads()) as workers:
+                    files[shard] = _restore(checkpoint, original, out, workers, advance)
+            if folder is not None:
+                for name, digest in listed.items():
+                    files[name] = copy_file(checkpoint.folder / name, folder)
+                    _check_digest(checkpoint.folder / name, files[name], digest)
+        stored = sum((checkpoint.folder / shard).stat().st_size for shard in checkpoint.shards)
+        nbytes = sum(original.size for original in checkpoint.originals.values())
+    seconds = time.perf_counter() - started
+    return Restored(os.fspath(source), os.fspath(target), files, stored, nbytes, seconds, backend.current_threads())
+
+
+@contextmanager
+def _targets(
+    checkpoint: Checkpoint, target: Path, overwrite: bool
+) -> Iterator[tuple[Open, AtomicFolder | None]]:
+    """What opens each target, and the folder that they are in; kept only if the source was the same all the while."""
+    if not checkpoint.is_folder:
+        yield lambda _, size: CheckedFile(checkpoint, target, size), None
+        return
+    with AtomicFolder(target, overwrite) as folder:
+        yield folder.file, folder
+        checkpoint.check_unchanged()
+
+
+def _counter(checkpoint: Checkpoint, progress: Progress | None) -> Callable[[int, str], None]:
+    done = 0
+
+    def advance(nbytes: int, name: str) -> None:
+        nonlocal done
+        done += nbytes
+        if progress is not None:
+            progress(done, checkpoint.total_size, name)
+
+    return advance
+
+
+def _of_shard(checkpoint: Checkpoint, shard: str) -> list[str]:
+    path = checkpoint.folder / shard
+    return [name for name, tensor in checkpoint.tensors.items() if tensor.path == path]
+
+
+# To planes
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """A chunk of the original, and what is stored of it. numbers: its checksum and the bytes of its planes."""
+
+    data: NDArray[np.uint8]
+    numbers: list[int]
+    stored: list[Any]
+
+    @property
+    def kept(self) -> bool:
+        return is_kept(self.numbers[1:], self.data.size)
+
+
+def _write(
+    checkpoint: Checkpoint,
+    path: Path,
+    out: FileWriter,
+    workers: Workers,
+    advance: Callable[[int, str], None],
+    rows: list[TensorReport],
+) -> int:
+    """The lossless file of a shard; returns its bytes, and appends what became of each tensor to `rows`."""
+    head = raw_header(path)
+    tensors, metadata = parse_header(head[8:], path.stat().st_size, path)
+    digest, frame = hashlib.sha256(head), Coder().compress(bytes(head))
+    count = sum(lossless.numbers_of(t, CHUNK_BYTES) for t in tensors.values())
+    said = {"size": path.stat().st_size, "header_bytes": len(head), "chunk_bytes": CHUNK_BYTES}
+    first: lossless.Entry = (lossless.HEADER, "U8", [len(frame)], len(frame))
+    last: lossless.Entry = (lossless.TABLE, "U32", [count], 4 * count)
+    room = lossless.room_for(
+        tensors.values(),
+        [first, last],
+        lossless.metadata_of(metadata, **said, sha256=digest.hexdigest()),
+        len(frame) + 4 * count + sum(t.nbytes for t in tensors.values()),
+    )
+    out.pwrite(frame, 8 + room)
+    entries: list[lossless.Entry] = [first]
+    numbers: list[int] = []
+    end = 8 + room + len(frame)
+    chunks = workers.run(_encode_jobs(checkpoint, tensors.values()))
+    for tensor in tensors.values():
+        begin, shrank = end, False
+        for _ in lossless.pieces(tensor.nbytes, CHUNK_BYTES):
+            chunk = next(chunks)
+            digest.update(chunk.data.data)
+            for piece in chunk.stored:
+                out.pwrite(piece, end)
+                end += len(piece)
+            numbers += chunk.numbers
+            shrank |= not chunk.kept
+            advance(chunk.data.size, tensor.name)
+        entries.append(lossless.planes_entry(tensor, end - begin) if shrank else lossless.kept_entry(tensor))
+        form, why = (f"{tensor.dtype} as byte planes", "") if shrank else (tensor.dtype, "does not shrink")
+        rows.append(TensorReport(tensor.name, tensor.shape, tensor.nbytes, end - begin, form, why))
+    out.pwrite(np.array(numbers, "<u4"), end)
+    metadata = lossless.metadata_of(metadata, **said, sha256=digest.hexdigest())
+    out.pwrite(lossless.encode_head([*entries, last], metadata, room), 0)
+    return end + 4 * count
+
+
+def _encode_jobs(checkpoint: Checkpoint, tensors: Iterable[TensorInfo]) -> Iterator[Callable[[], _Chunk]]:
+    coders = Coders()
+    for tensor in tensors:
+        for first, nbytes in lossless.pieces(tensor.nbytes, CHUNK_BYTES):
+            yield partial(_encode, checkpoint, coders, tensor, first, nbytes)
+
+
+def _encode(checkpoint: Checkpoint, coders: Coders, tensor: TensorInfo, first: int, nbytes: int) -> _Chunk:
+    data = np.empty(nbytes, np.uint8)
+    checkpoint.read_into(tensor.name, data, first)
+    sizes, stored = coders.coder.encode(data, tensor.numpy_dtype)
+    return _Chunk(data, [checksum(data), *sizes], stored)
+
+
+def _left_out(checkpoint: Checkpoint) -> tuple[str, ...]:
+    if not checkpoint.is_folder:
+        return ()
+    kept = {*checkpoint.shards, *checkpoint.side_files, *([checkpoint.index.name] if checkpoint.index else [])}
+    names = sorted(path.name for path in checkpoint.folder.iterdir() if path.name not in kept)
+    return (f"left out: {', '.join(map(quote, names))}",) if names else ()
+
+
+# And back
+
+
+def _restore(
+    checkpoint: Checkpoint,
+    original: lossless.Original,
+    out: FileWriter,
+    workers: Workers,
+    advance: Callable[[int, str], None],
+) -> str:
+    """The original file; returns its SHA-256."""
+    digest = hashlib.sha256(original.header)
+    out.pwrite(original.header, 0)
+    end = len(original.header)
+
+    def job(tensor: TensorInfo, first: int, nbytes: int) -> tuple[str, NDArray[np.uint8]]:
+        data = np.empty(nbytes, np.uint8)
+        checkpoint.read_into(tensor.name, data, first)
+        return tensor.name, data
+
+    tensors = original.tensors.values()
+    jobs = (partial(job, t, *piece) for t in tensors for piece in lossless.pieces(t.nbytes, original.chunk_bytes))
+    for name, data in workers.run(jobs):
+        digest.update(data.data)
+        out.pwrite(data, end)
+        end += data.size
+        advance(data.size, name)
+    _check_digest(original.path, digest.hexdigest(), original.sha256)
+    return digest.hexdigest()
+
+
+def _check_digest(path: Path, found: str, expected: str) -> None:
+    if found != expected:
+        raise FormatError("the SHA-256 of the original is another", path=path, found=found, allowed=expected)
+
+
+def _listed(checkpoint: Checkpoint) -> dict[str, str]:
+    """The other files of a folder, name -> SHA-256. FormatError where they are not all there."""
+    path = checkpoint.folder / LISTING
+    listing = strict_json.parse(read_json(path, "the list of files"), path, "the list of files")
+    files = listing.get("files") if isinstance(listing, dict) else None
+    if not isinstance(files, dict) or listing.get("version") != lossless.VERSION:
+        raise FormatError(f"must be an object with version {lossless.VERSION} and files", path=path)
+    known = {*checkpoint.side_files, *([checkpoint.index.name] if checkpoint.index else [])}
+    for name, digest in files.items():
+        if name not in known or not isinstance(digest, str):
+            raise FormatError(f"file {quote(name)} of the list is missing from the folder", path=path)
+    return files
