@@ -18,7 +18,7 @@ from kernel_families import families
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 GXX = shutil.which("g++")
-LEVELS = {"x86_v2": [], "x86_v3": [], "x86_v4": [], "x86_v4_vnni": ["-mavx512vnni"]}
+LEVELS = ("x86_v2", "x86_v3", "x86_v4")
 FLAGS = [
     "-std=c++20",
     "-O0",
@@ -192,7 +192,7 @@ class Workshop:
         level = "x86-64-" + isa.split("_")[1]
         objects = []
         for family in families():
-            flags = [*FLAGS, f"-DISA={isa}", f"-DFAMILY={family}", f"-march={level}", *LEVELS[isa]]
+            flags = [*FLAGS, f"-DISA={isa}", f"-DFAMILY={family}", f"-march={level}"]
             to = self.folder / f"{isa}-{family}.o"
             if not changed or f"/{changed}" in self.run(GXX, *flags, "-MM", cpp / "kernels.cpp"):
                 to = to.with_stem(to.stem + suffix)

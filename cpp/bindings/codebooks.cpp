@@ -1,20 +1,14 @@
 #include "../algorithms/clusters.h"
 #include "../algorithms/recognition.h"
 #include "arrays.h"
+#include "words.h"
 
-static BookRule rule_of(const std::string& rule) {
-  if (rule == "absmax") return BookRule::kAbsmax;
-  if (rule == "power_of_two") return BookRule::kPowerOfTwo;
-  if (rule == "scale") return BookRule::kScale;
-  if (rule == "none") return BookRule::kNone;
-  throw py::value_error("rule unknown: " + rule);
-}
-
-static Dtype scale_dtype_of(const std::string& dtype) {
-  if (dtype == "float32") return Dtype::kFloat32;
-  if (dtype == "float16") return Dtype::kFloat16;
-  if (dtype == "bfloat16") return Dtype::kBfloat16;
-  throw py::value_error("scale_dtype unknown: " + dtype);
+static BookRule book_rule_of(const std::string& rule) {
+  static constexpr Word<BookRule> known[] = {{"absmax", BookRule::kAbsmax},
+                                             {"power_of_two", BookRule::kPowerOfTwo},
+                                             {"scale", BookRule::kScale},
+                                             {"none", BookRule::kNone}};
+  return word("rule", rule, known);
 }
 
 // Rows of weights, cut into groups.
@@ -57,7 +51,8 @@ static bool quantize_codebook(const py::array& w, int64_t group_size, const std:
   const float limit = x.dtype == Dtype::kFloat32   ? 0x1.fffffep127f
                       : x.dtype == Dtype::kFloat16 ? 65504.0f
                                                    : 0x1.fep127f;
-  const Book book{bits, group_size, rule_of(rule), scale_dtype_of(scale_dtype), peak, limit, e, apart, count + 1, o};
+  const Book book{bits,      group_size, book_rule_of(rule), scale_dtype_of(scale_dtype), peak, limit, e, apart,
+                  count + 1, o};
   uint8_t* d = data ? numbers<uint8_t>("data", *data, at.rows * bytes) : nullptr;
   float* s = numbers<float>("scales", scales, at.all);
   const bool stream = d && streamed(d, at.rows, bytes, nullptr);

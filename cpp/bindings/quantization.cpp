@@ -2,20 +2,7 @@
 #include <vector>
 
 #include "arrays.h"
-
-template <class T>
-struct Word {
-  const char* word;
-  T value;
-};
-
-// The value that a word of the Python side stands for.
-template <class T, size_t n>
-static T word(const char* name, const std::string& value, const Word<T> (&known)[n]) {
-  for (const Word<T>& row : known)
-    if (value == row.word) return row.value;
-  throw py::value_error(std::string(name) + " unknown: " + value);
-}
+#include "words.h"
 
 static ScaleRule rule_of(const std::string& rule) {
   static constexpr Word<ScaleRule> known[] = {{"absmax", ScaleRule::kAbsmax},
@@ -32,12 +19,6 @@ static Rounding rounding_of(const std::string& rounding) {
                                              {"floor", Rounding::kFloor},
                                              {"stochastic", Rounding::kStochastic}};
   return word("rounding", rounding, known);
-}
-
-static Dtype scale_dtype_of(const std::string& dtype) {
-  static constexpr Word<Dtype> known[] = {
-      {"float32", Dtype::kFloat32}, {"float16", Dtype::kFloat16}, {"bfloat16", Dtype::kBfloat16}};
-  return word("scale_dtype", dtype, known);
 }
 
 // Rows of weights with their codes, cut into groups.

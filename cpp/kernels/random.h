@@ -8,6 +8,6 @@ inline float uniform_at(uint64_t seed, uint64_t i) {
   return static_cast<float>(static_cast<int32_t>(z >> 40)) * 0x1p-24f;
 }
 
-inline void uniform_from(uint64_t seed, uint64_t first, int64_t n, float* out) {
+APART void uniform_from(uint64_t seed, uint64_t first, int64_t n, float* out) {
   for (int64_t i = 0; i < n; ++i) out[i] = uniform_at(seed, first + static_cast<uint64_t>(i));
 }
