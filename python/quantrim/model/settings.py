@@ -7,8 +7,10 @@ from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
 from .. import checks
+from ..codebooks import MX_GROUP_SIZE, check_codebook
 from ..files.errors import quote
 from ..quantization import ROUNDINGS, SCALE_DTYPES, SCALE_RULES
+from .methods import MX, NOT_WITH, usual_group_size
 
 DEFAULT_GROUP = 128
 
@@ -21,7 +23,9 @@ class Settings:
     bits: None leaves weights in their dtype, to be pruned and no more; then all below but prune and prune_axis mean
     nothing. group_size: an integer, "channel", or None for the usual: "channel" at 8 bits, 128 below. prune: a
     fraction of 0..1, "n:m", or None. prune_axis: 1 compares the weights of each row among themselves, None
-    those of the whole tensor.
+    those of the whole tensor. codebook: instead of bits, what `quantize_codebook` takes: a name or 2..256 ascending
+    values. clusters: instead of both, 2..256 values that the weights share, as in `cluster`. With these group_size may
+    be "tensor" as well, usual for clusters; that of codebooks is 64, or 32 for MX.
     """
 
     keep: bool = False
@@ -34,6 +38,8 @@ class Settings:
     seed: int = 0
     prune: float | str | None = None
     prune_axis: int | None = None
+    codebook: str | tuple[float, ...] | None = None
+    clusters: int | None = None
 
     def __post_init__(self) -> None:
         for name in KEYS:
@@ -42,12 +48,37 @@ class Settings:
                 object.__setattr__(self, name, _CHECKS[name](name, value))
         if self.prune_axis is not None and isinstance(self.prune, str):
             raise ValueError(f"prune_axis must not be given with prune={self.prune!r}, which runs along rows")
+        if self.codebook is not None and self.clusters is not None:
+            raise ValueError("codebook and clusters must not be given together")
+        if self.group_size == "tensor" and self.codebook is None and self.clusters is None:
+            raise ValueError('group_size must be "channel" or an integer without codebook or clusters, not "tensor"')
+        if self.codebook in MX and self.group_size not in (None, MX_GROUP_SIZE):
+            raise ValueError(f"group_size must be {MX_GROUP_SIZE} with {self.codebook}, not {self.group_size!r}")
+
+        for key in self.without_meaning:
+            object.__setattr__(self, key, None if key == "bits" else _DEFAULTS[key])
+
+    @property
+    def without_meaning(self) -> tuple[str, ...]:
+        """Keys that say nothing beside the others, and are as by default; bits is None beside codebook and clusters."""
+        method = next((key for key in NOT_WITH if getattr(self, key) is not None), None)
+        return () if method is None else ("bits", *NOT_WITH[method])
 
     @property
     def group(self) -> int | str:
         """group_size, the usual one where none is given."""
-        usual = "channel" if self.bits == 8 else DEFAULT_GROUP
+        if self.codebook is not None:
+            usual: int | str = usual_group_size(self.codebook)
+        elif self.clusters is not None:
+            usual = "tensor"
+        else:
+            usual = "channel" if self.bits == 8 else DEFAULT_GROUP
         return usual if self.group_size is None else self.group_size
+
+    @property
+    def rounds(self) -> bool:
+        """Whether weights become codes."""
+        return self.bits is not None or self.codebook is not None or self.clusters is not None
 
     @property
     def pattern(self) -> tuple[int, int] | None:
@@ -73,19 +104,22 @@ class Options(TypedDict, total=False):
     seed: int | None
     prune: float | str | None
     prune_axis: int | None
+    codebook: str | Iterable[float] | None
+    clusters: int | None
     include: str | Iterable[str] | None
     exclude: str | Iterable[str] | None
     min_elements: int | None
 
 
+_DEFAULTS = {f.name: f.default for f in fields(Settings)}
 KEYS = tuple(f.name for f in fields(Settings))
-OPTIONAL = ("bits", "group_size", "prune", "prune_axis")  # which may be None
+OPTIONAL = ("bits", "group_size", "prune", "prune_axis", "codebook", "clusters")  # which may be None
 OF_CODES = ("group_size", "symmetric", "scale", "scale_dtype", "rounding", "seed")  # without meaning for bits=None
 
 
 def _group_size(name: str, value: Any) -> int | str:
-    if isinstance(value, str) and value != "channel":
-        raise ValueError(f'{name} must be "channel" or an integer of 1..{2**31 - 1}, not {value!r}')
+    if isinstance(value, str) and value not in ("channel", "tensor"):
+        raise ValueError(f'{name} must be "channel", "tensor" or an integer of 1..{2**31 - 1}, not {value!r}')
     return value if isinstance(value, str) else checks.integer(name, value, 1, 2**31 - 1)
 
 
@@ -113,4 +147,6 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "seed": lambda name, value: checks.integer(name, value, 0, 2**64 - 1),
     "prune": _prune,
     "prune_axis": lambda name, value: checks.integer(name, value, 1, 1),
+    "codebook": check_codebook,
+    "clusters": lambda name, value: checks.integer(name, value, 2, 256),
 }
