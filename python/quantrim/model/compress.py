@@ -23,6 +23,7 @@ from .report import Report, TensorReport
 from .settings import Options
 from .statistics import Errors
 from .stream import Jobs, Source, compress_jobs, copy_jobs
+from .streams import settled, stream_for
 from .targets import CheckedFile, copy_side_files, write_json
 from .workers import Buffers, Workers, single_threaded_kernels
 
@@ -54,6 +55,11 @@ def compress(
         at 8 bits. Where it does not divide the columns, the largest of 64, 32, 16 that does, else "channel".
     symmetric, scale, rounding, seed: as in `quantize`.
     scale_dtype: "float16" (default), "bfloat16" or "float32".
+    codebook: instead of bits, "nf4", "fp4", "mxfp4", "mxint8", "binary", "ternary", or 2..256 ascending values, as in
+        `quantize_codebook`; clusters: 2..256 values that the weights of a tensor share, as in `cluster`. Both are
+        stored in a layout that only quantrim reads. group_size may be "tensor" as well.
+    storage: "auto" leaves zeros out (only quantrim reads that) where a fraction was pruned of weights with bits, and a
+        quarter of the bytes or more is saved; "sparse" always, "dense" never.
     prune: the fraction of each tensor's weights to remove first (of each row, with prune_axis=1), or "n:m".
     include, exclude: globs of tensor names. With include, only those are compressed; those of exclude never.
     min_elements: matrices of fewer weights (default 4096) are copied, as is all that is no matrix named
@@ -80,6 +86,8 @@ def compress(
         plan = make_plan(checkpoint, wish)
         with single_threaded_kernels() as count:
             run = _Run(checkpoint, plan, progress)
+            with Workers(count) as workers:
+                plan = settled(checkpoint, plan, run.source, workers, chunks.CHUNK_BYTES, run.tick)
             with _targets(checkpoint, plan, target, overwrite) as open_target:
                 for shard in plan.shards:
                     # the workers end before the file is closed: none may write to a descriptor used anew
@@ -94,7 +102,7 @@ class _Run:
     """The work on all tensors, with what has been done so far."""
 
     def __init__(self, checkpoint: Checkpoint, plan: Plan, progress: Progress | None) -> None:
-        self._source = Source(checkpoint, Buffers())
+        self.source = Source(checkpoint, Buffers())
         self._progress = progress
         self._done = 0
         self._total = sum(tensor.source_bytes for tensor in plan.tensors)
@@ -112,9 +120,15 @@ class _Run:
 
     def _jobs(self, shard: ShardPlan, tensor: TensorPlan, out: FileWriter, workers: Workers) -> Jobs:
         if tensor.copied:
-            return copy_jobs(self._source, tensor, out, shard.offsets[tensor.name])
+            return copy_jobs(self.source, tensor, out, shard.offsets[tensor.name])
         progress = partial(self._advance, tensor)
-        return compress_jobs(self._source, tensor, out, shard.offsets, workers, chunks.CHUNK_BYTES, progress)
+        stream = stream_for(self.source, tensor, out, shard.offsets)
+        return compress_jobs(stream, workers, chunks.CHUNK_BYTES, progress)
+
+    def tick(self, name: str) -> None:
+        """Say that a tensor is being worked on, and give the caller the chance to stop."""
+        if self._progress is not None:
+            self._progress(self._done, self._total, name)
 
     def _advance(self, tensor: TensorPlan, nbytes: int) -> None:
         self._done += nbytes
@@ -168,8 +182,7 @@ def _index(plan: Plan) -> dict[str, Any]:
 def _report(plan: Plan, target: Path, errors: dict[str, Errors], seconds: float, threads: int) -> Report:
     rows, notes, total = [], list(plan.notes), Errors()
     for t in plan.tensors:
-        bits = None if t.scheme is None else t.scheme.bits
-        row = (t.name, t.shape, t.source_bytes, t.stored_bytes, t.stored, t.reason, bits)
+        row = (t.name, t.shape, t.source_bytes, t.stored_bytes, t.stored, t.reason, t.bits)
         e = errors.get(t.name)
         rows.append(TensorReport(*row) if e is None else TensorReport(*row, e.sparsity, e.snr_db, e.cosine, e.worst))
         if e is not None:

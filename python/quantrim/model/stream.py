@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from .. import checks
+from .. import backend, checks
 from ..checks import Array
 from ..files import Checkpoint, FormatError
 from ..files.atomic import FileWriter
@@ -80,20 +80,13 @@ def copy_jobs(source: Source, tensor: TensorPlan, out: FileWriter, offset: int) 
         yield partial(job, first, min(COPY_BYTES, nbytes - first))
 
 
-def compress_jobs(
-    source: Source,
-    tensor: TensorPlan,
-    out: FileWriter,
-    offsets: dict[str, int],
-    workers: Workers,
-    chunk_bytes: int,
-    progress: Progress,
-) -> Jobs:
-    """Pieces that write the parts of a compressed or pruned tensor at their offsets in `out`. Where the weights
-    to prune are not known from one chunk, asking for the first piece looks at the whole tensor."""
-    stream = (_Pruned if tensor.scheme is None else _Quantized)(source, tensor, out, offsets)
-    chunks = list(stream.cut(chunk_bytes))
-    stream.find_cut(chunks, workers, progress)
+def compress_jobs(stream: Stream, workers: Workers, chunk_bytes: int, progress: Progress) -> Jobs:
+    """Pieces that write the parts of a compressed or pruned tensor at their offsets. Where the weights to prune are
+    not known from one chunk, asking for the first piece looks at the whole tensor."""
+    tensor = stream.tensor
+    chunks = stream.chunks(chunk_bytes)
+    if not stream.cut_is_known():
+        stream.find_cut(chunks, workers, progress)
     itemsize = tensor.info.numpy_dtype.itemsize
 
     def job(number: int, chunk: Chunk) -> Done:
@@ -104,7 +97,7 @@ def compress_jobs(
         yield partial(job, number, chunk)
 
 
-class _Stream(ABC):
+class Stream(ABC):
     """One tensor, and its pruning; what becomes of its weights is for `keep`.
 
     group_size: columns that must not be parted.
@@ -112,12 +105,15 @@ class _Stream(ABC):
 
     group_size: int | str = 1
 
-    def __init__(self, source: Source, tensor: TensorPlan, out: FileWriter, offsets: dict[str, int]) -> None:
-        self.source, self.tensor, self.out = source, tensor, out
+    def __init__(self, source: Source, tensor: TensorPlan, out: FileWriter | None, offsets: dict[str, int]) -> None:
+        self.source, self.tensor = source, tensor
+        if out is not None:  # without, nothing may be written
+            self.out = out
         self.settings = tensor.settings
         self.rows, self.cols = tensor.info.matrix_shape
-        self.begin = {role: offsets[part.name] for role, part in tensor.parts().items()}
+        self.begin = {role: offsets.get(part.name, 0) for role, part in tensor.parts().items()}
         self.streamed_cut: Cut | None = None
+        self.numbers: dict[Chunk, int] = {}
 
     @abstractmethod
     def keep(self, x: Array, pruned: Array, chunk: Chunk) -> Errors:
@@ -134,7 +130,17 @@ class _Stream(ABC):
             step = None
         return cut(self.rows, self.cols, step, chunk_bytes)
 
+    def chunks(self, chunk_bytes: int) -> list[Chunk]:
+        """All chunks, whose places in the order `numbers` tells from now on."""
+        chunks = list(self.cut(chunk_bytes))
+        self.numbers = {chunk: number for number, chunk in enumerate(chunks)}
+        return chunks
+
     # Pruning
+
+    def cut_is_known(self) -> bool:
+        """Whether an earlier pass has found which weights to prune."""
+        return False
 
     def find_cut(self, chunks: list[Chunk], workers: Workers, progress: Progress) -> None:
         """Look at the whole tensor where the weights to prune are not known from one chunk."""
@@ -170,9 +176,20 @@ class _Stream(ABC):
     # One chunk
 
     def run(self, number: int, chunk: Chunk) -> Errors:
+        return self.attempt(chunk, lambda x: self._kept(x, number, chunk))
+
+    def _kept(self, x: Array, number: int, chunk: Chunk) -> Errors:
+        pruned = self.pruned(x, number)
+        errors = self.keep(x, pruned, chunk)
+        if self.settings.prune and self.settings.rounds:
+            errors.kept = backend.active.count_nonzero(pruned.reshape(-1))
+        return errors
+
+    def attempt(self, chunk: Chunk, work: Callable[[Array], T]) -> T:
+        """What `work` makes of the weights of a chunk; its errors say where in the tensor they are."""
         x = self._read(chunk)
         try:
-            return self.keep(x, self.pruned(x, number), chunk)
+            return work(x)
         except ValueError as error:
             raise self._explained(error, x, chunk) from None
 
@@ -208,7 +225,7 @@ class _Stream(ABC):
         return ValueError(f"{quote(self.tensor.info.path, PATH_LIMIT)}, tensor {quote(self.tensor.name)}: {problem}")
 
 
-class _Pruned(_Stream):
+class Pruned(Stream):
     """Weights that keep their dtype."""
 
     def keep(self, x: Array, pruned: Array, chunk: Chunk) -> Errors:
@@ -217,27 +234,27 @@ class _Pruned(_Stream):
         return measure(x, pruned)
 
 
-class _Quantized(_Stream):
+class Quantized(Stream):
     """Weights that become codes and scales."""
 
-    def __init__(self, source: Source, tensor: TensorPlan, out: FileWriter, offsets: dict[str, int]) -> None:
+    def __init__(self, source: Source, tensor: TensorPlan, out: FileWriter | None, offsets: dict[str, int]) -> None:
         super().__init__(source, tensor, out, offsets)
-        assert tensor.scheme is not None
-        self.scheme, self.group_size = tensor.scheme, tensor.scheme.group_size
+        assert tensor.grid is not None
+        self.scheme, self.group_size = tensor.grid, tensor.grid.group_size
         self.groups = self.scheme.groups(self.cols)
         # zero points that are packed along the rows are written last; they are few
-        packed = not self.scheme.symmetric and self.scheme.format == layout.PACKED
+        packed = not self.scheme.symmetric and tensor.form is None and self.scheme.format == layout.PACKED
         self.zero_points = np.empty((self.rows, self.groups), np.uint8) if packed else None
 
     def keep(self, x: Array, pruned: Array, chunk: Chunk) -> Errors:
-        q = self._quantize(pruned, chunk)
+        q = self.quantized(pruned, chunk)
         self._write(q, chunk)
         decoded = self.source.buffers.get("decoded", x.shape, np.dtype(np.float32))
         errors = measure(x, dequantize(q, out=decoded))
         errors.lost_groups = count_lost_groups(pruned, q.scales)
         return errors
 
-    def _quantize(self, x: Array, chunk: Chunk) -> QuantizedTensor:
+    def quantized(self, x: Array, chunk: Chunk) -> QuantizedTensor:
         s, get = self.settings, self.source.buffers.get
         bits, group = self.scheme.bits, self.scheme.group_size
         of_scales = scales_shape(x.shape, group)
@@ -268,13 +285,19 @@ class _Quantized(_Stream):
         codes = q.data if inner else layout.encode_codes(q.data, self.scheme, chunk.cols)
         at = chunk.row * width + chunk.col * self.scheme.bits // 8
         self.out.pwrite(codes, self.begin["codes"] + at)
+        self.write_scales(q, chunk)
+
+    def write_scales(self, q: QuantizedTensor, chunk: Chunk) -> None:
+        """Scales, and zero points."""
         first_group = chunk.col * self.groups // self.cols
         index = chunk.row * self.groups + first_group
         scales = layout.encode_scales(q.scales, self.scheme)
         self.out.pwrite(little_endian(scales), self.begin["scale"] + index * scales.itemsize)
         if q.zero_points is None:
             return
-        if self.zero_points is None:
+        if self.tensor.form is not None:
+            self.out.pwrite(q.zero_points, self.begin["zero_point"] + index)
+        elif self.zero_points is None:
             zeros = layout.encode_zero_points(q.zero_points, self.scheme)
             self.out.pwrite(zeros, self.begin["zero_point"] + index)
         else:
