@@ -17,9 +17,10 @@ from ..files.errors import PATH_LIMIT, quote
 from ..files.index import INDEX_SUFFIX
 from ..float_environment import default_floats
 from . import chunks
+from .forms import form_bytes, pruned_bytes
 from .plan import Plan, ShardPlan, TensorPlan, make_plan
 from .recipe import Recipe, recipe_from_options
-from .report import Report, TensorReport
+from .report import Report, Steps, TensorReport
 from .settings import Options
 from .statistics import Errors
 from .stream import Jobs, Source, compress_jobs, copy_jobs
@@ -203,4 +204,19 @@ def _report(plan: Plan, target: Path, errors: dict[str, Errors], seconds: float,
         notes=tuple(notes),
         snr_db=total.snr_db,
         sparsity=total.sparsity,
+        steps=_steps(plan, errors),
     )
+
+
+def _steps(plan: Plan, errors: dict[str, Errors]) -> Steps | None:
+    """None where no tensor was both pruned and quantized."""
+    twice = {t.name for t in plan.tensors if not t.copied and t.settings.prune and t.settings.rounds}
+    if not twice:
+        return None
+    pruned = quantized = 0
+    for t in plan.tensors:
+        kept = errors[t.name].kept if t.name in twice else t.info.size
+        pruned += pruned_bytes(t.info, kept) if t.name in twice else t.source_bytes
+        quantized += form_bytes(t.grid, t.info) if t.name in twice and t.grid else t.stored_bytes
+    original = sum(t.source_bytes for t in plan.tensors)
+    return Steps(original, pruned, quantized, sum(t.stored_bytes for t in plan.tensors))

@@ -43,13 +43,20 @@ def sparse_form(info: TensorInfo, settings: Settings, grid: layout.Scheme | None
         return form
     if settings.storage == "dense" or grid is None or not settings.sparsity:
         return None
-    dense = sum(count_bytes(p.dtype, p.shape) for p in layout.parts(grid, info.matrix_shape).values())
+    dense = form_bytes(grid, info)
     return form if (dense - form_bytes(form, info)) * WORTH >= dense else None
 
 
-def form_bytes(form: Form, info: TensorInfo) -> int:
+def form_bytes(form: Form | layout.Scheme, info: TensorInfo) -> int:
     """All parts together."""
-    return sum(count_bytes(part.dtype, part.shape) for part in form.parts(info.matrix_shape).values())
+    shape = info.matrix_shape
+    parts = layout.parts(form, shape) if isinstance(form, layout.Scheme) else form.parts(shape)
+    return sum(count_bytes(part.dtype, part.shape) for part in parts.values())
+
+
+def pruned_bytes(info: TensorInfo, kept: int) -> int:
+    """A tensor of which `kept` weights are left, without codes: sparse or as it was, whatever is smaller."""
+    return min(info.nbytes, form_bytes(sparse_scheme.Scheme(decoded_dtype(info), kept), info))
 
 
 def removed(info: TensorInfo, settings: Settings) -> int:

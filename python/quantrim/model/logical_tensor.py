@@ -44,6 +44,11 @@ class LogicalTensor:
         return self.scheme is not None
 
     @property
+    def blamed(self) -> str:
+        """The tensor that an error about the stored bytes names: where there are codes, most can be wrong of scales."""
+        return self.parts["weight_scale"].name if "weight_scale" in self.parts else self.name
+
+    @property
     def nbytes(self) -> int:
         return sum(part.nbytes for part in self.parts.values())
 
@@ -90,7 +95,7 @@ class LogicalTensor:
             raise
         except (ValueError, TypeError) as error:
             part = self.parts.get("weight_scale", next(iter(self.parts.values())))
-            raise FormatError(str(error), path=part.path, tensor=part.name) from None
+            raise FormatError(str(error), path=part.path, tensor=self.blamed) from None
 
     def decode_rows(self, first: int, count: int) -> QuantizedTensor:
         """Codes and scales of rows that are there. ValueError where the stored bytes are none."""

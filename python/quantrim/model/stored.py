@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,9 @@ from .entries import KEY, entries_of
 from .logical_tensor import LogicalTensor
 
 _CODE_PARTS = (codebook.CODES, "weight_scale", "weight_zero_point", "weight_codebook")
-_SPARSE_PARTS = ("bitmask", "shape", "row_offsets", "compressed", "compressed_packed")
+_SPARSE_PARTS = (
+    "bitmask", "shape", "row_offsets", "compressed", "compressed_packed", "weight_scale", "weight_zero_point",
+)  # fmt: skip
 _BY_ROW = ("bitmask", "weight_scale", "weight_zero_point")
 
 
@@ -61,6 +63,10 @@ class SparseStored(LogicalTensor):
     @property
     def coded(self) -> bool:
         return self.form.grid is not None
+
+    @property
+    def blamed(self) -> str:
+        return self.name
 
     def rows(self, first: int, count: int) -> Array:
         first, count = self.checked(first, count)
@@ -130,11 +136,11 @@ def stored_tensors(checkpoint: Checkpoint) -> dict[str, LogicalTensor]:
     found: dict[str, LogicalTensor] = {}
     for name, entry in entries_of(checkpoint).items():
         module = name.removesuffix(".weight")
-        make = _MAKERS.get(str(entry.get("layout")))
+        make, names = _MAKERS.get(str(entry.get("layout")), (None, ()))
         if make is None:
             said = f"{KEY} must have a layout among {', '.join(_MAKERS)}, not {quote(entry.get('layout'))}"
             raise FormatError(said, path=checkpoint.path, tensor=name)
-        parts = _parts(checkpoint, module, (*_CODE_PARTS, *_SPARSE_PARTS))
+        parts = _parts(checkpoint, module, names)
         if not parts:
             continue
         path = next(iter(parts.values())).path
@@ -170,4 +176,9 @@ def _sparse(
     return SparseStored(name, shape, codebook.DTYPES[form.dtype], form.label, parts, None, checkpoint, form)
 
 
-_MAKERS = {codebook.LAYOUT: _coded, sparse_scheme.LAYOUT: _sparse}
+_Maker = Callable[[Checkpoint, str, Mapping[str, Any], Mapping[str, TensorInfo]], LogicalTensor]
+# layout -> what makes a tensor of its parts, and their names
+_MAKERS: dict[str, tuple[_Maker, tuple[str, ...]]] = {
+    codebook.LAYOUT: (_coded, _CODE_PARTS),
+    sparse_scheme.LAYOUT: (_sparse, _SPARSE_PARTS),
+}
