@@ -25,9 +25,16 @@ class Pruner(ABC):
     """The pruning of one tensor. whole_rows: whether each chunk must hold rows that are whole."""
 
     whole_rows = False
+    _looked = False
+
+    def look(self, passes: Passes) -> None:
+        """Look at the whole tensor, the first time that it is asked for."""
+        if not self._looked:
+            self.prepare(passes)
+            self._looked = True
 
     def prepare(self, passes: Passes) -> None:  # noqa: B027 (most know from a chunk alone)
-        """Look at the whole tensor, where one chunk does not say what goes."""
+        """Find out what goes, where one chunk does not say it."""
 
     @abstractmethod
     def apply(self, x: Array, number: int, chunk: Chunk, out: Array) -> None:
@@ -172,8 +179,8 @@ def block_shape(pattern: str | tuple[int, int], shape: tuple[int, int]) -> tuple
     return pattern
 
 
-def removed_at_most(settings: Settings, shape: tuple[int, int]) -> int:
-    """Weights of a matrix that go for sure, as headers alone say it."""
+def removed(settings: Settings, shape: tuple[int, int]) -> int:
+    """How many weights of a matrix pruning sets to 0, as far as headers tell: at least so many."""
     rows, cols = shape
     if settings.pattern:
         n, m = settings.pattern

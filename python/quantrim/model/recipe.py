@@ -14,6 +14,7 @@ from typing import Any
 
 from .. import checks
 from ..files.errors import quote
+from .methods import check_together, replaced
 from .settings import KEYS, OF_CODES, OPTIONAL, Settings
 
 if sys.version_info >= (3, 11):
@@ -89,7 +90,7 @@ class Recipe:
         tables = table.get("rule", [])
         if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
             raise TypeError(f"rule must be a list of tables ([[rule]]), not {quote(tables)}")
-        defaults = Settings(**{key: _given(key, table[key]) for key in KEYS if key in table})
+        defaults = Settings(**_changed(table))
         rules = tuple(_rule(f"rule {number + 1}", each, defaults) for number, each in enumerate(tables))
         return cls(defaults, rules, table.get("min_elements", MIN_ELEMENTS))
 
@@ -160,9 +161,10 @@ def recipe_from_options(
         if extra:
             raise ValueError(f"give either a recipe or options, not recipe and {', '.join(extra)}")
         return _as_recipe(recipe)
+    check_together(given)
     settings = Settings(**given)
     meant = ("seed",) if settings.prune_score == "random" else ()
-    without_meaning = [key for key in OF_CODES if key in given and key not in meant and settings.bits is None]
+    without_meaning = [key for key in OF_CODES if key in given and key not in meant and not settings.rounds]
     if without_meaning:
         raise ValueError(f"{', '.join(without_meaning)} must not be given with bits=None, which writes no codes")
     ways: tuple[tuple[str, Any, dict[str, Any]], ...]
@@ -194,10 +196,16 @@ def _rule(where: str, table: Mapping[str, Any], defaults: Settings) -> Rule:
     if "match" not in table:
         raise ValueError(f"{where} must have a match, a glob of tensor names")
     try:
-        changed = {key: _given(key, table[key]) for key in KEYS if key in table}
-        return Rule(table["match"], replace(defaults, **changed))
+        return Rule(table["match"], replace(defaults, **_changed(table)))
     except (ValueError, TypeError) as error:
         raise type(error)(f"{where}: {error}") from None
+
+
+def _changed(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a table names, with what follows from them."""
+    changed = {key: _given(key, table[key]) for key in KEYS if key in table}
+    check_together(key for key, value in changed.items() if table[key] != "none" or key == "bits")
+    return replaced(changed)
 
 
 def _known(what: str, table: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
@@ -213,7 +221,8 @@ def _given(key: str, value: Any) -> Any:
 
 def _different(settings: Settings, base: Settings) -> dict[str, Any]:
     values, usual = asdict(settings), asdict(base)
-    return {key: "none" if values[key] is None else values[key] for key in KEYS if values[key] != usual[key]}
+    said = [key for key in KEYS if values[key] != usual[key] and key not in settings.without_meaning]
+    return {key: "none" if values[key] is None else values[key] for key in said}
 
 
 def _toml(value: Any) -> str:
@@ -223,4 +232,4 @@ def _toml(value: Any) -> str:
         return repr(list(value))
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)
+    return repr(list(value)) if isinstance(value, tuple) else repr(value)

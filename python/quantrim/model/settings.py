@@ -9,13 +9,16 @@ from typing import Any, TypedDict
 
 from .. import checks
 from ..blocks import Block
+from ..codebooks import MX_GROUP_SIZE, check_codebook
 from ..files.errors import quote
 from ..pruning import MODES
 from ..quantization import ROUNDINGS, SCALE_DTYPES, SCALE_RULES
+from .methods import MX, NOT_WITH, usual_group_size
 
 DEFAULT_GROUP = 128
 DATA_SCORES = ("wanda", "taylor", "fisher", "obd", "given")  # which need arrays beside the weights
 _THRESHOLDS = {"magnitude": "|w| below", "signed": "w up to", "soft": "|w| softly below"}
+STORAGES = ("auto", "dense", "sparse")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,11 @@ class Settings:
 
     In place of prune: threshold with threshold_mode, as in `threshold`; or shrink_l1, shrink_l2, as in `shrink`, with
     shrink_axis=1 by rows.
+
+    codebook: instead of bits, what `quantize_codebook` takes: a name or 2..256 ascending values. clusters: instead of
+    both, 2..256 values that the weights share, as in `cluster`. With these group_size may be "tensor" as well, usual
+    for clusters; that of codebooks is 64, or 32 for MX. storage: "sparse" leaves zeros out, "dense" does not, "auto"
+    does where that saves a quarter of the bytes of codes that a fraction was pruned of.
     """
 
     keep: bool = False
@@ -57,6 +65,9 @@ class Settings:
     shrink_l2: float = 0.0
     shrink_axis: int | None = None
     drop: bool = False
+    codebook: str | tuple[float, ...] | None = None
+    clusters: int | None = None
+    storage: str = "auto"
 
     def __post_init__(self) -> None:
         for name in KEYS:
@@ -65,12 +76,39 @@ class Settings:
                 object.__setattr__(self, name, _CHECKS[name](name, value))
         for key, why in _contradictions(self):
             raise ValueError(f"{key} must not be given {why}")
+        if self.codebook is not None and self.clusters is not None:
+            raise ValueError("codebook and clusters must not be given together")
+        if self.group_size == "tensor" and self.codebook is None and self.clusters is None:
+            raise ValueError('group_size must be "channel" or an integer without codebook or clusters, not "tensor"')
+        if self.codebook in MX and self.group_size not in (None, MX_GROUP_SIZE):
+            raise ValueError(f"group_size must be {MX_GROUP_SIZE} with {self.codebook}, not {self.group_size!r}")
+
+        if self.storage == "sparse" and (self.codebook is not None or self.clusters is not None):
+            raise ValueError("storage='sparse' must not be given with codebook or clusters, whose codes stay dense")
+        for key in self.without_meaning:
+            object.__setattr__(self, key, None if key == "bits" else _DEFAULTS[key])
+
+    @property
+    def without_meaning(self) -> tuple[str, ...]:
+        """Keys that say nothing beside the others, and are as by default; bits is None beside codebook and clusters."""
+        method = next((key for key in NOT_WITH if getattr(self, key) is not None), None)
+        return () if method is None else ("bits", *NOT_WITH[method])
 
     @property
     def group(self) -> int | str:
         """group_size, the usual one where none is given."""
-        usual = "channel" if self.bits == 8 else DEFAULT_GROUP
+        if self.codebook is not None:
+            usual: int | str = usual_group_size(self.codebook)
+        elif self.clusters is not None:
+            usual = "tensor"
+        else:
+            usual = "channel" if self.bits == 8 else DEFAULT_GROUP
         return usual if self.group_size is None else self.group_size
+
+    @property
+    def rounds(self) -> bool:
+        """Whether weights become codes."""
+        return self.bits is not None or self.codebook is not None or self.clusters is not None
 
     @property
     def pattern(self) -> tuple[int, int] | None:
@@ -127,21 +165,26 @@ class Options(TypedDict, total=False):
     shrink_l2: float | None
     shrink_axis: int | None
     drop: str | Iterable[str] | None
+    codebook: str | Iterable[float] | None
+    clusters: int | None
+    storage: str | None
     include: str | Iterable[str] | None
     exclude: str | Iterable[str] | None
     min_elements: int | None
 
 
+_DEFAULTS = {f.name: f.default for f in fields(Settings)}
 KEYS = tuple(f.name for f in fields(Settings))
 OPTIONAL = (  # which may be None
     *("bits", "group_size", "prune", "prune_axis", "prune_pattern", "prune_data", "threshold", "shrink_axis"),
+    *("codebook", "clusters"),
 )
 OF_CODES = ("group_size", "symmetric", "scale", "scale_dtype", "rounding", "seed")  # without meaning for bits=None
 
 
 def _group_size(name: str, value: Any) -> int | str:
-    if isinstance(value, str) and value != "channel":
-        raise ValueError(f'{name} must be "channel" or an integer of 1..{2**31 - 1}, not {value!r}')
+    if isinstance(value, str) and value not in ("channel", "tensor"):
+        raise ValueError(f'{name} must be "channel", "tensor" or an integer of 1..{2**31 - 1}, not {value!r}')
     return value if isinstance(value, str) else checks.integer(name, value, 1, 2**31 - 1)
 
 
@@ -228,4 +271,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "shrink_l2": lambda name, value: checks.number(name, value, 0.0, checks.LARGEST["float32"]),
     "shrink_axis": lambda name, value: checks.integer(name, value, 1, 1),
     "drop": checks.flag,
+    "codebook": check_codebook,
+    "storage": lambda name, value: checks.choice(name, value, STORAGES),
+    "clusters": lambda name, value: checks.integer(name, value, 2, 256),
 }
