@@ -26,6 +26,10 @@ def compress_folder(target: Path) -> None:
     _compress(target.parent / "source", target)
 
 
+def compress_sparse(target: Path) -> None:
+    _compress(target.parent / "source.safetensors", target, {"bits": 3, "prune": 0.8, "storage": "sparse"})
+
+
 def compress_in_place(target: Path) -> None:
     """A planted bug: the target is opened and written as it is."""
     whole = target.parent / "whole.safetensors"
@@ -37,13 +41,13 @@ def compress_in_place(target: Path) -> None:
             os.pwrite(file.fileno(), data[begin : begin + 400], begin)
 
 
-def _compress(source: Path, target: Path) -> None:
+def _compress(source: Path, target: Path, options: dict[str, Any] = OPTIONS) -> None:
     chunks.CHUNK_BYTES = 1 << 14
     with qt.use_threads(2):
-        compress(source, target, overwrite=True, **OPTIONS)
+        compress(source, target, overwrite=True, **options)
 
 
-WRITERS.update({f.__name__: f for f in (compress_file, compress_folder, compress_in_place)})
+WRITERS.update({f.__name__: f for f in (compress_file, compress_folder, compress_sparse, compress_in_place)})
 
 
 class CompressServer(Server):

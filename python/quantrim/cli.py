@@ -101,8 +101,28 @@ def compress(
     group_size: Annotated[
         str | None,
         typer.Option(
-            metavar="N|channel",
-            help="Weights of a row that share a scale; 128 by default, the row (channel) at 8 bits.",
+            metavar="N|channel|tensor",
+            help="Weights of a row that share a scale; 128 by default, the row (channel) at 8 bits, 64 with a codebook.",
+            show_default=False,
+        ),
+    ] = None,
+    codebook: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|A,B,..",
+            help="In place of --bits: nf4, fp4, mxfp4, mxint8, binary, ternary, or 2 to 256 ascending values.",
+            show_default=False,
+        ),
+    ] = None,
+    clusters: Annotated[
+        int | None,
+        typer.Option(metavar="K", help="In place of --bits: K values that a tensor's weights share.", show_default=False),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORD",
+            help="sparse leaves zeros out (only quantrim reads that), dense never; auto where it saves a quarter.",
             show_default=False,
         ),
     ] = None,
@@ -146,7 +166,7 @@ def compress(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and the size; write nothing.")] = False,
     json: Json = False,
 ) -> None:
-    """Make a checkpoint smaller; vLLM and transformers load what it writes.
+    """Make a checkpoint smaller; vLLM and transformers load what it writes with --bits.
 
     Matrices are rounded to few bits; norms, biases and other small tensors are
     copied. DST appears whole or not at all, and memory stays small whatever the
@@ -158,6 +178,8 @@ def compress(
       quantrim compress llama/ llama-int4/ --bits 4 --group-size 32 --scale mse
       quantrim compress llama/ llama-2of4/ --prune 2:4 --exclude 'lm_head*'
       quantrim compress llama/ llama-half/ --bits none --prune 0.5
+      quantrim compress llama/ llama-sparse/ --prune 0.7
+      quantrim compress llama/ llama-nf4/ --codebook nf4
       quantrim compress llama/ llama-int3/ --bits 3 --report report.html
       quantrim compress llama/ anywhere/ --dry-run
 
@@ -174,6 +196,9 @@ def compress(
     options = command.Options(
         bits=bits,
         group_size=group_size,
+        codebook=codebook,
+        clusters=clusters,
+        storage=storage,
         symmetric=symmetric,
         scale=scale,
         scale_dtype=scale_dtype,
