@@ -107,6 +107,8 @@ def test_decoded_bits_are_those_of_whole_tensors(
     report = compress(source, target, **options)
     assert report.stored_bytes == target.stat().st_size
     narrow = np.dtype(np.float32) if dtype == np.float64 else np.dtype(dtype)
+    if options.get("bits"):  # as dense codes
+        narrow = np.dtype(Settings(**options).scale_dtype)
     with open_checkpoint(target) as checkpoint:
         found = logical_tensors(checkpoint)
         assert set(found) == set(arrays)
@@ -198,6 +200,14 @@ def test_what_is_stored_so_is_refused(tmp_path: Path) -> None:
         compress(source, target, **options)  # type: ignore[arg-type]
         with nothing_written(tmp_path / "u.safetensors"), pytest.raises(ValueError, match="quantized already"):
             compress(target, tmp_path / "u.safetensors")
+
+
+def test_without_zeros_is_what_it_would_be_with_them(tmp_path: Path) -> None:
+    source = save(tmp_path / "m.safetensors", {"a.weight": weights(64, 96, dtype=np.float16)})
+    for storage in ("dense", "sparse"):
+        compress(source, tmp_path / f"{storage}.safetensors", prune=0.8, bits=5, storage=storage)
+    comparison = compare(tmp_path / "dense.safetensors", tmp_path / "sparse.safetensors")
+    assert comparison.matching and comparison.equal
 
 
 # When storage is sparse

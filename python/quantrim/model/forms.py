@@ -39,7 +39,9 @@ def sparse_form(info: TensorInfo, settings: Settings, grid: layout.Scheme | None
 
     grid: of the codes, None where weights keep their dtype.
     """
-    form = sparse_scheme.Scheme(decoded_dtype(info), info.size - removed(settings, info.matrix_shape), grid)
+    # decoded as the dense form would be
+    dtype = decoded_dtype(info) if grid is None else layout.SCALE_DTYPES[grid.scale_dtype][0]
+    form = sparse_scheme.Scheme(dtype, info.size - removed(settings, info.matrix_shape), grid)
     if settings.storage == "sparse":
         return form
     if settings.storage == "dense" or grid is None or not settings.sparsity:
