@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -38,9 +40,15 @@ def same_bits(a: Array, b: Array) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
-def check(isa: str, case: Case, dtype: str, rows: int, cols: int) -> None:
+@lru_cache(maxsize=128)  # what one case needs: tests of a case follow each other, an instruction set each
+def expected(case: Case, dtype: str, rows: int, cols: int) -> tuple[tuple[Any, ...], Any, list[Array]]:
+    """Arguments, and what the reference returns and writes."""
     args = case.args(np.random.default_rng([rows, cols]), rows, cols, DTYPES[dtype])
-    want, wanted = run(reference, case, args)
+    return args, *run(reference, case, args)
+
+
+def check(isa: str, case: Case, dtype: str, rows: int, cols: int) -> None:
+    args, want, wanted = expected(case, dtype, rows, cols)
     with qt.use_isa(isa):
         got, gotten = run(backend.active, case, args)
     assert got == want, (case.name, isa, dtype, rows, cols)
@@ -68,29 +76,41 @@ def test_same_bits_as_reference(isa: str, case: Case) -> None:
             )
 
 
-@pytest.mark.parametrize("isa", COMPILED)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("threads", [1, 3])
-def test_selection_in_large_sets(isa: str, dtype: str, threads: int) -> None:
-    """Sets too large to be looked at whole: random, few values, all equal, sorted, and ties across slices."""
+def large_sets(dtype: str) -> Iterator[tuple[str, Array]]:
     rng = np.random.default_rng(3)
     n = 700_001
     normal = rng.standard_normal(n).astype(DTYPES[dtype])
-    sets = {
-        "normal": normal,
-        "few values": rng.integers(-3, 4, n).astype(DTYPES[dtype]),
-        "all equal": np.full(n, -1.5, DTYPES[dtype]),
-        "half zero": np.where(rng.random(n) < 0.5, 0, normal).astype(DTYPES[dtype]),
-        "sorted": np.sort(normal.astype(np.float32)).astype(DTYPES[dtype]),
-    }
-    for name, w in sets.items():
+    yield "normal", normal
+    yield "few values", rng.integers(-3, 4, n).astype(DTYPES[dtype])
+    yield "all equal", np.full(n, -1.5, DTYPES[dtype])
+    yield "half zero", np.where(rng.random(n) < 0.5, 0, normal).astype(DTYPES[dtype])
+    yield "sorted", np.sort(normal.astype(np.float32)).astype(DTYPES[dtype])
+
+
+@lru_cache(maxsize=1)  # tests of a dtype follow each other
+def selected(dtype: str) -> list[tuple[str, Array, int, bool, Array]]:
+    """Name, weights, count and absolute of each selection, and the reference's mask in bits."""
+    rows = []
+    for name, w in large_sets(dtype):
+        n = w.size
         for count in (0, 1, n // 3, n // 2, n - 1, n):
             for absolute in (False, True):
-                masks = np.empty((2, 1, n), np.bool_)
-                reference.lowest_mask(w[None], count, absolute, masks[0])
-                with qt.use_isa(isa), qt.use_threads(threads):
-                    backend.active.lowest_mask(w[None], count, absolute, masks[1])
-                assert (masks[0] == masks[1]).all(), (name, count, absolute)
+                mask = np.empty((1, n), np.bool_)
+                reference.lowest_mask(w[None], count, absolute, mask)
+                rows.append((name, w, count, absolute, np.packbits(mask)))
+    return rows
+
+
+@pytest.mark.parametrize("isa", COMPILED)
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_selection_in_large_sets(isa: str, dtype: str, threads: int) -> None:
+    """Sets too large to be looked at whole: random, few values, all equal, sorted, and ties across slices."""
+    for name, w, count, absolute, want in selected(dtype):
+        mask = np.empty((1, w.size), np.bool_)
+        with qt.use_isa(isa), qt.use_threads(threads):
+            backend.active.lowest_mask(w[None], count, absolute, mask)
+        assert (np.packbits(mask) == want).all(), (name, count, absolute)
 
 
 @pytest.mark.parametrize("isa", COMPILED)
