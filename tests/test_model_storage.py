@@ -10,7 +10,16 @@ import ml_dtypes
 import numpy as np
 import pytest
 from files_helpers import nothing_written
-from model_helpers import Arrays, assert_same_arrays, float_dtypes, save, save_folder, small_model, stored_tensors, weights
+from model_helpers import (
+    Arrays,
+    assert_same_arrays,
+    float_dtypes,
+    save,
+    save_folder,
+    small_model,
+    stored_tensors,
+    weights,
+)
 from numpy.typing import DTypeLike, NDArray
 
 import quantrim as qt

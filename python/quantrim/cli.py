@@ -102,7 +102,7 @@ def compress(
         str | None,
         typer.Option(
             metavar="N|channel|tensor",
-            help="Weights of a row that share a scale; 128 by default, the row (channel) at 8 bits, 64 with a codebook.",
+            help="Weights of a row that share a scale: 128, at 8 bits the row (channel), of a codebook 64 by default.",
             show_default=False,
         ),
     ] = None,
@@ -116,7 +116,7 @@ def compress(
     ] = None,
     clusters: Annotated[
         int | None,
-        typer.Option(metavar="K", help="In place of --bits: K values that a tensor's weights share.", show_default=False),
+        typer.Option(metavar="K", help="In place of --bits: K values that the weights share.", show_default=False),
     ] = None,
     storage: Annotated[
         str | None,

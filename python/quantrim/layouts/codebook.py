@@ -1,4 +1,4 @@
-"""Codes of any grid as tensors of a checkpoint: tables, shared values, grids with scales of any dtype. A layout of ours.
+"""Codes of any grid as tensors of a checkpoint: tables, shared values, grids with any scales. A layout of ours.
 
 Of a module: `weight_codes` uint8 (rows, bytes), codes as in a QuantizedTensor, each row on a byte of its own; and where
 the grid has them

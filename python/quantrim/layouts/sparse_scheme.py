@@ -22,8 +22,8 @@ LAYOUT = "sparse"
 
 @dataclass(frozen=True)
 class Scheme:
-    """dtype: of the weights once decoded, as safetensors has it. stored: how many are not left out; at most so many before they were
-    counted. grid: of their codes; None where the weights themselves are stored."""
+    """dtype: of the weights once decoded, as safetensors has it. stored: how many are not left out; at most so many
+    before they were counted. grid: of their codes; None where the weights themselves are stored."""
 
     dtype: str
     stored: int

@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ..files import Checkpoint, FormatError
-from ..files import strict_json
+from ..files import Checkpoint, FormatError, strict_json
 from ..files.errors import quote
 
 KEY = "quantrim_storage"

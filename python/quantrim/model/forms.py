@@ -38,7 +38,8 @@ def sparse_form(info: TensorInfo, settings: Settings, grid: layout.Scheme | None
 
     grid: of the codes, None where weights keep their dtype.
     """
-    dtype = decoded_dtype(info) if grid is None else layout.SCALE_DTYPES[grid.scale_dtype][0]  # as the dense form has it
+    # codes decode to the dtype of their scales, as in the dense form
+    dtype = decoded_dtype(info) if grid is None else layout.SCALE_DTYPES[grid.scale_dtype][0]
     form = sparse_scheme.Scheme(dtype, info.size - removed(info, settings), grid)
     if settings.storage == "sparse":
         return form

@@ -291,7 +291,8 @@ def _plan_shards(
     more = ours | _provenance(recipe)
     if checkpoint.config is None and config:
         more["quantization_config"] = json.dumps(config, sort_keys=True)
-    return tuple(_plan_shard(checkpoint, shard, by_file[checkpoint.folder / shard], more) for shard in checkpoint.shards)
+    shards = checkpoint.shards
+    return tuple(_plan_shard(checkpoint, shard, by_file[checkpoint.folder / shard], more) for shard in shards)
 
 
 def _plan_shard(checkpoint: Checkpoint, shard: str, plans: list[TensorPlan], more: dict[str, str]) -> ShardPlan:

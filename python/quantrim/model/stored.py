@@ -128,7 +128,8 @@ class SparseStored(LogicalTensor):
         self.checkpoint.read_into(name, raw, at)
         if not before:
             return raw
-        return pack(np.ascontiguousarray(unpack(raw[None], bits, end - begin + before)[:, before:]), bits)[0]
+        codes: Array = pack(np.ascontiguousarray(unpack(raw[None], bits, end - begin + before)[:, before:]), bits)[0]
+        return codes
 
 
 def stored_tensors(checkpoint: Checkpoint) -> dict[str, LogicalTensor]:
