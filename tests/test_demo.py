@@ -294,7 +294,10 @@ def test_neurons_that_go_are_those_that_matter_least_to_the_next_layer(
 
 
 def test_the_recovered_one_loses_nothing_when_stored_sparse(tmp_path: Path) -> None:
-    dense, sparse = (stored(name, tmp_path).weights for name in ("pruned 80 % + int4, recovered", "recovered, sparse"))
+    names = {"pruned 80 % + int4, recovered": tmp_path / "dense", "recovered, sparse": tmp_path / "sparse"}
+    for folder in names.values():
+        folder.mkdir()
+    dense, sparse = (stored(name, folder).weights for name, folder in names.items())
     assert dense.keys() == sparse.keys()
     for name, w in dense.items():
         np.testing.assert_array_equal(sparse[name], w)

@@ -76,7 +76,7 @@ def count_lost(x: Array, q: QuantizedTensor) -> int:
         return 0
     group = columns_per_group(q.group_size, x.shape[1])
     starts = np.arange(0, x.shape[1], group)
-    used = np.logical_or.reduceat(x != 0, starts, axis=1)
+    used: Array = np.logical_or.reduceat(x != 0, starts, axis=1)
     if q.group_size == "tensor":
         used = np.array([[used.any()]])
     return int(np.count_nonzero(used & (q.scales == 0)))
