@@ -184,12 +184,15 @@ def test_tensors_are_left_out(tmp_path: Path) -> None:
         ({"prune": 0.5, "prune_pattern": "rows"}, r'prune_pattern must be "row", "column" or \(rows, cols\)'),
         ({"prune": 0.5, "prune_pattern": (0, 4)}, "prune_pattern must be an integer of 1"),
         ({"prune": 0.5, "prune_pattern": "row", "prune_axis": 1}, "prune_pattern='row' must not be given with"),
-        ({"prune": 0.5, "prune_pattern": "row", "prune_scope": "global"}, "which compares single weights"),
-        ({"prune_scope": "global"}, "prune_scope='global' must not be given with prune=None"),
-        ({"prune_score": "random"}, "prune_score='random' must not be given without prune"),
+        ({"prune": "2:4", "prune_scope": "global"}, "prune_scope='global' must not be given with prune='2:4'"),
+        ({"prune": 0.5, "prune_scope": "global", "prune_axis": 1}, "prune_scope='global' must not .* prune_axis=1"),
+        ({"prune_axis": 1, "prune_scope": "global"}, "prune_axis, prune_scope must not be given without prune"),
+        ({"prune_score": "random"}, "prune_score must not be given without prune"),
+        ({"threshold_mode": "soft"}, "threshold_mode must not be given without threshold"),
+        ({"prune": 0.5, "prune_score": "l2"}, "prune_score='l2' must not be given without prune_pattern"),
         ({"prune": 0.5, "prune_score": "wanda"}, "prune_score='wanda' must not be given without prune_data"),
         ({"prune": 0.5, "prune_data": "x"}, "prune_data must not be given with prune_score='magnitude'"),
-        ({"prune": 0.5, "prune_score": "size"}, "prune_score must be one of 'magnitude', 'random', 'wanda'"),
+        ({"prune": 0.5, "prune_score": "size"}, "prune_score must be one of 'magnitude', 'random', 'l1', 'l2'"),
         ({"prune": 0.5, "prune_pattern": (5, 4)}, r"tensor 'a\.weight': prune_pattern=\(5, 4\) needs rows and columns"),
     ],
     ids=str,
@@ -257,7 +260,7 @@ def test_a_planted_bug_in_the_streaming_is_found(tmp_path: Path, bug: str, monke
         monkeypatch.setattr(scores._Random, "__call__", lambda self, x, c: real(self, x, chunks.Chunk(0, 1, 0, x.size)))
     else:
         score, data = "taylor", np.ones_like(w)
-        monkeypatch.setattr(pruner.Ranked, "_first", lambda self, chunk: 0)
+        monkeypatch.setattr(pruner.Ranked, "first", lambda self, chunk: 0)
     found = pruned(tmp_path, w, data, prune=0.5, prune_score=score)
     want = qt.prune(w, 0.5, scores=qt.importance.random(w.shape, 0) if data is None else np.abs(w))
     assert not same(found, want)

@@ -57,11 +57,12 @@ def compress(
     symmetric, scale, rounding, seed: as in `quantize`.
     scale_dtype: "float16" (default), "bfloat16" or "float32".
     prune: the fraction of each tensor's weights to remove first (of each row, with prune_axis=1), or "n:m".
-    prune_pattern: "row", "column" or (rows, cols): whole ones go; each such tensor is held in memory once.
+    prune_pattern: "row", "column" or (rows, cols): whole ones go, those with the lowest sums of scores.
     prune_score: what goes first: the lowest "magnitude" (default), "random", or with data "wanda", "taylor", "fisher",
-        "obd", or "given" scores. prune_data: the checkpoint with that data under the names of the weights: norms of the
-        inputs (cols,); gradients, squared gradients, the Hessian's diagonal or scores (rows, cols); scores of rows or
-        columns may be (rows,) or (cols,) with that pattern.
+        "obd", or "given" scores; with a pattern also "l1" (as magnitude) and "l2" of the weights.
+    prune_data: the checkpoint with that data under the names of the weights: norms of the inputs (cols,); gradients,
+        squared gradients, the Hessian's diagonal or scores (rows, cols); scores of rows or columns may be (rows,) or
+        (cols,) with that pattern.
     prune_scope: "tensor", or "global": one budget, exact, for all tensors that are pruned so.
     threshold, threshold_mode: as in `threshold`, in place of prune. shrink_l1, shrink_l2, shrink_axis: as in `shrink`.
     include, exclude: globs of tensor names. With include, only those are compressed; those of exclude never.
@@ -89,7 +90,7 @@ def compress(
         check_target(checkpoint, source, target, overwrite)
         refuse_planes(checkpoint)
         plan = make_plan(checkpoint, wish)
-        with single_threaded_kernels() as count, Pruners(plan.tensors) as pruners:
+        with single_threaded_kernels() as count, Pruners(plan.tensors, wish.folder) as pruners:
             run = _Run(checkpoint, plan, pruners, progress)
             with Workers(count) as workers:
                 run.find_budgets(workers)
@@ -127,6 +128,7 @@ class _Run:
             if done.finish is not None:
                 done.finish()
             self._advance(done.tensor, done.nbytes)
+        self._pruners.check_unchanged()
 
     def _jobs(self, shard: ShardPlan, tensor: TensorPlan, out: FileWriter, workers: Workers) -> Jobs:
         if tensor.copied:

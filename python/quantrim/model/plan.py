@@ -15,9 +15,9 @@ from ..files.safetensors import count_bytes
 from ..float_environment import default_floats
 from ..layouts.compressed_tensors import Part, Scheme, parts
 from ..layouts.compressed_tensors_config import quantization_config, reader_notes, usual_format
-from .pruner import block_shape
 from .recipe import Recipe, recipe_from_options
 from .settings import Options, Settings
+from .units import block_shape
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

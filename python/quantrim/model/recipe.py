@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import checks
 from ..files.errors import quote
-from .settings import KEYS, OF_CODES, OPTIONAL, Settings
+from .settings import KEYS, OPTIONAL, Settings, meaningless
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -47,12 +47,14 @@ class Rule:
 class Recipe:
     """Rules in order, `defaults` for the tensors that none matches.
 
-    min_elements: matrices with fewer weights are copied, whatever the rules say.
+    min_elements: matrices with fewer weights are copied, whatever the rules say. folder: what the paths of prune_data
+    are relative to, that of a recipe's file; None for where the process works.
     """
 
     defaults: Settings = field(default_factory=Settings)
     rules: tuple[Rule, ...] = ()
     min_elements: int = MIN_ELEMENTS
+    folder: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         checks.integer("min_elements", self.min_elements, 0, 2**62)
@@ -106,7 +108,7 @@ class Recipe:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Recipe:
-        """A recipe from a TOML file; errors name it."""
+        """A recipe from a TOML file; errors name it, and paths in it are relative to its folder."""
         with Path(path).open("rb") as file:
             raw = file.read(TOML_LIMIT + 1)
         if len(raw) > TOML_LIMIT:
@@ -116,7 +118,7 @@ class Recipe:
         except UnicodeDecodeError as error:
             raise ValueError(f"recipe {quote(path)} must be UTF-8: {error.reason} at byte {error.start}") from None
         try:
-            return cls.from_toml(text)
+            return replace(cls.from_toml(text), folder=Path(path).parent)
         except (ValueError, TypeError) as error:
             raise type(error)(f"{quote(path)}: {error}") from None
 
@@ -161,10 +163,10 @@ def recipe_from_options(
             raise ValueError(f"give either a recipe or options, not recipe and {', '.join(extra)}")
         return _as_recipe(recipe)
     settings = Settings(**given)
-    meant = ("seed",) if settings.prune_score == "random" else ()
-    without_meaning = [key for key in OF_CODES if key in given and key not in meant and settings.bits is None]
-    if without_meaning:
-        raise ValueError(f"{', '.join(without_meaning)} must not be given with bits=None, which writes no codes")
+    for keys, why in meaningless(settings):
+        named = [key for key in keys if key in given]
+        if named:
+            raise ValueError(f"{', '.join(named)} must not be given {why}")
     ways: tuple[tuple[str, Any, dict[str, Any]], ...]
     ways = (("drop", drop, {"drop": True}), ("exclude", exclude, {"keep": True}), ("include", include, {}))
     rules = [Rule(glob, replace(settings, **way)) for name, globs, way in ways for glob in _globs(name, globs)]

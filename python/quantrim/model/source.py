@@ -53,6 +53,9 @@ class Passes:
     workers: Workers
     progress: Progress
 
+    def read(self, chunk: Chunk) -> Array:
+        return self.source.read(self.info, chunk)
+
     def each(self, f: Callable[[Array, Chunk], T], step: int = 1) -> Generator[T, None, None]:
         """f of every `step`-th chunk and its weights, on all threads; the results in order."""
 
