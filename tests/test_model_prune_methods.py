@@ -13,7 +13,7 @@ from model_helpers import Arrays, assert_same_arrays, save, save_folder, stored_
 from numpy.typing import DTypeLike, NDArray
 
 import quantrim as qt
-from quantrim.model import chunks, compress, plan, pruner, score_cut
+from quantrim.model import Recipe, chunks, compress, plan, pruner, score_cut
 
 DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16)
 NAME = "a.weight"
@@ -167,6 +167,32 @@ def test_tensors_are_left_out(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no tensor can be compressed"):
         compress(source, tmp_path / "u", drop="*")
     assert not (tmp_path / "u").exists()
+
+
+@pytest.mark.parametrize("drop", [None, "c.*"])
+def test_folders_are_cut_anew(tmp_path: Path, drop: str | None) -> None:
+    """The same bytes in files of a size, with an index over them that readers accept."""
+    arrays = {f"{letter}.weight": matrix(seed=k) for k, letter in enumerate("abcdefg")}
+    source = save_folder(tmp_path / "m", arrays, shards=2)
+    compress(source, tmp_path / "whole", bits=8, drop=drop)
+    for size in (13_000, "20KB", "1GiB"):
+        target = tmp_path / f"t{size}"
+        wish = plan(source, bits=8, max_shard_size=size, drop=drop)
+        compress(source, target, bits=8, max_shard_size=size, drop=drop)
+        assert_same_arrays(stored_tensors(target), stored_tensors(tmp_path / "whole"))
+        files = {path.name: path.stat().st_size for path in target.glob("*.safetensors")}
+        assert files == {shard.name: shard.size for shard in wish.shards}
+        assert max(files.values()) <= {"20KB": 20_000, "1GiB": 2**30}.get(str(size), 13_000)
+    assert [path.name for path in target.glob("*.safetensors*")] == ["model.safetensors"]
+    with pytest.raises(ValueError, match=r"max_shard_size must be at least \d+ for tensor '.\.weight', not 5000"):
+        compress(source, tmp_path / "u", bits=8, max_shard_size=5000)
+    with pytest.raises(ValueError, match=r"max_shard_size must be a number of bytes, such as 5GB, .* not 'much'"):
+        compress(source, tmp_path / "u", bits=8, max_shard_size="much")
+    single = save(tmp_path / "m.safetensors", arrays)
+    with pytest.raises(ValueError, match="max_shard_size must not be given for one file"):
+        compress(single, tmp_path / "u.safetensors", bits=8, max_shard_size="1GB")
+    recipe = Recipe.from_toml('max_shard_size = "2GB"')
+    assert recipe.max_shard_size == 2 * 10**9 and Recipe.from_toml(recipe.to_toml()) == recipe
 
 
 # What cannot be asked for

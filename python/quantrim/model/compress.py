@@ -69,6 +69,7 @@ def compress(
     drop: globs of tensors that are left out.
     min_elements: matrices of fewer weights (default 4096) are copied, as is all that is no matrix named
         "<module>.weight".
+    max_shard_size: for folders: bytes, or a text such as "2GB", that no file may exceed.
     recipe: a Recipe, a table, or the path of a TOML file, instead of all of these.
     progress: called with (bytes done, bytes in all, tensor) in this thread; what it raises ends the work.
 

@@ -15,6 +15,7 @@ from ..files.safetensors import count_bytes
 from ..float_environment import default_floats
 from ..layouts.compressed_tensors import Part, Scheme, parts
 from ..layouts.compressed_tensors_config import quantization_config, reader_notes, usual_format
+from .parts import Entry, by_size, header_begin, part_name
 from .recipe import Recipe, recipe_from_options
 from .settings import Options, Settings
 from .units import block_shape
@@ -158,14 +159,7 @@ def make_plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
         raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)}: no tensor can be compressed: {why}")
     others = [t.module for t in plans if not t.scheme and len(t.shape) == 2 and t.name.endswith(WEIGHT)]
     config = quantization_config(compressed, others) if compressed else {}
-    by_file = defaultdict(list)
-    for each in plans:
-        by_file[each.info.path].append(each)
-    shards = tuple(
-        _plan_shard(checkpoint, shard, by_file[checkpoint.folder / shard], recipe, config)
-        for shard in checkpoint.shards
-        if by_file[checkpoint.folder / shard]
-    )
+    shards = tuple(_plan_shards(checkpoint, plans, recipe, config))
     source_bytes = sum((checkpoint.folder / shard).stat().st_size for shard in checkpoint.shards)
     notes = (*_dropped_note(checkpoint, dropped), *_notes(plans, (checkpoint.config or {}).get("model_type")))
     return Plan(os.fspath(checkpoint.path), recipe, shards, config, source_bytes, notes)
@@ -250,14 +244,43 @@ def _dividing_group(group: int | str, cols: int) -> int | str:
     return next((g for g in FALLBACK_GROUPS if g < group and cols % g == 0), "channel")
 
 
-def _plan_shard(
-    checkpoint: Checkpoint, shard: str, plans: list[TensorPlan], recipe: Recipe, config: dict[str, Any]
-) -> ShardPlan:
+def _plan_shards(
+    checkpoint: Checkpoint, plans: list[TensorPlan], recipe: Recipe, config: dict[str, Any]
+) -> Iterator[ShardPlan]:
+    """The files of the source, without those that nothing is left of; or others of max_shard_size."""
+    added = _provenance(recipe)
+    if checkpoint.config is None and config:
+        added["quantization_config"] = json.dumps(config, sort_keys=True)
+    limit = recipe.max_shard_size
+    if limit is None:
+        by_file = defaultdict(list)
+        for each in plans:
+            by_file[each.info.path].append(each)
+        for shard in checkpoint.shards:
+            path = checkpoint.folder / shard
+            if by_file[path]:
+                yield _plan_shard(checkpoint, shard, by_file[path], read_header(path)[1] | added)
+        return
+    said = f"{quote(checkpoint.path, PATH_LIMIT)}: max_shard_size"
+    if not checkpoint.is_folder:
+        raise ValueError(f"{said} must not be given for one file, but for a model folder")
+    metadata = checkpoint.metadata | added
+    groups = by_size(plans, _entries, header_begin(metadata), limit)
+    for number, group in enumerate(groups):
+        made = _plan_shard(checkpoint, part_name(number, len(groups)), group, metadata)
+        if made.size > limit:  # of one tensor: more of them have room
+            raise ValueError(f"{said} must be at least {made.size} for tensor {quote(group[0].name)}, not {limit}")
+        yield made
+
+
+def _entries(plan: TensorPlan) -> Iterator[Entry]:
+    for part in plan.parts().values():
+        yield part.name, part.dtype, part.shape, count_bytes(part.dtype, part.shape)
+
+
+def _plan_shard(checkpoint: Checkpoint, shard: str, plans: list[TensorPlan], metadata: dict[str, str]) -> ShardPlan:
     path = checkpoint.folder / shard
     entries = [(part.name, part.dtype, part.shape) for plan in plans for part in plan.parts().values()]
-    metadata = read_header(path)[1] | _provenance(recipe)
-    if checkpoint.config is None and config:
-        metadata["quantization_config"] = json.dumps(config, sort_keys=True)
     try:
         header, places = encode_header(entries, metadata)
     except ValueError as error:

@@ -15,6 +15,7 @@ from typing import Any
 from .. import checks
 from ..files.errors import quote
 from .settings import KEYS, OPTIONAL, Settings, meaningless
+from .sizes import parse_size
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,7 +27,7 @@ else:
 MIN_ELEMENTS = 4096
 TOML_LIMIT = 1 << 20  # bytes of a recipe
 PATTERN_LIMIT = 1000  # characters of a glob
-_TOP_KEYS = (*KEYS, "min_elements", "rule")
+_TOP_KEYS = (*KEYS, "min_elements", "max_shard_size", "rule")
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,21 @@ class Rule:
 class Recipe:
     """Rules in order, `defaults` for the tensors that none matches.
 
-    min_elements: matrices with fewer weights are copied, whatever the rules say. folder: what the paths of prune_data
+    min_elements: matrices with fewer weights are copied, whatever the rules say. max_shard_size: bytes that no file of
+    a model folder may exceed; 2GB, say, in text; None for the files of the source. folder: what the paths of prune_data
     are relative to, that of a recipe's file; None for where the process works.
     """
 
     defaults: Settings = field(default_factory=Settings)
     rules: tuple[Rule, ...] = ()
     min_elements: int = MIN_ELEMENTS
+    max_shard_size: int | None = None
     folder: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         checks.integer("min_elements", self.min_elements, 0, 2**62)
+        if self.max_shard_size is not None:
+            object.__setattr__(self, "max_shard_size", parse_size("max_shard_size", self.max_shard_size))
 
     def assign(self, names: Iterable[str]) -> dict[str, Settings]:
         """The settings of each tensor. ValueError for a rule that no tensor comes to."""
@@ -84,16 +89,16 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Recipe:
-        """A recipe from a table with the keys of Settings, `min_elements`, and `rule`: a list of tables, each
-        with `match` and settings that differ from those above. ValueError or TypeError for every other key or
-        value."""
+        """A recipe from a table with the keys of Settings, `min_elements`, `max_shard_size`, and `rule`: a list of
+        tables, each with `match` and settings that differ from those above. ValueError or TypeError for every other
+        key or value."""
         _known("recipe", table, _TOP_KEYS)
         tables = table.get("rule", [])
         if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
             raise TypeError(f"rule must be a list of tables ([[rule]]), not {quote(tables)}")
         defaults = Settings(**{key: _given(key, table[key]) for key in KEYS if key in table})
         rules = tuple(_rule(f"rule {number + 1}", each, defaults) for number, each in enumerate(tables))
-        return cls(defaults, rules, table.get("min_elements", MIN_ELEMENTS))
+        return cls(defaults, rules, table.get("min_elements", MIN_ELEMENTS), table.get("max_shard_size"))
 
     @classmethod
     def from_toml(cls, text: str) -> Recipe:
@@ -127,6 +132,8 @@ class Recipe:
         table = _different(self.defaults, Settings())
         if self.min_elements != MIN_ELEMENTS:
             table["min_elements"] = self.min_elements
+        if self.max_shard_size is not None:
+            table["max_shard_size"] = self.max_shard_size
         if self.rules:
             table["rule"] = [{"match": r.match, **_different(r.settings, self.defaults)} for r in self.rules]
         return table
@@ -146,6 +153,7 @@ def recipe_from_options(
     exclude: str | Iterable[str] | None = None,
     drop: str | Iterable[str] | None = None,
     min_elements: int | None = None,
+    max_shard_size: int | str | None = None,
     **options: Any,
 ) -> Recipe:
     """The recipe that `compress` and `plan` were asked for: a recipe whole (Recipe, table, or path), or
@@ -157,7 +165,8 @@ def recipe_from_options(
     given = {key: value for key, value in options.items() if value is not None or key == "bits"}
     _known("options", given, tuple(key for key in KEYS if key not in ("keep", "drop")))
     if recipe is not None:
-        others = {"include": include, "exclude": exclude, "drop": drop, "min_elements": min_elements}
+        others: dict[str, object] = {"include": include, "exclude": exclude, "drop": drop}
+        others |= {"min_elements": min_elements, "max_shard_size": max_shard_size}
         extra = [*given, *(name for name, value in others.items() if value is not None)]
         if extra:
             raise ValueError(f"give either a recipe or options, not recipe and {', '.join(extra)}")
@@ -171,7 +180,8 @@ def recipe_from_options(
     ways = (("drop", drop, {"drop": True}), ("exclude", exclude, {"keep": True}), ("include", include, {}))
     rules = [Rule(glob, replace(settings, **way)) for name, globs, way in ways for glob in _globs(name, globs)]
     defaults = replace(settings, keep=True) if include is not None else settings
-    return Recipe(defaults, tuple(rules), MIN_ELEMENTS if min_elements is None else min_elements)
+    size = None if max_shard_size is None else parse_size("max_shard_size", max_shard_size)
+    return Recipe(defaults, tuple(rules), MIN_ELEMENTS if min_elements is None else min_elements, size)
 
 
 def _as_recipe(recipe: object) -> Recipe:

@@ -135,6 +135,7 @@ class Options(TypedDict, total=False):
     include: str | Iterable[str] | None
     exclude: str | Iterable[str] | None
     min_elements: int | None
+    max_shard_size: int | str | None
 
 
 KEYS = tuple(f.name for f in fields(Settings))
