@@ -6,7 +6,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..files import Checkpoint, TensorInfo, encode_header, open_checkpoint, read_header
@@ -18,6 +18,7 @@ from ..layouts.compressed_tensors_config import quantization_config, reader_note
 from .parts import Entry, by_size, header_begin, part_name
 from .recipe import Recipe, recipe_from_options
 from .settings import Options, Settings
+from .unit_removal import remove_from
 from .units import block_shape
 
 if TYPE_CHECKING:
@@ -139,29 +140,32 @@ def plan(
     recipe: Recipe | dict[str, Any] | str | os.PathLike[str] | None = None,
     **options: Unpack[Options],
 ) -> Plan:
-    """What `compress` with these arguments would do, from the headers alone."""
+    """What `compress` with these arguments would do, from the headers alone (and the layers that lose units)."""
     wish = recipe_from_options(recipe, **options)
     with open_checkpoint(source) as checkpoint:
         return make_plan(checkpoint, wish)
 
 
 def make_plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
-    """The plan for an open checkpoint. ValueError for one that is compressed already, for rules that match
-    nothing, and where there is nothing to do."""
+    """The plan for an open checkpoint, which holds smaller layers from now on where units are removed. ValueError for
+    one that is compressed already, for rules that match nothing, and where there is nothing to do."""
     _refuse_quantized(checkpoint)
+    removed = remove_from(checkpoint, recipe.remove_units, recipe.folder)
     assigned = recipe.assign(checkpoint.tensors)
     kept = {name: info for name, info in checkpoint.tensors.items() if not assigned[name].drop}
     plans = [_plan_tensor(info, assigned[name], recipe.min_elements) for name, info in kept.items()]
+    plans = [replace(t, reason="; ".join(filter(None, (removed.get(t.name), t.reason)))) for t in plans]
     dropped = [name for name in checkpoint.tensors if name not in kept]
     compressed = {t.module: t.scheme for t in plans if t.scheme}
-    if all(t.copied for t in plans) and not (plans and dropped):
+    if all(t.copied for t in plans) and not (plans and (dropped or removed)):
         why = "; ".join(sorted({t.reason for t in plans}))[:500] or "it holds no tensors"
         raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)}: no tensor can be compressed: {why}")
     others = [t.module for t in plans if not t.scheme and len(t.shape) == 2 and t.name.endswith(WEIGHT)]
     config = quantization_config(compressed, others) if compressed else {}
     shards = tuple(_plan_shards(checkpoint, plans, recipe, config))
     source_bytes = sum((checkpoint.folder / shard).stat().st_size for shard in checkpoint.shards)
-    notes = (*_dropped_note(checkpoint, dropped), *_notes(plans, (checkpoint.config or {}).get("model_type")))
+    model_type = (checkpoint.config or {}).get("model_type")
+    notes = (*_dropped_note(checkpoint, dropped), *_removed_note(removed), *_notes(plans, model_type))
     return Plan(os.fspath(checkpoint.path), recipe, shards, config, source_bytes, notes)
 
 
@@ -170,6 +174,11 @@ def _dropped_note(checkpoint: Checkpoint, dropped: list[str]) -> Iterator[str]:
         nbytes = sum(checkpoint.tensors[name].nbytes for name in dropped)
         tensors = "1 tensor is" if len(dropped) == 1 else f"{len(dropped)} tensors are"
         yield f"{tensors} left out, {nbytes:,} bytes; config.json stays as it is"
+
+
+def _removed_note(removed: dict[str, str]) -> Iterator[str]:
+    if removed:
+        yield "units are removed; config.json stays as it is, its sizes need the numbers that are left"
 
 
 def _refuse_quantized(checkpoint: Checkpoint) -> None:
@@ -305,7 +314,7 @@ def _provenance(recipe: Recipe) -> dict[str, str]:
 def _notes(plans: list[TensorPlan], model_type: object) -> tuple[str, ...]:
     schemes = {plan.module: plan.scheme for plan in plans if plan.scheme}
     notes = reader_notes(schemes)
-    other_groups = sum(1 for plan in plans if plan.scheme and plan.reason)
+    other_groups = sum(1 for plan in plans if plan.scheme and plan.scheme.group_size != plan.settings.group)
     if other_groups:
         have = "tensor has other groups" if other_groups == 1 else "tensors have other groups"
         notes.insert(0, f"{other_groups} {have} than asked for, which do not divide the columns")

@@ -16,6 +16,7 @@ from .. import checks
 from ..files.errors import quote
 from .settings import KEYS, OPTIONAL, Settings, meaningless
 from .sizes import parse_size
+from .unit_removal import UnitRemoval
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -27,7 +28,7 @@ else:
 MIN_ELEMENTS = 4096
 TOML_LIMIT = 1 << 20  # bytes of a recipe
 PATTERN_LIMIT = 1000  # characters of a glob
-_TOP_KEYS = (*KEYS, "min_elements", "max_shard_size", "rule")
+_TOP_KEYS = (*KEYS, "min_elements", "max_shard_size", "remove_units", "rule")
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,16 @@ class Recipe:
     """Rules in order, `defaults` for the tensors that none matches.
 
     min_elements: matrices with fewer weights are copied, whatever the rules say. max_shard_size: bytes that no file of
-    a model folder may exceed; 2GB, say, in text; None for the files of the source. folder: what the paths of prune_data
-    are relative to, that of a recipe's file; None for where the process works.
+    a model folder may exceed; 2GB, say, in text; None for the files of the source. remove_units: what leaves chains of
+    layers before anything else. folder: what the paths of data are relative to, that of a recipe's file; None for where
+    the process works.
     """
 
     defaults: Settings = field(default_factory=Settings)
     rules: tuple[Rule, ...] = ()
     min_elements: int = MIN_ELEMENTS
     max_shard_size: int | None = None
+    remove_units: tuple[UnitRemoval, ...] = ()
     folder: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -89,16 +92,15 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Recipe:
-        """A recipe from a table with the keys of Settings, `min_elements`, `max_shard_size`, and `rule`: a list of
-        tables, each with `match` and settings that differ from those above. ValueError or TypeError for every other
-        key or value."""
+        """A recipe from a table with the keys of Settings, `min_elements`, `max_shard_size`, `rule`: a list of tables,
+        each with `match` and settings that differ from those above, and `remove_units`: a list of tables, as
+        UnitRemoval has them. ValueError or TypeError for every other key or value."""
         _known("recipe", table, _TOP_KEYS)
-        tables = table.get("rule", [])
-        if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
-            raise TypeError(f"rule must be a list of tables ([[rule]]), not {quote(tables)}")
         defaults = Settings(**{key: _given(key, table[key]) for key in KEYS if key in table})
-        rules = tuple(_rule(f"rule {number + 1}", each, defaults) for number, each in enumerate(tables))
-        return cls(defaults, rules, table.get("min_elements", MIN_ELEMENTS), table.get("max_shard_size"))
+        rules = tuple(_rule(f"rule {number + 1}", each, defaults) for number, each in enumerate(_tables(table, "rule")))
+        removed = enumerate(_tables(table, "remove_units"))
+        removals = tuple(UnitRemoval.from_dict(f"remove_units {number + 1}", each) for number, each in removed)
+        return cls(defaults, rules, table.get("min_elements", MIN_ELEMENTS), table.get("max_shard_size"), removals)
 
     @classmethod
     def from_toml(cls, text: str) -> Recipe:
@@ -134,6 +136,8 @@ class Recipe:
             table["min_elements"] = self.min_elements
         if self.max_shard_size is not None:
             table["max_shard_size"] = self.max_shard_size
+        if self.remove_units:
+            table["remove_units"] = [removal.as_dict() for removal in self.remove_units]
         if self.rules:
             table["rule"] = [{"match": r.match, **_different(r.settings, self.defaults)} for r in self.rules]
         return table
@@ -141,9 +145,9 @@ class Recipe:
     def to_toml(self) -> str:
         """The recipe as TOML that `from_toml` reads back to an equal one."""
         table = self.as_dict()
-        tables = [table, *table.pop("rule", [])]
-        texts = ["".join(f"{key} = {_toml(value)}\n" for key, value in each.items()) for each in tables]
-        return "\n[[rule]]\n".join(texts).lstrip("\n")
+        parts = [(kind, each) for kind in ("remove_units", "rule") for each in table.pop(kind, [])]
+        texts = [f"\n[[{kind}]]\n{_lines(each)}" for kind, each in parts]
+        return "".join([_lines(table), *texts]).lstrip("\n")
 
 
 def recipe_from_options(
@@ -212,6 +216,13 @@ def _rule(where: str, table: Mapping[str, Any], defaults: Settings) -> Rule:
         raise type(error)(f"{where}: {error}") from None
 
 
+def _tables(table: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    tables = table.get(key, [])
+    if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
+        raise TypeError(f"{key} must be a list of tables ([[{key}]]), not {quote(tables)}")
+    return tables
+
+
 def _known(what: str, table: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
     for key in table:
         if key not in allowed:
@@ -228,11 +239,15 @@ def _different(settings: Settings, base: Settings) -> dict[str, Any]:
     return {key: "none" if values[key] is None else values[key] for key in KEYS if values[key] != usual[key]}
 
 
+def _lines(table: Mapping[str, Any]) -> str:
+    return "".join(f"{key} = {_toml(value)}\n" for key, value in table.items())
+
+
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return repr(list(value))
+        return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)
