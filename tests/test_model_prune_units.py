@@ -87,6 +87,57 @@ def test_B43_blocks_by_scores_of_weights(tmp_path: Path, monkeypatch: pytest.Mon
     run_all(tmp_path, monkeypatch, arrays, expected, options)
 
 
+@pytest.mark.parametrize("pattern", ["row", "column", (4, 16), (2, 1)], ids=str)
+@pytest.mark.parametrize("scope", ["tensor", "global"])
+def test_B43_the_first_among_equals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: Any, scope: str
+) -> None:
+    """Every unit scores the same."""
+    arrays: Arrays = {name: np.ones(shape, np.float32) for name, shape in SHAPES.items()}
+    expected = {name: qt.prune(w, 0.3, pattern=pattern) for name, w in arrays.items()}
+    if scope == "global":
+        block = {"row": (1, 64), "column": (96, 1)}.get(pattern, pattern)
+        arrays = {name: np.ones((96, 64), np.float32) for name in SHAPES}
+        masks = qt.global_masks([np.ones((96 // block[0], 64 // block[1]), np.float32)] * 3, 0.3)
+        expected = {name: np.kron(m, np.ones(block)).astype(np.float32) for name, m in zip(SHAPES, masks, strict=True)}
+    options = {"prune": 0.3, "prune_pattern": pattern, "prune_scope": scope}
+    run_all(tmp_path, monkeypatch, arrays, expected, options)
+
+
+@pytest.mark.parametrize("pattern", ["row", "column", (1, 64)], ids=str)
+def test_norms_are_compared_as_l2_rounds_them(tmp_path: Path, pattern: Any) -> None:
+    """Two sums of squares, the first the larger one, that have the same root: the first goes."""
+    w = np.zeros((64, 64), np.float32)
+    w[:, 0] = 100
+    w[0, :2], w[1, :2] = (1, 2.0**-11.5), (1, 0)
+    assert qt.importance.l1(w * w, axis=1)[0] > qt.importance.l1(w * w, axis=1)[1]
+    w = np.ascontiguousarray(w.T) if pattern == "column" else w
+    source, target = save(tmp_path / "m.safetensors", {"a.weight": w}), tmp_path / "t.safetensors"
+    compress(source, target, bits=None, prune=1 / 64, prune_pattern=pattern, prune_score="l2")
+    found = stored_tensors(target)["a.weight"]
+    assert [int(i) for i in np.argwhere((found != w).any(axis=0 if pattern == "column" else 1))[:, 0]] == [0]
+
+
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 48])
+def test_sums_of_columns_are_those_of_importance(rows: int) -> None:
+    """Bit for bit, whatever the chunks; also of rows in pieces."""
+    w = weights(131, 96, dtype=np.float16)
+
+    class Pieces:
+        def each(self, f: Any, step: int = 1) -> Any:
+            for row in range(0, len(w), rows):
+                for col, cols in ((0, 64), (64, 32)) if rows == 1 else ((0, 96),):
+                    part = np.ascontiguousarray(w[row : row + rows, col : col + cols])
+                    yield f(part, chunks.Chunk(row, len(part), col, cols))
+
+    pieces: Any = Pieces()
+    for power, norm in ((1, importance.l1), (2, importance.l2)):
+        found = units.column_sums(pieces, w.shape, None, power)
+        assert found.tobytes() == norm(w, axis=0).tobytes()
+    found = units.column_sums(pieces, w.shape, lambda x, _: x.astype(np.float32), 0)
+    assert found.tobytes() == importance.reduce(w, axis=0).tobytes()
+
+
 def test_A1_sums_that_overflow(tmp_path: Path) -> None:
     source = save(tmp_path / "m.safetensors", {"a.weight": np.full((64, 64), 3e38, np.float32)})
     for pattern in ("row", "column", (4, 4)):

@@ -74,8 +74,8 @@ def compress(
     progress: called with (bytes done, bytes in all, tensor) in this thread; what it raises ends the work.
 
     Memory: some 20 MB for each thread, a byte for each zero point of one tensor, and layers that lose units
-    (`remove_units` of a recipe), whatever the size of the model. The bytes written do not depend on threads or machine. ValueError for what cannot be done: NaN, a
-    scale that overflows, a rule that matches nothing.
+    (`remove_units` of a recipe), whatever the size of the model. The bytes written do not depend on threads or machine.
+    ValueError for what cannot be done: NaN, a scale that overflows, a rule that matches nothing.
 
     >>> import tempfile
     >>> from quantrim.demo import digits
