@@ -26,6 +26,10 @@ def compress_folder(target: Path) -> None:
     _compress(target.parent / "source", target)
 
 
+def compress_sparse(target: Path) -> None:
+    _compress(target.parent / "source.safetensors", target, {"bits": 3, "prune": 0.8, "storage": "sparse"})
+
+
 def compress_in_place(target: Path) -> None:
     """A planted bug: the target is opened and written as it is."""
     whole = target.parent / "whole.safetensors"
@@ -48,13 +52,16 @@ def restore_folder(target: Path) -> None:
         lossless.restore(target.parent / "planes", target, overwrite=True)
 
 
-def _compress(source: Path, target: Path) -> None:
+def _compress(source: Path, target: Path, options: dict[str, Any] = OPTIONS) -> None:
     chunks.CHUNK_BYTES = 1 << 14
     with qt.use_threads(2):
-        compress(source, target, overwrite=True, **OPTIONS)
+        compress(source, target, overwrite=True, **options)
 
 
-for writer in (compress_file, compress_folder, compress_in_place, lossless_folder, restore_folder):
+for writer in (
+    *(compress_file, compress_folder, compress_sparse, compress_in_place),
+    *(lossless_folder, restore_folder),
+):
     WRITERS[writer.__name__] = writer
 
 

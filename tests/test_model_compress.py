@@ -53,8 +53,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"bits": 4, "rounding": "away", "prune": 0.5},
     {"bits": 4, "prune": "2:4", "group_size": 32},
     {"bits": 4, "prune": 0.3, "prune_axis": 1},
-    {"bits": 4, "prune": 0.9, "symmetric": False},
-    {"bits": 4, "prune": 1.0},
+    {"bits": 4, "prune": 0.9, "symmetric": False, "storage": "dense"},
+    {"bits": 4, "prune": 1.0, "storage": "dense"},
     {"bits": 4, "prune": 0},
 ]
 

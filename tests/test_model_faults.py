@@ -21,9 +21,11 @@ from model_killed import CompressServer
 from quantrim.model import chunks, compress, compress_lossless
 from quantrim.model.stream import FileWriter
 
+KILLED = ("compress_file", "compress_folder", "compress_sparse", "lossless_folder", "restore_folder")
 OLD: dict[str, Snapshot] = {
     "compress_file": b"old" * 5000,
     "compress_in_place": b"old" * 5000,
+    "compress_sparse": b"old" * 5000,
     "compress_folder": {"model.safetensors": b"old" * 5000, "notes.txt": b"mine"},
     "lossless_folder": {"notes.txt": b"mine"},
     "restore_folder": {"notes.txt": b"mine"},
@@ -93,14 +95,14 @@ def sweep(server: CompressServer, writer: str, target: Path, step: int) -> tuple
     return points, faults
 
 
-@pytest.mark.parametrize("writer", ["compress_file", "compress_folder", "lossless_folder", "restore_folder"])
+@pytest.mark.parametrize("writer", KILLED)
 def test_D98_D100_killed_at_some_calls(server: CompressServer, target: Path, writer: str) -> None:
     points, faults = sweep(server, writer, target, 15)
     assert points > 10 and not faults
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("writer", ["compress_file", "compress_folder", "lossless_folder", "restore_folder"])
+@pytest.mark.parametrize("writer", KILLED)
 def test_D98_D100_killed_at_every_call(server: CompressServer, target: Path, writer: str) -> None:
     points, faults = sweep(server, writer, target, 1)
     assert points > 100 and not faults

@@ -46,7 +46,13 @@ def some(total: int) -> list[tuple[str, str, list[int]]]:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"prune": 0.5, "bits": 8, "group_size": 128}, {"prune": 0.5, "bits": None}],
+    [
+        {},
+        {"prune": 0.5, "bits": 8, "group_size": 128, "storage": "dense"},
+        {"prune": 0.5, "bits": None},
+        {"prune": 0.7},
+        {"codebook": "nf4"},
+    ],
     ids=str,
 )
 def test_G12_half_a_gigabyte(tmp_path: Path, options: dict[str, object]) -> None:
@@ -71,6 +77,9 @@ def test_G12_the_measure_sees_a_tensor_that_is_read_whole(tmp_path: Path) -> Non
         {"prune": 0.5},
         {"prune": 0.5, "symmetric": False},
         {"prune": 0.5, "bits": None},
+        {"prune": 0.7},
+        {"prune": 0.7, "bits": None, "storage": "sparse"},
+        {"codebook": "nf4"},
     ],
     ids=str,
 )

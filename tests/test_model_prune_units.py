@@ -210,3 +210,23 @@ def test_a_planted_bug_in_the_streaming_is_found(
     except (ValueError, IndexError):
         return  # found at once
     assert stored_tensors(target)["a.weight"].tobytes() != qt.prune(w, 0.5, pattern=pattern).tobytes()
+
+
+@pytest.mark.parametrize("codes", [{"codebook": "nf4"}, {"clusters": 8}, {"bits": 4, "storage": "sparse"}], ids=str)
+@pytest.mark.parametrize("pattern", ["row", "column", (4, 16)], ids=str)
+def test_units_that_go_before_every_kind_of_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codes: dict[str, Any], pattern: Any
+) -> None:
+    """The same files as from weights that were pruned before, by scores of chance whose seed is told apart."""
+    arrays, half = model(), {"prune": 0.5, "prune_pattern": pattern, "prune_score": "random", "seed": 5}
+    pruned = {}
+    for name in SHAPES:
+        scores = importance.random(arrays[name].shape, 5)
+        pruned[name] = qt.prune(arrays[name], 0.5, pattern=pattern, scores=scores)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 4096)
+    rest: dict[str, Any] = {"group_size": 16, "min_elements": 0, **codes}
+    source, target = save(tmp_path / "m.safetensors", arrays), tmp_path / "t.safetensors"
+    compress(source, target, **rest, **half)
+    once = save(tmp_path / "o.safetensors", {**arrays, **pruned})
+    compress(once, tmp_path / "u.safetensors", **rest)
+    assert_same_arrays(stored_tensors(target), stored_tensors(tmp_path / "u.safetensors"))

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from . import backend
 from .commands import outcome, terminal
 from .commands.program import MODEL, Json, Source, Target, Threads, app
 
@@ -25,27 +24,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        from . import __version__
-
-        terminal.print_line(terminal.console(), f"quantrim {__version__}")
-        raise typer.Exit
-
-
-@app.callback(invoke_without_command=True)
-def program(
-    context: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    if context.invoked_subcommand is None:
-        terminal.print_line(terminal.console(), context.get_help())  # rich has printed it; then it is ''
-        raise typer.Exit(outcome.BAD_INPUT)
-    backend.current_isa()  # before any work a ValueError about QUANTRIM_ISA or QUANTRIM_THREADS
-
-
 @app.command()
 def compress(
     source: Source,
@@ -59,8 +37,28 @@ def compress(
     group_size: Annotated[
         str | None,
         typer.Option(
-            metavar="N|channel",
-            help="Weights of a row that share a scale; 128 by default, the row (channel) at 8 bits.",
+            metavar="N|channel|tensor",
+            help="Weights of a row that share a scale; 128 by default, the row (channel) at 8 bits, 64 for codebooks.",
+            show_default=False,
+        ),
+    ] = None,
+    codebook: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|A,B,..",
+            help="In place of --bits: nf4, fp4, mxfp4, mxint8, binary, ternary, or 2 to 256 ascending values.",
+            show_default=False,
+        ),
+    ] = None,
+    clusters: Annotated[
+        int | None,
+        typer.Option(metavar="K", help="In place of --bits: K values that the weights share.", show_default=False),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORD",
+            help="sparse leaves zeros out (only quantrim reads that), dense never; auto where it saves a quarter.",
             show_default=False,
         ),
     ] = None,
@@ -141,7 +139,7 @@ def compress(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and the size; write nothing.")] = False,
     json: Json = False,
 ) -> None:
-    """Make a checkpoint smaller; vLLM and transformers load what it writes.
+    """Make a checkpoint smaller; vLLM and transformers load what it writes with --bits.
 
     Matrices are rounded to few bits; norms, biases and other small tensors are
     copied. DST appears whole or not at all, and memory stays small whatever the
@@ -155,6 +153,8 @@ def compress(
       quantrim compress llama/ llama-half/ --bits none --prune 0.5
       quantrim compress llama/ llama-wanda/ --prune 0.5 --prune-score wanda --prune-data norms.safetensors
       quantrim compress llama/ llama-70/ --bits none --prune 0.7 --prune-scope global
+      quantrim compress llama/ llama-sparse/ --prune 0.7
+      quantrim compress llama/ llama-nf4/ --codebook nf4
       quantrim compress llama/ llama-int3/ --bits 3 --report report.html
       quantrim compress llama/ anywhere/ --dry-run
       quantrim compress llama/ llama-packed/ --lossless
@@ -172,6 +172,9 @@ def compress(
     options = command.Options(
         bits=bits,
         group_size=group_size,
+        codebook=codebook,
+        clusters=clusters,
+        storage=storage,
         symmetric=symmetric,
         scale=scale,
         scale_dtype=scale_dtype,

@@ -208,6 +208,18 @@ def _binary() -> Book:
 _tables = {"nf4": _nf4, "fp4": _fp4, "mxfp4": _mxfp4, "binary": _binary}
 
 
+def table(name: str) -> Book:
+    """The Book of "nf4", "fp4", "mxfp4" or "binary"."""
+    return _tables[name]()
+
+
+def check_codebook(name: str, codebook: object) -> str | tuple[float, ...]:
+    """A codebook as `quantize_codebook` takes it: one of its names, or a tuple of float32 values."""
+    if isinstance(codebook, str):
+        return checks.choice(name, codebook, BOOKS)
+    return tuple(map(float, _book_of(codebook).values))
+
+
 def _book_of(codebook: object) -> Book:
     values = checks.floats("codebook", codebook).astype(np.float32)
     if values.ndim != 1 or not 2 <= values.size <= 256:

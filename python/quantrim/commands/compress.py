@@ -18,7 +18,7 @@ from ..files import open_checkpoint, refuse_same_file
 from ..files.errors import PATH_LIMIT, quote
 from ..model import Plan, Report, TensorReport, plan
 from ..model import compress as compress_checkpoint
-from ..model.report import check_report_suffix
+from ..model.report import STEPS_HEAD, check_report_suffix
 from ..model.targets import refuse_planes
 from . import progress, terminal
 
@@ -31,6 +31,9 @@ class Options:
 
     bits: str | None = None
     group_size: str | None = None
+    codebook: str | None = None
+    clusters: int | None = None
+    storage: str | None = None
     symmetric: bool | None = None
     scale: str | None = None
     scale_dtype: str | None = None
@@ -53,9 +56,12 @@ class Options:
         {'group_size': 32, 'prune': '2:4'}
         >>> Options(bits="none", prune="0.5", prune_pattern="4x1").arguments()
         {'bits': None, 'prune': 0.5, 'prune_pattern': (4, 1)}
+        >>> Options(codebook="-1,0,0.5").arguments()
+        {'codebook': [-1.0, 0.0, 0.5]}
         """
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         given["bits"], given["group_size"] = _integer(self.bits), _integer(self.group_size)
+        given["codebook"] = _values(self.codebook)
         given["prune"], given["prune_pattern"] = _fraction(self.prune), _block(self.prune_pattern)
         said = {name: value for name, value in given.items() if value not in (None, [])}
         return said | {"bits": None} if self.bits == "none" else said
@@ -76,6 +82,13 @@ def _block(text: str | None) -> tuple[int, ...] | str | None:
     """Rows and columns of "4x1"."""
     found = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text or "")
     return (int(found[1]), int(found[2])) if found else text
+
+
+def _values(text: str | None) -> list[float] | str | None:
+    """Numbers with commas between them; other words are for `compress` to judge."""
+    with contextlib.suppress(ValueError):
+        return [float(each) for each in text.split(",")] if text is not None and "," in text else text
+    return text
 
 
 @contextlib.contextmanager
@@ -132,6 +145,9 @@ def show(report: Report, out: Console) -> None:
         title = "Furthest from the original" if len(compressed) > len(worst) else ""
         headers = ("tensor", "stored as", "SNR", "cosine", "worst error")
         terminal.print_table(out, headers, "llrrr", rows, title=title)
+        terminal.print_line(out)
+    if report.steps is not None:
+        terminal.print_table(out, STEPS_HEAD, "lrr", [list(row) for row in report.steps.rows()])
         terminal.print_line(out)
     terminal.print_pairs(out, closing_lines(report))
     for note in report.notes:
@@ -209,6 +225,7 @@ def plan_data(wish: Plan) -> dict[str, Any]:
             "dtype": t.info.dtype,
             "source_bytes": t.source_bytes,
             "stored_bytes": t.stored_bytes,
+            "at_most": t.at_most,
             "stored": t.stored,
             "reason": t.reason,
         }
@@ -219,6 +236,7 @@ def plan_data(wish: Plan) -> dict[str, Any]:
         "recipe": wish.recipe.as_dict(),
         "source_bytes": wish.source_bytes,
         "stored_bytes": wish.stored_bytes,
+        "at_most": wish.at_most,
         "ratio": wish.ratio,
         "tensors": tensors,
         "notes": list(wish.notes),
@@ -234,14 +252,15 @@ def show_plan(wish: Plan, target: Path, out: Console) -> None:
             t.info.dtype,
             terminal.size(t.source_bytes),
             "copied" if t.copied else t.stored,
-            terminal.size(t.stored_bytes),
+            f"{'<= ' if t.at_most else ''}{terminal.size(t.stored_bytes)}",
             t.reason,
         ]
         for t in wish.tensors
     ]
     terminal.print_table(out, headers, "lrlrlrl", rows, spare=("why", "from", "shape"))
     before, after = terminal.size(wish.source_bytes), terminal.size(wish.stored_bytes)
-    said = f"{before} would become {after} ({wish.stored_bytes:,} bytes), {smaller(wish.ratio)}"
+    most = "at most " if wish.at_most else ""
+    said = f"{before} would become {most}{after} ({wish.stored_bytes:,} bytes), {smaller(wish.ratio)}"
     terminal.print_line(out, f"{said}. Nothing was written.", style="bold")
     for note in wish.notes:
         terminal.print_line(out, f"note: {terminal.printable(note)}", style="yellow")

@@ -22,7 +22,7 @@ SHADES = " ░▒▓█"
 SHOWN = 7  # images
 TITLE = "Handwritten digits: a network of {:,} weights, {} images it never saw"
 NOTES = (
-    "bytes: of the file; * where there is none, of the arrays (codes, float32 scales, codebook, places) and biases.",
+    "bytes: of the file; * where there is none, of the weights and biases.",
     "sparsity: zeros among the weights read back. 2:4 takes two of each four weights, needed or not.",
     "Only what is recovered was trained again: the network as trained taught it, without labels.",
     "Chosen by validation: bits and sparsity of each layer, within one point of the original on half of these images.",

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from .. import backend
 from . import outcome, terminal
 
 
@@ -51,3 +52,24 @@ Source = Annotated[Path, typer.Argument(metavar="SRC", help=MODEL, show_default=
 Target = Annotated[Path, typer.Argument(metavar="DST", help="The file or folder to write.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 Threads = Annotated[int | None, typer.Option(metavar="N", help="Threads to use; all by default.", show_default=False)]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        terminal.print_line(terminal.console(), f"quantrim {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def program(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        terminal.print_line(terminal.console(), context.get_help())  # rich has printed it; then it is ''
+        raise typer.Exit(outcome.BAD_INPUT)
+    backend.current_isa()  # before any work a ValueError about QUANTRIM_ISA or QUANTRIM_THREADS

@@ -1,23 +1,21 @@
-"""The forms that the demo's network takes: each is made with the public functions, stored, and decoded from that."""
+"""The forms that the demo's network takes: each is made with public functions, stored, and decoded from that."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import importance, sparse
-from ..codebooks import cluster, quantize_codebook
-from ..files import open_checkpoint
+from .. import importance
+from ..files import encode_header, open_checkpoint
 from ..model import compress, logical_tensors
 from ..pruning import prune_mask
 from ..splitting import remove_units
-from ..tensor import QuantizedTensor
 from .digits import LAYERS, decoded, held_out, recovered_file
 from .smallest import smallest
 
@@ -26,8 +24,8 @@ Weights = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Stored:
-    """weights: decoded from what is stored. nbytes: of the file, header and all; or, where path is None and no file
-    layout holds the form, of its arrays: codes, scales, codebook, places, offsets, biases."""
+    """weights: decoded from what is stored. nbytes: of the file, header and all; or, where path is None and nothing
+    writes the form to a file, of its arrays: weights and biases."""
 
     weights: Weights
     nbytes: int
@@ -43,38 +41,6 @@ def in_file(**options: Any) -> Maker:
     def make(source: Path, target: Path) -> Stored:
         write(source, target, options)
         return of_file(target)
-
-    return make
-
-
-def coded(rule: Callable[[NDArray[Any]], QuantizedTensor]) -> Maker:
-    """Each matrix on the grid that `rule` finds, biases as they are."""
-
-    def make(source: Path, target: Path) -> Stored:
-        parts = {name: rule(w) if w.ndim == 2 else w for name, w in decoded(source).items()}
-        weights = {name: p.dequantize() if isinstance(p, QuantizedTensor) else p for name, p in parts.items()}
-        return Stored(weights, total(parts))
-
-    return make
-
-
-def sparse_bitmask(of: Maker) -> Maker:
-    """The codes of a compressed file, stored as a bitmask and the codes that are not zero."""
-
-    def make(source: Path, target: Path) -> Stored:
-        path = of(source, target).path
-        assert path is not None
-        parts: dict[str, Any] = {}
-        weights: Weights = {}
-        with open_checkpoint(path) as checkpoint:
-            for name, t in logical_tensors(checkpoint).items():
-                if t.scheme is None:
-                    weights[name] = parts[name] = t.rows(0, t.matrix_shape[0]).reshape(t.shape)
-                    continue
-                parts[name] = sparse.encode(t.quantized_rows(0, t.shape[0]), "bitmask")
-                restored = parts[name].decode()
-                weights[name] = restored.dequantize(t.dtype).astype(np.float32)
-        return Stored(weights, total(parts))
 
     return make
 
@@ -106,6 +72,21 @@ def recovered(source: Path, target: Path) -> Stored:
     return of_file(target)
 
 
+def recovered_sparse(source: Path, target: Path) -> Stored:
+    """The same network without its zeros. Codes say exactly which floats they are of: those are compressed again."""
+    with recovered_file() as path, open_checkpoint(path) as checkpoint, tempfile.TemporaryDirectory() as folder:
+        tensors = logical_tensors(checkpoint).items()
+        exact = {
+            name: t.quantized_rows(0, t.shape[0]).dequantize() if t.coded else checkpoint.read(name)
+            for name, t in tensors
+        }
+        head, places = encode_header([(name, "F32", w.shape) for name, w in exact.items()])
+        floats = Path(folder, "floats.safetensors")
+        floats.write_bytes(head + b"".join(exact[name].astype("<f4").tobytes() for name in places))
+        write(floats, target, {**INT4, "storage": "sparse"})
+    return of_file(target)
+
+
 def chosen_by_validation(source: Path, target: Path) -> Stored:
     """Bits and sparsity of each layer as `tune` found them with half of the images: see `smallest`."""
     compress(source, target, recipe=smallest(source, *held_out()).recipe)
@@ -122,12 +103,11 @@ def of_file(path: Path) -> Stored:
 
 
 def total(parts: Mapping[str, Any]) -> int:
-    """Bytes of arrays, QuantizedTensors and SparseTensors."""
+    """Bytes of arrays."""
     return sum(int(part.nbytes) for part in parts.values())
 
 
 INT4: dict[str, Any] = {"bits": 4, "group_size": 32}
-HALF_INT4 = in_file(**INT4, prune=0.5)
 
 # name -> how it is made
 FORMS: dict[str, Maker] = {
@@ -136,15 +116,15 @@ FORMS: dict[str, Maker] = {
     "half of the neurons": half_of_the_neurons,
     "int8": in_file(bits=8),
     "int4": in_file(**INT4),
-    "NF4": coded(partial(quantize_codebook, codebook="nf4")),
-    "16 shared values": coded(partial(cluster, k=16)),
+    "NF4": in_file(codebook="nf4"),
+    "16 shared values": in_file(clusters=16),
     "int2": in_file(bits=2, group_size=32, scale="mse"),
-    "ternary": coded(partial(quantize_codebook, codebook="ternary")),
-    "binary": coded(partial(quantize_codebook, codebook="binary")),
-    "pruned 50 % + int4": HALF_INT4,
-    "pruned 50 % + int4, sparse": sparse_bitmask(HALF_INT4),
-    "pruned 80 % + int4": in_file(**INT4, prune=0.8),
+    "ternary": in_file(codebook="ternary"),
+    "binary": in_file(codebook="binary"),
+    "pruned 50 % + int4": in_file(**INT4, prune=0.5),
+    "pruned 50 % + int4, sparse": in_file(**INT4, prune=0.5, storage="sparse"),
+    "pruned 80 % + int4": in_file(**INT4, prune=0.8, storage="dense"),
     "pruned 80 % + int4, recovered": recovered,
-    "recovered, sparse": sparse_bitmask(recovered),
+    "recovered, sparse": recovered_sparse,
     "chosen by validation": chosen_by_validation,
 }

@@ -17,14 +17,17 @@ from ..files.errors import quote
 from ..files.index import INDEX_SUFFIX
 from ..float_environment import default_floats
 from . import chunks
-from .plan import Plan, ShardPlan, TensorPlan, make_plan
+from .forms import form_bytes, pruned_bytes
+from .plan import Plan, TensorPlan, make_plan
 from .pruners import Pruners
 from .recipe import Recipe, recipe_from_options
-from .report import Report, TensorReport
+from .report import Report, Steps, TensorReport
 from .settings import Options
+from .shards import ShardPlan
 from .source import Source
 from .statistics import Errors
 from .stream import Jobs, compress_jobs, copy_jobs
+from .streams import settled, stream_for
 from .targets import CheckedFile, check_target, copy_side_files, refuse_planes, write_json
 from .workers import Buffers, Workers, single_threaded_kernels
 
@@ -56,6 +59,11 @@ def compress(
         at 8 bits. Where it does not divide the columns, the largest of 64, 32, 16 that does, else "channel".
     symmetric, scale, rounding, seed: as in `quantize`.
     scale_dtype: "float16" (default), "bfloat16" or "float32".
+    codebook: instead of bits, "nf4", "fp4", "mxfp4", "mxint8", "binary", "ternary", or 2..256 ascending values, as in
+        `quantize_codebook`; clusters: 2..256 values that the weights of a tensor share, as in `cluster`. Both are
+        stored in a layout that only quantrim reads. group_size may be "tensor" as well.
+    storage: "auto" leaves zeros out (only quantrim reads that) where a fraction was pruned of weights with bits, and a
+        quarter of the bytes or more is saved; "sparse" always, "dense" never.
     prune: the fraction of each tensor's weights to remove first (of each row, with prune_axis=1), or "n:m".
     prune_pattern: "row", "column" or (rows, cols): whole ones go, those with the lowest sums of scores.
     prune_score: what goes first: the lowest "magnitude" (default), "random", or with data "wanda", "taylor", "fisher",
@@ -95,6 +103,7 @@ def compress(
             run = _Run(checkpoint, plan, pruners, progress)
             with Workers(count) as workers:
                 run.find_budgets(workers)
+                plan = settled(checkpoint, plan, run.source, pruners, workers, run.tick)
             with _targets(checkpoint, plan, target, overwrite) as open_target:
                 for shard in plan.shards:
                     # the workers end before the file is closed: none may write to a descriptor used anew
@@ -109,7 +118,7 @@ class _Run:
     """The work on all tensors, with what has been done so far."""
 
     def __init__(self, checkpoint: Checkpoint, plan: Plan, pruners: Pruners, progress: Progress | None) -> None:
-        self._source = Source(checkpoint, Buffers())
+        self.source = Source(checkpoint, Buffers())
         self._pruners = pruners
         self._progress = progress
         self._done = 0
@@ -118,7 +127,7 @@ class _Run:
 
     def find_budgets(self, workers: Workers) -> None:
         """Look at all tensors that share a budget, before the first of them is written."""
-        self._pruners.find_budgets(self._source, workers, self._advance)
+        self._pruners.find_budgets(self.source, workers, self._advance)
 
     def write_shard(self, shard: ShardPlan, out: FileWriter, workers: Workers) -> None:
         out.pwrite(shard.header, 0)
@@ -133,10 +142,15 @@ class _Run:
 
     def _jobs(self, shard: ShardPlan, tensor: TensorPlan, out: FileWriter, workers: Workers) -> Jobs:
         if tensor.copied:
-            return copy_jobs(self._source, tensor, out, shard.offsets[tensor.name])
+            return copy_jobs(self.source, tensor, out, shard.offsets[tensor.name])
         progress = partial(self._advance, tensor)
-        pruner = self._pruners.of(tensor)
-        return compress_jobs(self._source, tensor, pruner, out, shard.offsets, workers, chunks.CHUNK_BYTES, progress)
+        stream = stream_for(self.source, tensor, self._pruners.of(tensor), out, shard.offsets)
+        return compress_jobs(stream, workers, chunks.CHUNK_BYTES, progress)
+
+    def tick(self, name: str) -> None:
+        """Say that a tensor is being worked on, and give the caller the chance to stop."""
+        if self._progress is not None:
+            self._progress(self._done, self._total, name)
 
     def _advance(self, tensor: TensorPlan, nbytes: int) -> None:
         self._done += nbytes
@@ -177,8 +191,7 @@ def _index(plan: Plan) -> dict[str, Any]:
 def _report(plan: Plan, target: Path, errors: dict[str, Errors], seconds: float, threads: int) -> Report:
     rows, notes, total = [], list(plan.notes), Errors()
     for t in plan.tensors:
-        bits = None if t.scheme is None else t.scheme.bits
-        row = (t.name, t.shape, t.source_bytes, t.stored_bytes, t.stored, t.reason, bits)
+        row = (t.name, t.shape, t.source_bytes, t.stored_bytes, t.stored, t.reason, t.bits)
         e = errors.get(t.name)
         rows.append(TensorReport(*row) if e is None else TensorReport(*row, e.sparsity, e.snr_db, e.cosine, e.worst))
         if e is not None:
@@ -199,4 +212,19 @@ def _report(plan: Plan, target: Path, errors: dict[str, Errors], seconds: float,
         notes=tuple(notes),
         snr_db=total.snr_db,
         sparsity=total.sparsity,
+        steps=_steps(plan, errors),
     )
+
+
+def _steps(plan: Plan, errors: dict[str, Errors]) -> Steps | None:
+    """None where no tensor was both pruned and quantized."""
+    twice = {t.name for t in plan.tensors if not t.copied and t.settings.prune and t.settings.rounds}
+    if not twice:
+        return None
+    pruned = quantized = 0
+    for t in plan.tensors:
+        kept = errors[t.name].kept if t.name in twice else t.info.size
+        pruned += pruned_bytes(t.info, kept) if t.name in twice else t.source_bytes
+        quantized += form_bytes(t.grid, t.info) if t.name in twice and t.grid else t.stored_bytes
+    original = sum(t.source_bytes for t in plan.tensors)
+    return Steps(original, pruned, quantized, sum(t.stored_bytes for t in plan.tensors))

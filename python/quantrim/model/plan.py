@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..files import Checkpoint, TensorInfo, encode_header, open_checkpoint, read_header
+from ..files import Checkpoint, TensorInfo, open_checkpoint
 from ..files.errors import PATH_LIMIT, quote
 from ..files.safetensors import count_bytes
 from ..float_environment import default_floats
+from ..layouts import codebook, sparse_scheme
 from ..layouts.compressed_tensors import Part, Scheme, parts
 from ..layouts.compressed_tensors_config import quantization_config, reader_notes, usual_format
-from .parts import Entry, by_size, header_begin, part_name
+from .entries import KEY
+from .forms import Form, code_form, sparse_form
 from .recipe import Recipe, recipe_from_options
 from .settings import Options, Settings
+from .shards import ShardPlan, plan_shards
 from .unit_removal import remove_from
 from .units import block_shape
 
@@ -41,7 +42,8 @@ _PART_SUFFIXES = ("_packed", "_scale", "_shape", "_zero_point", "_g_idx")
 class TensorPlan:
     """One tensor: where it comes from, how it will be stored (`stored`, for people), and why so.
 
-    scheme: of its codes; None where it keeps its dtype. copied: byte for byte, not even pruned.
+    scheme: of its codes, where they are stored as compressed-tensors has them. copied: byte for byte, not even pruned.
+    form: ours, in place of a scheme. counted: what a first pass over the source found, where the form needs one.
     """
 
     info: TensorInfo
@@ -50,6 +52,25 @@ class TensorPlan:
     stored: str
     reason: str
     copied: bool
+    form: Form | None = None
+    counted: object = None
+
+    @property
+    def grid(self) -> Scheme | None:
+        """The uniform grid of the codes, however they are stored."""
+        return self.form.grid if isinstance(self.form, sparse_scheme.Scheme) else self.scheme
+
+    @property
+    def bits(self) -> int | None:
+        """Of a code; None where weights keep their dtype."""
+        if isinstance(self.form, codebook.Scheme):
+            return self.form.bits
+        return None if self.grid is None else self.grid.bits
+
+    @property
+    def at_most(self) -> bool:
+        """Whether `stored_bytes` is a limit: how many weights are stored is not known yet."""
+        return isinstance(self.form, sparse_scheme.Scheme) and self.counted is None
 
     @property
     def name(self) -> str:
@@ -74,21 +95,13 @@ class TensorPlan:
 
     def parts(self) -> dict[str, Part]:
         """The stored parts by role, under the names that they have in the file."""
-        if self.scheme is None:
+        if self.form is not None:
+            found = self.form.parts(self.info.matrix_shape)
+        elif self.scheme is not None:
+            found = parts(self.scheme, self.info.matrix_shape)
+        else:
             return {"weights": Part(self.name, self.info.dtype, self.info.shape)}
-        found = parts(self.scheme, self.info.matrix_shape)
         return {role: Part(f"{self.module}.{p.name}", p.dtype, p.shape) for role, p in found.items()}
-
-
-@dataclass(frozen=True)
-class ShardPlan:
-    """One file of the output: its name in a folder, header, and where each stored part begins in it."""
-
-    name: str
-    tensors: tuple[TensorPlan, ...]
-    header: bytes
-    offsets: dict[str, int]
-    size: int
 
 
 @dataclass(frozen=True)
@@ -114,6 +127,11 @@ class Plan:
         return sum(shard.size for shard in self.shards)
 
     @property
+    def at_most(self) -> bool:
+        """Whether `stored_bytes` is a limit: only a look at the weights says how many are stored."""
+        return any(tensor.at_most for tensor in self.tensors)
+
+    @property
     def ratio(self) -> float:
         """source_bytes / stored_bytes."""
         return self.source_bytes / self.stored_bytes
@@ -129,7 +147,8 @@ class Plan:
             "  ".join([*(f"{row[k]:<{widths[k]}}" for k in range(4)), f"{row[4]:>{widths[4]}}", row[5]]).rstrip()
             for row in rows
         ]
-        total = f"{self.source_bytes:,} bytes become {self.stored_bytes:,}: {self.ratio:.2f} times smaller"
+        most = "at most " if self.at_most else ""
+        total = f"{self.source_bytes:,} bytes become {most}{self.stored_bytes:,}: {self.ratio:.2f} times smaller"
         return [*table, total, *self.notes]
 
 
@@ -162,7 +181,7 @@ def make_plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
         raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)}: no tensor can be compressed: {why}")
     others = [t.module for t in plans if not t.scheme and len(t.shape) == 2 and t.name.endswith(WEIGHT)]
     config = quantization_config(compressed, others) if compressed else {}
-    shards = tuple(_plan_shards(checkpoint, plans, recipe, config))
+    shards = tuple(plan_shards(checkpoint, plans, recipe, config))
     source_bytes = sum((checkpoint.folder / shard).stat().st_size for shard in checkpoint.shards)
     model_type = (checkpoint.config or {}).get("model_type")
     notes = (*_dropped_note(checkpoint, dropped), *_removed_note(removed), *_notes(plans, model_type))
@@ -181,6 +200,12 @@ def _removed_note(removed: dict[str, str]) -> Iterator[str]:
         yield "units are removed; config.json stays as it is, its sizes need the numbers that are left"
 
 
+def with_tensors(checkpoint: Checkpoint, plan: Plan, tensors: dict[str, TensorPlan]) -> Plan:
+    """The plan with other tensors, by name: where they lie in the files follows."""
+    plans = [tensors[t.name] for t in plan.tensors]
+    return replace(plan, shards=tuple(plan_shards(checkpoint, plans, plan.recipe, plan.config)))
+
+
 def _refuse_quantized(checkpoint: Checkpoint) -> None:
     config = checkpoint.config or {}
     metadata = checkpoint.metadata
@@ -189,6 +214,9 @@ def _refuse_quantized(checkpoint: Checkpoint) -> None:
         raise ValueError(
             f"{quote(checkpoint.path, PATH_LIMIT)} is quantized already: {where} has a quantization_config"
         )
+    if KEY in metadata:
+        path = quote(checkpoint.path, PATH_LIMIT)
+        raise ValueError(f"{path} is quantized already, or stored without zeros: its metadata has {KEY}")
     for name in checkpoint.tensors:
         for suffix in _PART_SUFFIXES:
             if name.endswith(WEIGHT + suffix):
@@ -211,33 +239,38 @@ def _plan_tensor(info: TensorInfo, settings: Settings, min_elements: int) -> Ten
             block_shape(settings.prune_pattern, info.matrix_shape)
         except ValueError as error:
             raise ValueError(f"tensor {quote(info.name)}: {error}; exclude it or give it a rule of its own") from None
-    if bits is None:
-        return TensorPlan(info, settings, None, f"{info.dtype}, {settings.changes}", "", copied=False)
+    form: Form | None = code_form(info, settings)
+    if form is None and bits is None:
+        form = sparse_form(info, settings, None)
+    if form is not None or bits is None:
+        stored = _label(form.label if form else info.dtype, settings)
+        return TensorPlan(info, settings, None, stored, "", copied=False, form=form)
     group = _dividing_group(settings.group, cols)
     if group != settings.group:
         instead = "one scale a row" if group == "channel" else f"groups of {group}"
         reason = f"{cols} columns are no multiple of {settings.group}: {instead}"
     stored_as = usual_format(bits, group)
     scheme = Scheme(bits, group, settings.symmetric, settings.scale_dtype, stored_as)
-    label = f"{scheme.label}, {settings.changes}" if settings.changes else scheme.label
-    return TensorPlan(info, settings, scheme, label, reason, copied=False)
+    form = sparse_form(info, settings, scheme)
+    label = _label(form.label if form else scheme.label, settings)
+    return TensorPlan(info, settings, None if form else scheme, label, reason, copied=False, form=form)
 
 
 def _reason_to_copy(info: TensorInfo, settings: Settings, min_elements: int) -> str:
     """Why a tensor is copied byte for byte, or ''."""
     if settings.keep:
         return "kept by the recipe"
-    if settings.bits is None and not settings.changes:
+    if not settings.rounds and not settings.changes and settings.storage != "sparse":
         return "nothing to do: neither bits nor prune, threshold or shrink"
-    what = "pruned" if settings.bits is None else "compressed"
-    dtypes = PRUNED_DTYPES if settings.bits is None else MATRIX_DTYPES
+    what = "compressed" if settings.rounds else "pruned"
+    dtypes = MATRIX_DTYPES if settings.rounds else PRUNED_DTYPES
     if len(info.shape) != 2:
         return f"{len(info.shape)} dimension{'s' * (len(info.shape) != 1)}: only matrices are {what}"
     if info.dtype not in dtypes:
         return f"{info.dtype}: only {', '.join(dtypes)} are {what}"
     if not info.name.endswith(WEIGHT) or info.name == WEIGHT:
         name = f"tensors named <module>{WEIGHT}"
-        return f"only {name} are pruned" if settings.bits is None else f"the layout holds only {name}"
+        return f"only {name} are pruned" if not settings.rounds else f"the layout holds only {name}"
     if not info.size:
         return "empty"
     if info.size < min_elements:
@@ -253,62 +286,8 @@ def _dividing_group(group: int | str, cols: int) -> int | str:
     return next((g for g in FALLBACK_GROUPS if g < group and cols % g == 0), "channel")
 
 
-def _plan_shards(
-    checkpoint: Checkpoint, plans: list[TensorPlan], recipe: Recipe, config: dict[str, Any]
-) -> Iterator[ShardPlan]:
-    """The files of the source, without those that nothing is left of; or others of max_shard_size."""
-    added = _provenance(recipe)
-    if checkpoint.config is None and config:
-        added["quantization_config"] = json.dumps(config, sort_keys=True)
-    limit = recipe.max_shard_size
-    if limit is None:
-        by_file = defaultdict(list)
-        for each in plans:
-            by_file[each.info.path].append(each)
-        for shard in checkpoint.shards:
-            path = checkpoint.folder / shard
-            if by_file[path]:
-                yield _plan_shard(checkpoint, shard, by_file[path], read_header(path)[1] | added)
-        return
-    said = f"{quote(checkpoint.path, PATH_LIMIT)}: max_shard_size"
-    if not checkpoint.is_folder:
-        raise ValueError(f"{said} must not be given for one file, but for a model folder")
-    metadata = checkpoint.metadata | added
-    groups = by_size(plans, _entries, header_begin(metadata), limit)
-    for number, group in enumerate(groups):
-        made = _plan_shard(checkpoint, part_name(number, len(groups)), group, metadata)
-        if made.size > limit:  # of one tensor: more of them have room
-            raise ValueError(f"{said} must be at least {made.size} for tensor {quote(group[0].name)}, not {limit}")
-        yield made
-
-
-def _entries(plan: TensorPlan) -> Iterator[Entry]:
-    for part in plan.parts().values():
-        yield part.name, part.dtype, part.shape, count_bytes(part.dtype, part.shape)
-
-
-def _plan_shard(checkpoint: Checkpoint, shard: str, plans: list[TensorPlan], metadata: dict[str, str]) -> ShardPlan:
-    path = checkpoint.folder / shard
-    entries = [(part.name, part.dtype, part.shape) for plan in plans for part in plan.parts().values()]
-    try:
-        header, places = encode_header(entries, metadata)
-    except ValueError as error:
-        raise ValueError(f"{quote(path, PATH_LIMIT)}: {error}") from None
-    end = max((end for _, end in places.values()), default=0)
-    return ShardPlan(
-        shard,
-        tuple(plans),
-        header,
-        {name: len(header) + begin for name, (begin, _) in places.items()},
-        len(header) + end,
-    )
-
-
-def _provenance(recipe: Recipe) -> dict[str, str]:
-    """What made a file, for its metadata: the same on every machine and at every time."""
-    from .. import __version__
-
-    return {"quantrim_version": __version__, "quantrim_recipe": recipe.to_toml()}
+def _label(stored: str, settings: Settings) -> str:
+    return f"{stored}, {settings.changes}" if settings.changes else stored
 
 
 def _notes(plans: list[TensorPlan], model_type: object) -> tuple[str, ...]:
@@ -318,10 +297,25 @@ def _notes(plans: list[TensorPlan], model_type: object) -> tuple[str, ...]:
     if other_groups:
         have = "tensor has other groups" if other_groups == 1 else "tensors have other groups"
         notes.insert(0, f"{other_groups} {have} than asked for, which do not divide the columns")
-    pruned = sum(1 for plan in plans if not plan.scheme and not plan.copied)
+    notes += _notes_on_forms(plans)
+    pruned = sum(1 for plan in plans if not plan.scheme and not plan.form and not plan.copied)
     if pruned:
         are = "tensor is pruned and keeps its dtype" if pruned == 1 else "tensors are pruned and keep their dtype"
         notes.append(f"{pruned} {are}: zeros take as much room as other weights")
     if schemes and model_type in _TRANSPOSED:
         notes.append(f"{model_type} models hold their matrices transposed (Conv1D), which no reader decompresses")
     return tuple(notes)
+
+
+def _notes_on_forms(plans: list[TensorPlan]) -> list[str]:
+    """Which tensors nobody else reads, and what to do about it."""
+    sparse = sum(isinstance(plan.form, sparse_scheme.Scheme) for plan in plans)
+    coded = sum(isinstance(plan.form, codebook.Scheme) for plan in plans)
+    notes = []
+    if sparse:
+        said = "1 tensor is stored without zeros" if sparse == 1 else f"{sparse} tensors are stored without zeros"
+        notes.append(f"{said}, which only quantrim reads: storage='dense' (--storage dense) keeps them for others")
+    if coded:
+        said = "1 tensor is stored as codes" if coded == 1 else f"{coded} tensors are stored as codes"
+        notes.append(f"{said} in a layout of quantrim's own, which only quantrim reads")
+    return notes

@@ -26,9 +26,16 @@ class Pruner(ABC):
     """The pruning of one tensor. band: rows that each chunk must hold together; 0 where rows may be parted, too."""
 
     band = 0
+    _looked = False
+
+    def look(self, passes: Passes) -> None:
+        """Look at the whole tensor, the first time that it is asked for."""
+        if not self._looked:
+            self.prepare(passes)
+            self._looked = True
 
     def prepare(self, passes: Passes) -> None:  # noqa: B027 (most know from a chunk alone)
-        """Look at the whole tensor, where one chunk does not say what goes."""
+        """Find out what goes, where one chunk does not say it."""
 
     @abstractmethod
     def apply(self, x: Array, number: int, chunk: Chunk, out: Array) -> None:
@@ -153,8 +160,8 @@ class _Columns(_Ranked):
         apply_mask(x, np.broadcast_to(keep, x.shape), out=out)
 
 
-def removed_at_most(settings: Settings, shape: tuple[int, int]) -> int:
-    """Weights of a matrix that go for sure, as headers alone say it."""
+def removed(settings: Settings, shape: tuple[int, int]) -> int:
+    """How many weights of a matrix pruning sets to 0, as far as headers tell: at least so many."""
     rows, cols = shape
     if settings.pattern:
         n, m = settings.pattern

@@ -28,6 +28,7 @@ class Pruners:
         self._tensors = [t for t in tensors if not t.copied]
         self._data = ScoreData(folder)
         self._cuts: dict[str, ScoreCut] = {}
+        self._made: dict[str, Pruner | None] = {}
 
     def __enter__(self) -> Pruners:
         try:
@@ -62,9 +63,12 @@ class Pruners:
                 self._cuts[t.name] = cut
 
     def of(self, tensor: TensorPlan) -> Pruner | None:
-        """None where nothing is to be pruned."""
-        score = self._data.score(tensor.info, tensor.settings)
-        return pruner_of(tensor.info, tensor.settings, score, self._cuts.get(tensor.name))
+        """The pruner of a tensor, always the same one; None where nothing is to be pruned."""
+        if tensor.name not in self._made:
+            score = self._data.score(tensor.info, tensor.settings)
+            cut = self._cuts.get(tensor.name)
+            self._made[tensor.name] = pruner_of(tensor.info, tensor.settings, score, cut)
+        return self._made[tensor.name]
 
 
 def _passes(

@@ -14,6 +14,7 @@ from typing import Any
 
 from .. import checks
 from ..files.errors import quote
+from .methods import check_together, replaced
 from .settings import KEYS, OPTIONAL, Settings, meaningless
 from .sizes import parse_size
 from .unit_removal import UnitRemoval
@@ -96,7 +97,7 @@ class Recipe:
         each with `match` and settings that differ from those above, and `remove_units`: a list of tables, as
         UnitRemoval has them. ValueError or TypeError for every other key or value."""
         _known("recipe", table, _TOP_KEYS)
-        defaults = Settings(**{key: _given(key, table[key]) for key in KEYS if key in table})
+        defaults = Settings(**_changed(table))
         rules = tuple(_rule(f"rule {number + 1}", each, defaults) for number, each in enumerate(_tables(table, "rule")))
         removed = enumerate(_tables(table, "remove_units"))
         removals = tuple(UnitRemoval.from_dict(f"remove_units {number + 1}", each) for number, each in removed)
@@ -175,6 +176,7 @@ def recipe_from_options(
         if extra:
             raise ValueError(f"give either a recipe or options, not recipe and {', '.join(extra)}")
         return _as_recipe(recipe)
+    check_together(given)
     settings = Settings(**given)
     for keys, why in meaningless(settings):
         named = [key for key in keys if key in given]
@@ -210,8 +212,7 @@ def _rule(where: str, table: Mapping[str, Any], defaults: Settings) -> Rule:
     if "match" not in table:
         raise ValueError(f"{where} must have a match, a glob of tensor names")
     try:
-        changed = {key: _given(key, table[key]) for key in KEYS if key in table}
-        return Rule(table["match"], replace(defaults, **changed))
+        return Rule(table["match"], replace(defaults, **_changed(table)))
     except (ValueError, TypeError) as error:
         raise type(error)(f"{where}: {error}") from None
 
@@ -221,6 +222,13 @@ def _tables(table: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
         raise TypeError(f"{key} must be a list of tables ([[{key}]]), not {quote(tables)}")
     return tables
+
+
+def _changed(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a table names, with what follows from them."""
+    changed = {key: _given(key, table[key]) for key in KEYS if key in table}
+    check_together(key for key, value in changed.items() if table[key] != "none" or key == "bits")
+    return replaced(changed)
 
 
 def _known(what: str, table: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
@@ -236,7 +244,8 @@ def _given(key: str, value: Any) -> Any:
 
 def _different(settings: Settings, base: Settings) -> dict[str, Any]:
     values, usual = asdict(settings), asdict(base)
-    return {key: "none" if values[key] is None else values[key] for key in KEYS if values[key] != usual[key]}
+    said = [key for key in KEYS if values[key] != usual[key] and key not in settings.without_meaning]
+    return {key: "none" if values[key] is None else values[key] for key in said}
 
 
 def _lines(table: Mapping[str, Any]) -> str:
@@ -250,4 +259,4 @@ def _toml(value: Any) -> str:
         return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)
+    return repr(list(value)) if isinstance(value, tuple) else repr(value)

@@ -24,6 +24,7 @@ _COLUMNS = (
     "cosine",
     "worst error",
 )
+STEPS_HEAD = ("what each step saved", "bytes", "of the original")
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;"
     "color:#222;background:#fff}"
@@ -59,9 +60,27 @@ class TensorReport:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """Bytes of all tensors, headers aside: as they were; only pruned, and stored without zeros where that is smaller;
+    only quantized, nothing left out; and as they were written."""
+
+    original: int
+    pruned: int
+    quantized: int
+    both: int
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """What was done, the bytes, and the share of the original."""
+        labels = {"as it was": self.original, "pruned alone, stored without zeros": self.pruned}
+        labels |= {"quantized alone": self.quantized, "pruned and quantized": self.both}
+        return [(what, f"{n:,}", f"{100 * n / max(1, self.original):.1f}%") for what, n in labels.items()]
+
+
+@dataclass(frozen=True)
 class Report:
     """source_bytes, stored_bytes: the files of weights. seconds: of wall clock, the final flush to the disk
-    included. snr_db, sparsity: of all weights that were compressed or pruned together, None without signal."""
+    included. snr_db, sparsity: of all weights that were compressed or pruned together, None without signal.
+    steps: what each step saved, where tensors were both pruned and quantized."""
 
     source: str
     destination: str
@@ -74,6 +93,7 @@ class Report:
     notes: tuple[str, ...]
     snr_db: float | None = None
     sparsity: float = 0.0
+    steps: Steps | None = None
 
     @property
     def ratio(self) -> float:
@@ -101,7 +121,12 @@ class Report:
         rows = [_COLUMNS, tuple("---" for _ in _COLUMNS), *(t.cells() for t in self.tensors)]
         table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
         notes = "".join(f"- {note}\n" for note in self.notes)
-        return f"# {quote(self.destination)}\n\n{self.summary()}.\n\n{notes}\n{table}\n"
+        steps = "".join("| " + " | ".join(row) + " |\n" for row in self._steps())
+        return f"# {quote(self.destination)}\n\n{self.summary()}.\n\n{notes}\n{steps}\n{table}\n"
+
+    def _steps(self) -> list[tuple[str, str, str]]:
+        """A table for Markdown: a head, a rule, and rows; nothing without steps."""
+        return [] if self.steps is None else [STEPS_HEAD, ("---", "---", "---"), *self.steps.rows()]
 
     def to_html(self) -> str:
         """A page that needs no other file."""
@@ -110,10 +135,15 @@ class Report:
             "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in t.cells()) + "</tr>" for t in self.tensors
         )
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        steps = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in self._steps()[2:]
+        )
+        if steps:
+            steps = "<table><tr>" + "".join(f"<th>{cell}</th>" for cell in STEPS_HEAD) + f"</tr>{steps}</table>"
         title = html.escape(quote(self.destination))
         return (
             f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-            f"<style>{_STYLE}</style></head><body><h1>{title}</h1><p>{html.escape(self.summary())}.</p><ul>{notes}</ul>"
+            f"<style>{_STYLE}</style></head><body><h1>{title}</h1><p>{html.escape(self.summary())}.</p><ul>{notes}</ul>{steps}"
             f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></body></html>\n"
         )
 

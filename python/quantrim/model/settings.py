@@ -9,14 +9,17 @@ from typing import Any, TypedDict
 
 from .. import checks
 from ..blocks import Block
+from ..codebooks import MX_GROUP_SIZE, check_codebook
 from ..files.errors import quote
 from ..pruning import MODES
 from ..quantization import ROUNDINGS, SCALE_DTYPES, SCALE_RULES
+from .methods import MX, NOT_WITH, usual_group_size
 
 DEFAULT_GROUP = 128
 DATA_SCORES = ("wanda", "taylor", "fisher", "obd", "given")  # which need arrays beside the weights
 NORMS = ("l1", "l2")  # scores of rows, columns and blocks alone
 _THRESHOLDS = {"magnitude": "|w| below", "signed": "w up to", "soft": "|w| softly below"}
+STORAGES = ("auto", "dense", "sparse")
 
 
 @dataclass(frozen=True)
@@ -29,14 +32,19 @@ class Settings:
 
     prune: a fraction of 0..1, "n:m", or None. What goes first is what scores low by prune_score: "magnitude", "random"
     (by seed), of rows, columns and blocks "l1" or "l2", or with the arrays that the checkpoint prune_data has under the
-    names of the weights: "wanda" (norms of
-    the inputs), "taylor" (gradients), "fisher" (squared gradients), "obd" (the Hessian's diagonal), "given" (scores).
+    names of the weights: "wanda" (norms of the inputs), "taylor" (gradients), "fisher" (squared gradients), "obd" (the
+    Hessian's diagonal), "given" (scores).
     prune_axis: 1 compares the weights of each row among themselves, None those of the whole tensor. prune_pattern:
     "row", "column" or (rows, cols): whole blocks go. prune_scope: "global" is one budget for all tensors that have it
     with the same prune, prune_score and prune_pattern. Without prune, all these mean nothing.
 
     In place of prune: threshold with threshold_mode, as in `threshold`; or shrink_l1, shrink_l2, as in `shrink`, with
     shrink_axis=1 by rows.
+
+    codebook: instead of bits, what `quantize_codebook` takes: a name or 2..256 ascending values. clusters: instead of
+    both, 2..256 values that the weights share, as in `cluster`. With these group_size may be "tensor" as well, usual
+    for clusters; that of codebooks is 64, or 32 for MX. storage: "sparse" leaves zeros out, "dense" does not, "auto"
+    does where that saves a quarter of the bytes of codes that a fraction was pruned of.
     """
 
     keep: bool = False
@@ -59,6 +67,9 @@ class Settings:
     shrink_l2: float = 0.0
     shrink_axis: int | None = None
     drop: bool = False
+    codebook: str | tuple[float, ...] | None = None
+    clusters: int | None = None
+    storage: str = "auto"
 
     def __post_init__(self) -> None:
         for name in KEYS:
@@ -67,12 +78,46 @@ class Settings:
                 object.__setattr__(self, name, _CHECKS[name](name, value))
         for key, why in _contradictions(self):
             raise ValueError(f"{key} must not be given {why}")
+        if self.codebook is not None and self.clusters is not None:
+            raise ValueError("codebook and clusters must not be given together")
+        if self.group_size == "tensor" and self.codebook is None and self.clusters is None:
+            raise ValueError('group_size must be "channel" or an integer without codebook or clusters, not "tensor"')
+        if self.codebook in MX and self.group_size not in (None, MX_GROUP_SIZE):
+            raise ValueError(f"group_size must be {MX_GROUP_SIZE} with {self.codebook}, not {self.group_size!r}")
+
+        if self.storage == "sparse" and (self.codebook is not None or self.clusters is not None):
+            raise ValueError("storage='sparse' must not be given with codebook or clusters, whose codes stay dense")
+        for key in self.without_meaning:
+            object.__setattr__(self, key, None if key == "bits" else _DEFAULTS[key])
+
+    @property
+    def without_meaning(self) -> tuple[str, ...]:
+        """Keys that say nothing beside the others, and are as by default; bits is None beside codebook and clusters."""
+        method = next((key for key in NOT_WITH if getattr(self, key) is not None), None)
+        if method is None:
+            return ()
+        return ("bits", *(key for key in NOT_WITH[method] if not (self.by_chance and key == "seed")))
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether `seed` says which weights go."""
+        return self.prune is not None and self.prune_score == "random"
 
     @property
     def group(self) -> int | str:
         """group_size, the usual one where none is given."""
-        usual = "channel" if self.bits == 8 else DEFAULT_GROUP
+        if self.codebook is not None:
+            usual: int | str = usual_group_size(self.codebook)
+        elif self.clusters is not None:
+            usual = "tensor"
+        else:
+            usual = "channel" if self.bits == 8 else DEFAULT_GROUP
         return usual if self.group_size is None else self.group_size
+
+    @property
+    def rounds(self) -> bool:
+        """Whether weights become codes."""
+        return self.bits is not None or self.codebook is not None or self.clusters is not None
 
     @property
     def pattern(self) -> tuple[int, int] | None:
@@ -132,22 +177,27 @@ class Options(TypedDict, total=False):
     shrink_l2: float | None
     shrink_axis: int | None
     drop: str | Iterable[str] | None
+    codebook: str | Iterable[float] | None
+    clusters: int | None
+    storage: str | None
     include: str | Iterable[str] | None
     exclude: str | Iterable[str] | None
     min_elements: int | None
     max_shard_size: int | str | None
 
 
+_DEFAULTS = {f.name: f.default for f in fields(Settings)}
 KEYS = tuple(f.name for f in fields(Settings))
 OPTIONAL = (  # which may be None
     *("bits", "group_size", "prune", "prune_axis", "prune_pattern", "prune_data", "threshold", "shrink_axis"),
+    *("codebook", "clusters"),
 )
 OF_CODES = ("group_size", "symmetric", "scale", "scale_dtype", "rounding", "seed")  # without meaning for bits=None
 
 
 def _group_size(name: str, value: Any) -> int | str:
-    if isinstance(value, str) and value != "channel":
-        raise ValueError(f'{name} must be "channel" or an integer of 1..{2**31 - 1}, not {value!r}')
+    if isinstance(value, str) and value not in ("channel", "tensor"):
+        raise ValueError(f'{name} must be "channel", "tensor" or an integer of 1..{2**31 - 1}, not {value!r}')
     return value if isinstance(value, str) else checks.integer(name, value, 1, 2**31 - 1)
 
 
@@ -202,9 +252,9 @@ def _contradictions(s: Settings) -> Iterator[tuple[str, str]]:
 
 def meaningless(s: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
     """Keys that mean nothing beside the others, and why: rules may inherit them, but nobody asks for them alone."""
-    if s.bits is None:
-        random = s.prune is not None and s.prune_score == "random"
-        yield tuple(key for key in OF_CODES if not (random and key == "seed")), "with bits=None, which writes no codes"
+    if not s.rounds:
+        of_codes = tuple(key for key in OF_CODES if not (s.by_chance and key == "seed"))
+        yield of_codes, "with bits=None, which writes no codes"
     if s.prune is None:
         yield ("prune_axis", "prune_pattern", "prune_score", "prune_data", "prune_scope"), "without prune"
     if s.prune_score not in DATA_SCORES:
@@ -245,4 +295,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "shrink_l2": lambda name, value: checks.number(name, value, 0.0, checks.LARGEST["float32"]),
     "shrink_axis": lambda name, value: checks.integer(name, value, 1, 1),
     "drop": checks.flag,
+    "codebook": check_codebook,
+    "storage": lambda name, value: checks.choice(name, value, STORAGES),
+    "clusters": lambda name, value: checks.integer(name, value, 2, 256),
 }

@@ -20,6 +20,7 @@ class Errors:
     count: int = 0
     zeros: int = 0  # of b
     lost_groups: int = 0  # whose scale became 0 though they hold a weight that is not
+    kept: int = 0  # weights that pruning left and that are not 0, where they became codes
 
     def add(self, other: Errors) -> None:
         self.sums = self.sums + other.sums
@@ -27,6 +28,7 @@ class Errors:
         self.count += other.count
         self.zeros += other.zeros
         self.lost_groups += other.lost_groups
+        self.kept += other.kept
 
     @property
     def snr_db(self) -> float | None:

@@ -6,9 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
+from .. import backend
 from ..checks import Array
 from ..files.atomic import FileWriter
 from ..layouts import compressed_tensors as layout
@@ -37,6 +39,7 @@ class Done:
     finish: Callable[[], None] | None = None
 
 
+T = TypeVar("T")
 Jobs = Iterator[Callable[[], Done]]
 
 
@@ -54,33 +57,23 @@ def copy_jobs(source: Source, tensor: TensorPlan, out: FileWriter, offset: int) 
         yield partial(job, first, min(COPY_BYTES, nbytes - first))
 
 
-def compress_jobs(
-    source: Source,
-    tensor: TensorPlan,
-    pruner: Pruner | None,
-    out: FileWriter,
-    offsets: dict[str, int],
-    workers: Workers,
-    chunk_bytes: int,
-    progress: Progress,
-) -> Jobs:
-    """Pieces that write the parts of a compressed or pruned tensor at their offsets in `out`. Where the weights
-    to prune are not known from one chunk, asking for the first piece looks at the whole tensor."""
-    stream = (_Pruned if tensor.scheme is None else _Quantized)(source, tensor, pruner, out, offsets)
-    chunks = list(stream.cut(chunk_bytes))
-    if pruner is not None:
-        pruner.prepare(Passes(source, tensor.info, chunks, workers, progress))
+def compress_jobs(stream: Stream, workers: Workers, chunk_bytes: int, progress: Progress) -> Jobs:
+    """Pieces that write the parts of a compressed or pruned tensor at their offsets. Where the weights to prune are
+    not known from one chunk, asking for the first piece looks at the whole tensor."""
+    tensor = stream.tensor
+    chunks = stream.chunks(chunk_bytes)
+    stream.prepare(chunks, workers, progress)
     itemsize = tensor.info.numpy_dtype.itemsize
 
     def job(number: int, chunk: Chunk) -> Done:
         last = stream.finish if number == len(chunks) - 1 else None
-        return Done(tensor, chunk.size * itemsize, stream.run(number, chunk), last)
+        return Done(tensor, chunk.size * itemsize, stream.run(chunk), last)
 
     for number, chunk in enumerate(chunks):
         yield partial(job, number, chunk)
 
 
-class _Stream(ABC):
+class Stream(ABC):
     """One tensor that is pruned first, where there is a pruner; what becomes of its weights is for `keep`.
 
     group_size: columns that must not be parted.
@@ -89,12 +82,15 @@ class _Stream(ABC):
     group_size: int | str = 1
 
     def __init__(
-        self, source: Source, tensor: TensorPlan, pruner: Pruner | None, out: FileWriter, offsets: dict[str, int]
+        self, source: Source, tensor: TensorPlan, pruner: Pruner | None, out: FileWriter | None, offsets: dict[str, int]
     ) -> None:
-        self.source, self.tensor, self.pruner, self.out = source, tensor, pruner, out
+        self.source, self.tensor, self.pruner = source, tensor, pruner
+        if out is not None:  # without, nothing may be written
+            self.out = out
         self.settings = tensor.settings
         self.rows, self.cols = tensor.info.matrix_shape
-        self.begin = {role: offsets[part.name] for role, part in tensor.parts().items()}
+        self.begin = {role: offsets.get(part.name, 0) for role, part in tensor.parts().items()}
+        self.numbers: dict[Chunk, int] = {}
 
     @abstractmethod
     def keep(self, x: Array, pruned: Array, chunk: Chunk) -> Errors:
@@ -111,12 +107,41 @@ class _Stream(ABC):
             return cut_bands(self.rows, self.cols, self.pruner.band, chunk_bytes)
         return cut(self.rows, self.cols, step, chunk_bytes)
 
+    def chunks(self, chunk_bytes: int) -> list[Chunk]:
+        """All chunks, whose places in the order `numbers` tells from now on."""
+        chunks = list(self.cut(chunk_bytes))
+        self.numbers = {chunk: number for number, chunk in enumerate(chunks)}
+        return chunks
+
+    def prepare(self, chunks: list[Chunk], workers: Workers, progress: Progress) -> None:
+        """Let the pruner look at the whole tensor, if it has not."""
+        if self.pruner is not None:
+            self.pruner.look(Passes(self.source, self.tensor.info, chunks, workers, progress))
+
+    def pruned(self, x: Array, chunk: Chunk) -> Array:
+        if self.pruner is None:
+            return x
+        out = self.source.buffers.get("pruned", x.shape, x.dtype)
+        self.pruner.apply(x, self.numbers[chunk], chunk, out)
+        return out
+
     # One chunk
 
-    def run(self, number: int, chunk: Chunk) -> Errors:
+    def run(self, chunk: Chunk) -> Errors:
+        return self.attempt(chunk, lambda x: self._kept(x, chunk))
+
+    def _kept(self, x: Array, chunk: Chunk) -> Errors:
+        pruned = self.pruned(x, chunk)
+        errors = self.keep(x, pruned, chunk)
+        if self.pruner is not None and self.settings.rounds:
+            errors.kept = backend.active.count_nonzero(pruned.reshape(-1))
+        return errors
+
+    def attempt(self, chunk: Chunk, work: Callable[[Array], T]) -> T:
+        """What `work` makes of the weights of a chunk; its errors say where in the tensor they are."""
         x = self.source.read(self.tensor.info, chunk)
         try:
-            return self.keep(x, self._pruned(x, number, chunk), chunk)
+            return work(x)
         except ValueError as error:
             if "overflows" in str(error) and np.isfinite(x).all():
                 rows = f"rows {chunk.row} to {chunk.row + chunk.rows}"
@@ -125,15 +150,8 @@ class _Stream(ABC):
                 raise error_about(self.tensor.info, problem) from None
             raise explained(error, self.tensor.info, x, chunk) from None
 
-    def _pruned(self, x: Array, number: int, chunk: Chunk) -> Array:
-        if self.pruner is None:
-            return x
-        out = self.source.buffers.get("pruned", x.shape, x.dtype)
-        self.pruner.apply(x, number, chunk, out)
-        return out
 
-
-class _Pruned(_Stream):
+class Pruned(Stream):
     """Weights that keep their dtype."""
 
     def keep(self, x: Array, pruned: Array, chunk: Chunk) -> Errors:
@@ -142,29 +160,29 @@ class _Pruned(_Stream):
         return measure(x, pruned)
 
 
-class _Quantized(_Stream):
+class Quantized(Stream):
     """Weights that become codes and scales."""
 
     def __init__(
-        self, source: Source, tensor: TensorPlan, pruner: Pruner | None, out: FileWriter, offsets: dict[str, int]
+        self, source: Source, tensor: TensorPlan, pruner: Pruner | None, out: FileWriter | None, offsets: dict[str, int]
     ) -> None:
         super().__init__(source, tensor, pruner, out, offsets)
-        assert tensor.scheme is not None
-        self.scheme, self.group_size = tensor.scheme, tensor.scheme.group_size
+        assert tensor.grid is not None
+        self.scheme, self.group_size = tensor.grid, tensor.grid.group_size
         self.groups = self.scheme.groups(self.cols)
         # zero points that are packed along the rows are written last; they are few
-        packed = not self.scheme.symmetric and self.scheme.format == layout.PACKED
+        packed = not self.scheme.symmetric and tensor.form is None and self.scheme.format == layout.PACKED
         self.zero_points = np.empty((self.rows, self.groups), np.uint8) if packed else None
 
     def keep(self, x: Array, pruned: Array, chunk: Chunk) -> Errors:
-        q = self._quantize(pruned, chunk)
+        q = self.quantized(pruned, chunk)
         self._write(q, chunk)
         decoded = self.source.buffers.get("decoded", x.shape, np.dtype(np.float32))
         errors = measure(x, dequantize(q, out=decoded))
         errors.lost_groups = count_lost_groups(pruned, q.scales)
         return errors
 
-    def _quantize(self, x: Array, chunk: Chunk) -> QuantizedTensor:
+    def quantized(self, x: Array, chunk: Chunk) -> QuantizedTensor:
         s, get = self.settings, self.source.buffers.get
         bits, group = self.scheme.bits, self.scheme.group_size
         of_scales = scales_shape(x.shape, group)
@@ -195,13 +213,19 @@ class _Quantized(_Stream):
         codes = q.data if inner else layout.encode_codes(q.data, self.scheme, chunk.cols)
         at = chunk.row * width + chunk.col * self.scheme.bits // 8
         self.out.pwrite(codes, self.begin["codes"] + at)
+        self.write_scales(q, chunk)
+
+    def write_scales(self, q: QuantizedTensor, chunk: Chunk) -> None:
+        """Scales, and zero points."""
         first_group = chunk.col * self.groups // self.cols
         index = chunk.row * self.groups + first_group
         scales = layout.encode_scales(q.scales, self.scheme)
         self.out.pwrite(little_endian(scales), self.begin["scale"] + index * scales.itemsize)
         if q.zero_points is None:
             return
-        if self.zero_points is None:
+        if self.tensor.form is not None:
+            self.out.pwrite(q.zero_points, self.begin["zero_point"] + index)
+        elif self.zero_points is None:
             zeros = layout.encode_zero_points(q.zero_points, self.scheme)
             self.out.pwrite(zeros, self.begin["zero_point"] + index)
         else:

@@ -1,0 +1,82 @@
+"""Weights that become codes of a codebook, or share values, chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..checks import Array
+from ..codebooks import cluster, quantize_codebook
+from ..files.atomic import FileWriter
+from ..layouts import codebook
+from ..quantization import dequantize
+from ..tensor import QuantizedTensor, columns_per_group, scales_shape
+from .chunks import Chunk
+from .plan import TensorPlan
+from .pruner import Pruner
+from .source import Source
+from .statistics import Errors, measure
+from .stream import Stream, little_endian
+
+
+class Coded(Stream):
+    """Codes with a table. Where the whole tensor shares a scale or its values, it is one chunk."""
+
+    def __init__(
+        self, source: Source, tensor: TensorPlan, pruner: Pruner | None, out: FileWriter | None, offsets: dict[str, int]
+    ) -> None:
+        super().__init__(source, tensor, pruner, out, offsets)
+        assert isinstance(tensor.form, codebook.Scheme)
+        self.form, self.group_size = tensor.form, tensor.form.group_size
+        self.stored = self.form.parts((self.rows, self.cols))
+        self.groups = scales_shape((self.rows, self.cols), self.group_size)[1]
+
+    def cut(self, chunk_bytes: int) -> Iterator[Chunk]:
+        if self.group_size == "tensor":
+            return iter([Chunk(0, self.rows, 0, self.cols)])
+        return super().cut(chunk_bytes)
+
+    def keep(self, x: Array, pruned: Array, chunk: Chunk) -> Errors:
+        q = self.coded(pruned)
+        if self.form.scale_dtype == codebook.POWERS:  # of which the smallest become 0
+            q.scales[...] = codebook.decode_scales(codebook.encode_scales(q.scales, codebook.POWERS), codebook.POWERS)
+        self._write(q, chunk)
+        decoded = self.source.buffers.get("decoded", x.shape, np.dtype(np.float32))
+        errors = measure(x, dequantize(q, out=decoded))
+        errors.lost_groups = count_lost(pruned, q)
+        return errors
+
+    def coded(self, x: Array) -> QuantizedTensor:
+        """The codes of a chunk."""
+        s = self.settings
+        if s.clusters is not None:
+            return cluster(x, s.clusters, group_size=self.group_size)
+        book = s.codebook if isinstance(s.codebook, str) else np.array(s.codebook, np.float32)
+        scale_dtype = "float32" if self.form.scale_dtype == codebook.POWERS else s.scale_dtype
+        return quantize_codebook(x, book, group_size=self.group_size, scale_dtype=scale_dtype)
+
+    def _write(self, q: QuantizedTensor, chunk: Chunk) -> None:
+        for role, part in codebook.encode(q, self.form).items():
+            stored = self.stored[role]
+            width = stored.shape[1] if len(stored.shape) == 2 else 0
+            if role == "codes":
+                at = chunk.row * width + chunk.col * self.form.bits // 8
+            else:  # a row of `groups` values, or of as many codebooks
+                at = (chunk.row * width + self._group_of(chunk) * (width // self.groups)) * part.itemsize
+            self.out.pwrite(little_endian(np.ascontiguousarray(part)), self.begin[role] + at)
+
+    def _group_of(self, chunk: Chunk) -> int:
+        return chunk.col // columns_per_group(self.group_size, self.cols)
+
+
+def count_lost(x: Array, q: QuantizedTensor) -> int:
+    """Groups with scale 0 and a weight that is not 0; the last group of a row may be short."""
+    if q.scales.all() or not x.any():
+        return 0
+    group = columns_per_group(q.group_size, x.shape[1])
+    starts = np.arange(0, x.shape[1], group)
+    used = np.logical_or.reduceat(x != 0, starts, axis=1)
+    if q.group_size == "tensor":
+        used = np.array([[used.any()]])
+    return int(np.count_nonzero(used & (q.scales == 0)))

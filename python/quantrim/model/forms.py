@@ -1,0 +1,66 @@
+"""In which of our own forms a tensor is stored, from its header and settings alone."""
+
+from __future__ import annotations
+
+from ..codebooks import BOOKS
+from ..files import TensorInfo
+from ..files.safetensors import count_bytes
+from ..layouts import codebook, sparse_scheme
+from ..layouts import compressed_tensors as layout
+from .methods import MX
+from .pruner import removed
+from .settings import Settings
+
+Form = codebook.Scheme | sparse_scheme.Scheme
+
+WORTH = 4  # sparse storage is chosen where it saves at least 1 / WORTH of the dense bytes
+_BITS = {"nf4": 4, "fp4": 4, "mxfp4": 4, "mxint8": 8, "binary": 1, "ternary": 2}
+
+
+def code_form(info: TensorInfo, settings: Settings) -> codebook.Scheme | None:
+    """The form of codes of a codebook or of shared values; None where the settings ask for neither."""
+    dtype = decoded_dtype(info)
+    if settings.clusters is not None:
+        k, each = settings.clusters, settings.group != "tensor"
+        return codebook.Scheme("clusters", (k - 1).bit_length(), settings.group, dtype, None, k, each)
+    book = settings.codebook
+    if book is None:
+        return None
+    if isinstance(book, str):
+        assert book in BOOKS
+        scale_dtype = codebook.POWERS if book in MX else settings.scale_dtype
+        return codebook.Scheme(book, _BITS[book], settings.group, dtype, scale_dtype)
+    bits = max(1, (len(book) - 1).bit_length())
+    return codebook.Scheme("table", bits, settings.group, dtype, settings.scale_dtype, len(book))
+
+
+def sparse_form(info: TensorInfo, settings: Settings, grid: layout.Scheme | None) -> sparse_scheme.Scheme | None:
+    """The form without zeros, `stored` being the most that it can be; None where the dense one is to be taken.
+
+    grid: of the codes, None where weights keep their dtype.
+    """
+    # decoded as the dense form would be
+    dtype = decoded_dtype(info) if grid is None else layout.SCALE_DTYPES[grid.scale_dtype][0]
+    form = sparse_scheme.Scheme(dtype, info.size - removed(settings, info.matrix_shape), grid)
+    if settings.storage == "sparse":
+        return form
+    if settings.storage == "dense" or grid is None or not settings.sparsity:
+        return None
+    dense = form_bytes(grid, info)
+    return form if (dense - form_bytes(form, info)) * WORTH >= dense else None
+
+
+def form_bytes(form: Form | layout.Scheme, info: TensorInfo) -> int:
+    """All parts together."""
+    shape = info.matrix_shape
+    parts = layout.parts(form, shape) if isinstance(form, layout.Scheme) else form.parts(shape)
+    return sum(count_bytes(part.dtype, part.shape) for part in parts.values())
+
+
+def pruned_bytes(info: TensorInfo, kept: int) -> int:
+    """A tensor of which `kept` weights are left, without codes: sparse or as it was, whatever is smaller."""
+    return min(info.nbytes, form_bytes(sparse_scheme.Scheme(decoded_dtype(info), kept), info))
+
+
+def decoded_dtype(info: TensorInfo) -> str:
+    return "F32" if info.dtype == "F64" else info.dtype
