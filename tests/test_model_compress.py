@@ -517,6 +517,7 @@ def test_the_parameters_of_plan_are_those_of_compress() -> None:
     for extra in ("destination", "overwrite", "progress"):
         del ours[extra]
     assert ours == {k: (p.annotation, p.default) for k, p in inspect.signature(plan).parameters.items()}
-    assert set(Options.__annotations__) == set(KEYS) - {"keep"} | {"include", "exclude", "min_elements"}
+    others = {"include", "exclude", "min_elements", "max_shard_size"}
+    assert set(Options.__annotations__) == set(KEYS) - {"keep"} | others
     for option in Options.__annotations__:
         assert re.search(rf"\b{option}\b.*:", inspect.getdoc(compress) or ""), option

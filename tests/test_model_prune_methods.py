@@ -13,7 +13,7 @@ from model_helpers import Arrays, assert_same_arrays, save, save_folder, stored_
 from numpy.typing import DTypeLike, NDArray
 
 import quantrim as qt
-from quantrim.model import chunks, compress, plan, pruner, score_cut
+from quantrim.model import Recipe, chunks, compress, plan, pruner, score_cut
 
 DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16)
 NAME = "a.weight"
@@ -169,6 +169,32 @@ def test_tensors_are_left_out(tmp_path: Path) -> None:
     assert not (tmp_path / "u").exists()
 
 
+@pytest.mark.parametrize("drop", [None, "c.*"])
+def test_folders_are_cut_anew(tmp_path: Path, drop: str | None) -> None:
+    """The same bytes in files of a size, with an index over them that readers accept."""
+    arrays = {f"{letter}.weight": matrix(seed=k) for k, letter in enumerate("abcdefg")}
+    source = save_folder(tmp_path / "m", arrays, shards=2)
+    compress(source, tmp_path / "whole", bits=8, drop=drop)
+    for size in (13_000, "20KB", "1GiB"):
+        target = tmp_path / f"t{size}"
+        wish = plan(source, bits=8, max_shard_size=size, drop=drop)
+        compress(source, target, bits=8, max_shard_size=size, drop=drop)
+        assert_same_arrays(stored_tensors(target), stored_tensors(tmp_path / "whole"))
+        files = {path.name: path.stat().st_size for path in target.glob("*.safetensors")}
+        assert files == {shard.name: shard.size for shard in wish.shards}
+        assert max(files.values()) <= {"20KB": 20_000, "1GiB": 2**30}.get(str(size), 13_000)
+    assert [path.name for path in target.glob("*.safetensors*")] == ["model.safetensors"]
+    with pytest.raises(ValueError, match=r"max_shard_size must be at least \d+ for tensor '.\.weight', not 5000"):
+        compress(source, tmp_path / "u", bits=8, max_shard_size=5000)
+    with pytest.raises(ValueError, match=r"max_shard_size must be a number of bytes, such as 5GB, .* not 'much'"):
+        compress(source, tmp_path / "u", bits=8, max_shard_size="much")
+    single = save(tmp_path / "m.safetensors", arrays)
+    with pytest.raises(ValueError, match="max_shard_size must not be given for one file"):
+        compress(single, tmp_path / "u.safetensors", bits=8, max_shard_size="1GB")
+    recipe = Recipe.from_toml('max_shard_size = "2GB"')
+    assert recipe.max_shard_size == 2 * 10**9 and Recipe.from_toml(recipe.to_toml()) == recipe
+
+
 # What cannot be asked for
 
 
@@ -184,12 +210,15 @@ def test_tensors_are_left_out(tmp_path: Path) -> None:
         ({"prune": 0.5, "prune_pattern": "rows"}, r'prune_pattern must be "row", "column" or \(rows, cols\)'),
         ({"prune": 0.5, "prune_pattern": (0, 4)}, "prune_pattern must be an integer of 1"),
         ({"prune": 0.5, "prune_pattern": "row", "prune_axis": 1}, "prune_pattern='row' must not be given with"),
-        ({"prune": 0.5, "prune_pattern": "row", "prune_scope": "global"}, "which compares single weights"),
-        ({"prune_scope": "global"}, "prune_scope='global' must not be given with prune=None"),
-        ({"prune_score": "random"}, "prune_score='random' must not be given without prune"),
+        ({"prune": "2:4", "prune_scope": "global"}, "prune_scope='global' must not be given with prune='2:4'"),
+        ({"prune": 0.5, "prune_scope": "global", "prune_axis": 1}, "prune_scope='global' must not .* prune_axis=1"),
+        ({"prune_axis": 1, "prune_scope": "global"}, "prune_axis, prune_scope must not be given without prune"),
+        ({"prune_score": "random"}, "prune_score must not be given without prune"),
+        ({"threshold_mode": "soft"}, "threshold_mode must not be given without threshold"),
+        ({"prune": 0.5, "prune_score": "l2"}, "prune_score='l2' must not be given without prune_pattern"),
         ({"prune": 0.5, "prune_score": "wanda"}, "prune_score='wanda' must not be given without prune_data"),
         ({"prune": 0.5, "prune_data": "x"}, "prune_data must not be given with prune_score='magnitude'"),
-        ({"prune": 0.5, "prune_score": "size"}, "prune_score must be one of 'magnitude', 'random', 'wanda'"),
+        ({"prune": 0.5, "prune_score": "size"}, "prune_score must be one of 'magnitude', 'random', 'l1', 'l2'"),
         ({"prune": 0.5, "prune_pattern": (5, 4)}, r"tensor 'a\.weight': prune_pattern=\(5, 4\) needs rows and columns"),
     ],
     ids=str,
@@ -257,7 +286,7 @@ def test_a_planted_bug_in_the_streaming_is_found(tmp_path: Path, bug: str, monke
         monkeypatch.setattr(scores._Random, "__call__", lambda self, x, c: real(self, x, chunks.Chunk(0, 1, 0, x.size)))
     else:
         score, data = "taylor", np.ones_like(w)
-        monkeypatch.setattr(pruner.Ranked, "_first", lambda self, chunk: 0)
+        monkeypatch.setattr(pruner.Ranked, "first", lambda self, chunk: 0)
     found = pruned(tmp_path, w, data, prune=0.5, prune_score=score)
     want = qt.prune(w, 0.5, scores=qt.importance.random(w.shape, 0) if data is None else np.abs(w))
     assert not same(found, want)

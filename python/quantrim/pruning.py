@@ -264,16 +264,11 @@ def _block(name: str, pattern: object, sparsity: object, axis: object, shape: tu
 
 def _block_mask(name: str, scores: checks.Array, block: Block, sparsity: object, power: int) -> NDArray[np.bool_]:
     part = checks.number("sparsity", sparsity, 0.0, 1.0)
-    return spread(block_marks(name, checks.rows(scores), block, part, power), block, scores.shape)
-
-
-def block_marks(name: str, scores: checks.Array, block: Block, sparsity: float, power: int) -> NDArray[np.bool_]:
-    """Which blocks of a matrix stay; power: 0 for sums of scores, 1 for sums of |scores|."""
-    sums = block_sums(name, scores, block, power)
+    sums = block_sums(name, checks.rows(scores), block, power)
     keep = np.empty((1, sums.size), np.bool_)
-    if not backend.active.lowest_mask(sums.reshape(1, -1), _removed(sparsity, sums.size), False, keep):
+    if not backend.active.lowest_mask(sums.reshape(1, -1), _removed(part, sums.size), False, keep):
         raise ValueError(f"{name} must have sums over blocks within float32, not ones that overflow it")
-    return keep.reshape(sums.shape)
+    return spread(keep.reshape(sums.shape), block, scores.shape)
 
 
 def _group_factors(norms: checks.Array, l1: float, l2: float) -> checks.Array:

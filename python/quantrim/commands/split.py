@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,30 +11,16 @@ from rich.console import Console
 from ..files import open_checkpoint, refuse_same_file
 from ..files.errors import PATH_LIMIT, quote
 from ..model.parts import Part, Score, plan_parts
+from ..model.sizes import parse_size
 from ..model.split import Written, check_folder, part_scores, split_checkpoint
 from . import progress, terminal
 from .compress import occupied
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-
-
-def parse_size(text: str | None) -> int | None:
-    """
-    >>> parse_size("2GB"), parse_size("1.5 MiB"), parse_size("4096")
-    (2000000000, 1572864, 4096)
-    """
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?) ?([KMGT]I?)?B?", text.upper(), re.ASCII)
-    if found is None:
-        raise ValueError(f"--max-size must be a number of bytes, such as 5GB, 500MiB or 4096, not {quote(text)}")
-    return int(float(found[1]) * _UNITS[found[2] or ""]) if "." in found[1] else int(found[1]) * _UNITS[found[2] or ""]
 
 
 def run(
     source: Path, target: Path, *, max_size: str | None, layers: int | None, overwrite: bool, as_json: bool
 ) -> None:
-    size = parse_size(max_size)
+    size = None if max_size is None else parse_size("--max-size", max_size)
     refuse_occupied(source, target, overwrite)
     with progress.shown("splitting") as callback:
         done = split_checkpoint(source, target, max_size=size, layers=layers, overwrite=overwrite, progress=callback)
@@ -50,7 +35,7 @@ def run(
 def dry_run(
     source: Path, target: Path, *, max_size: str | None, layers: int | None, overwrite: bool, as_json: bool
 ) -> None:
-    size = parse_size(max_size)
+    size = None if max_size is None else parse_size("--max-size", max_size)
     refuse_same_file(source, target)
     with open_checkpoint(source) as checkpoint, progress.shown("reading") as callback:
         check_folder(checkpoint, source, target)

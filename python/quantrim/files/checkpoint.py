@@ -139,6 +139,7 @@ class Checkpoint:
         self.metadata: dict[str, str] = {}
         self.originals: dict[str, Original] = {}
         self._shard_of: dict[Path, _Shard] = {}
+        self._held: dict[str, memoryview] = {}
         for name, shard in self._shards.items():
             if shard.original is not None:
                 self.originals[name] = shard.original
@@ -235,6 +236,15 @@ class Checkpoint:
             return tensor.dtype, tensor.nbytes
         return original.stored[name].label, original.stored[name].nbytes
 
+    def hold(self, name: str, array: npt.NDArray[Any]) -> None:
+        """Give this array for a tensor from now on, in place of what the file has: of its dtype, in any shape."""
+        tensor = self._tensor(name)
+        if array.dtype != tensor.numpy_dtype or tensor.packed:
+            raise TypeError(f"array must be {tensor.dtype}, as tensor {quote(name)} is, not {array.dtype}")
+        unsigned = np.ascontiguousarray(array).view(np.dtype(f"u{array.dtype.itemsize}"))
+        self._held[name] = byte_view(unsigned.astype(unsigned.dtype.newbyteorder("<"), copy=False), "array")
+        self.tensors[name] = tensor._replace(shape=array.shape, nbytes=array.nbytes)
+
     def check_unchanged(self) -> None:
         """FormatError if a file was changed, replaced or removed since it was opened. Call it when all is
         read, before what was made of it is kept."""
@@ -254,7 +264,9 @@ class Checkpoint:
 
     def _read(self, tensor: TensorInfo, view: memoryview, start: int) -> None:
         shard = self._shard_of[tensor.path]
-        if shard.original is None:
+        if tensor.name in self._held:
+            view[:] = self._held[tensor.name][start : start + len(view)]
+        elif shard.original is None:
             shard.read(view, tensor.offset + start, tensor.name)
         else:
             shard.original.read(shard.read, tensor.name, view, start)

@@ -9,6 +9,7 @@ from .report import Report, TensorReport
 from .settings import Settings
 from .split import merge_checkpoint, split_checkpoint
 from .tune import Tuned, tune
+from .unit_removal import UnitRemoval
 
 __all__ = [
     "LogicalTensor",
@@ -21,6 +22,7 @@ __all__ = [
     "TensorPlan",
     "TensorReport",
     "Tuned",
+    "UnitRemoval",
     "compress",
     "compress_lossless",
     "logical_tensors",

@@ -42,6 +42,12 @@ def cut(rows: int, cols: int, step: int | None, chunk_bytes: int = CHUNK_BYTES) 
         yield Chunk(row, min(count, rows - row), 0, cols)
 
 
+def cut_bands(rows: int, cols: int, band: int, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
+    """Chunks of whole bands of so many rows, as many as `chunk_bytes` hold, at least one."""
+    for chunk in cut(rows // band, cols * band, None, chunk_bytes):
+        yield Chunk(chunk.row * band, chunk.rows * band, 0, cols)
+
+
 def column_step(group_size: int | str, m: int | None = None) -> int | None:
     """Columns at whose multiples a row may be cut: whole groups, 32-bit words of codes, and n:m patterns."""
     return None if isinstance(group_size, str) else math.lcm(group_size, 32, m or 1)

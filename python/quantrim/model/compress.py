@@ -18,11 +18,12 @@ from ..files.index import INDEX_SUFFIX
 from ..float_environment import default_floats
 from . import chunks
 from .forms import form_bytes, pruned_bytes
-from .plan import Plan, ShardPlan, TensorPlan, make_plan
+from .plan import Plan, TensorPlan, make_plan
 from .pruners import Pruners
 from .recipe import Recipe, recipe_from_options
 from .report import Report, Steps, TensorReport
 from .settings import Options
+from .shards import ShardPlan
 from .source import Source
 from .statistics import Errors
 from .stream import Jobs, compress_jobs, copy_jobs
@@ -64,23 +65,25 @@ def compress(
     storage: "auto" leaves zeros out (only quantrim reads that) where a fraction was pruned of weights with bits, and a
         quarter of the bytes or more is saved; "sparse" always, "dense" never.
     prune: the fraction of each tensor's weights to remove first (of each row, with prune_axis=1), or "n:m".
-    prune_pattern: "row", "column" or (rows, cols): whole ones go; each such tensor is held in memory once.
+    prune_pattern: "row", "column" or (rows, cols): whole ones go, those with the lowest sums of scores.
     prune_score: what goes first: the lowest "magnitude" (default), "random", or with data "wanda", "taylor", "fisher",
-        "obd", or "given" scores. prune_data: the checkpoint with that data under the names of the weights: norms of the
-        inputs (cols,); gradients, squared gradients, the Hessian's diagonal or scores (rows, cols); scores of rows or
-        columns may be (rows,) or (cols,) with that pattern.
+        "obd", or "given" scores; with a pattern also "l1" (as magnitude) and "l2" of the weights.
+    prune_data: the checkpoint with that data under the names of the weights: norms of the inputs (cols,); gradients,
+        squared gradients, the Hessian's diagonal or scores (rows, cols); scores of rows or columns may be (rows,) or
+        (cols,) with that pattern.
     prune_scope: "tensor", or "global": one budget, exact, for all tensors that are pruned so.
     threshold, threshold_mode: as in `threshold`, in place of prune. shrink_l1, shrink_l2, shrink_axis: as in `shrink`.
     include, exclude: globs of tensor names. With include, only those are compressed; those of exclude never.
     drop: globs of tensors that are left out.
     min_elements: matrices of fewer weights (default 4096) are copied, as is all that is no matrix named
         "<module>.weight".
+    max_shard_size: for folders: bytes, or a text such as "2GB", that no file may exceed.
     recipe: a Recipe, a table, or the path of a TOML file, instead of all of these.
     progress: called with (bytes done, bytes in all, tensor) in this thread; what it raises ends the work.
 
-    Memory: some 20 MB for each thread, and a byte for each zero point of one tensor, whatever the size of the
-    model. The bytes written do not depend on threads or machine. ValueError for what cannot be done: NaN, a
-    scale that overflows, a rule that matches nothing.
+    Memory: some 20 MB for each thread, a byte for each zero point of one tensor, and layers that lose units
+    (`remove_units` of a recipe), whatever the size of the model. The bytes written do not depend on threads or machine.
+    ValueError for what cannot be done: NaN, a scale that overflows, a rule that matches nothing.
 
     >>> import tempfile
     >>> from quantrim.demo import digits
@@ -96,7 +99,7 @@ def compress(
         check_target(checkpoint, source, target, overwrite)
         refuse_planes(checkpoint)
         plan = make_plan(checkpoint, wish)
-        with single_threaded_kernels() as count, Pruners(plan.tensors) as pruners:
+        with single_threaded_kernels() as count, Pruners(plan.tensors, wish.folder) as pruners:
             run = _Run(checkpoint, plan, pruners, progress)
             with Workers(count) as workers:
                 run.find_budgets(workers)
@@ -135,6 +138,7 @@ class _Run:
             if done.finish is not None:
                 done.finish()
             self._advance(done.tensor, done.nbytes)
+        self._pruners.check_unchanged()
 
     def _jobs(self, shard: ShardPlan, tensor: TensorPlan, out: FileWriter, workers: Workers) -> Jobs:
         if tensor.copied:

@@ -23,6 +23,8 @@ def check_together(given: Iterable[str]) -> None:
         raise ValueError(f"{' and '.join(methods)} must not be given together: each says what codes stand for")
     for method in methods:
         without_meaning = [key for key in keys if key in NOT_WITH.get(method, ())]
+        if "prune_score" in keys and "seed" in without_meaning:  # of a random one
+            without_meaning.remove("seed")
         if without_meaning:
             raise ValueError(f"{', '.join(without_meaning)} must not be given with {method}")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from .chunks import Chunk
 from .logical import LogicalTensor, logical_tensors
 from .summary import bytes_done
 
+T = TypeVar("T")
+Entry = tuple[str, str, tuple[int, ...], int]  # of a header: name, dtype, shape, bytes
 Progress = Callable[[int, int, str], None]  # bytes done, of how many, the tensor at work
 _NUMBER = re.compile(r"(?:^|\.)(\d{1,9})(?=\.)")  # of a layer, in "model.layers.12.mlp.up.weight"
 _ENTRY = len('"":{"dtype":"","shape":[],"data_offsets":[,]},')  # of a header, without what it says
@@ -86,10 +89,7 @@ def plan_parts(checkpoint: Checkpoint, max_size: int | None = None, layers: int 
     else:
         groups = _by_layers(checkpoint, checks.integer("layers", layers, 1, 2**31))
     groups = groups or [[]]
-    names = [f"model-{k + 1:05}-of-{len(groups):05}.safetensors" for k in range(len(groups))]
-    if len(groups) == 1:
-        names = ["model.safetensors"]
-    return [part_of(checkpoint, name, group) for name, group in zip(names, groups, strict=True)]
+    return [part_of(checkpoint, part_name(k, len(groups)), group) for k, group in enumerate(groups)]
 
 
 def part_of(checkpoint: Checkpoint, name: str, tensors: Sequence[TensorInfo]) -> Part:
@@ -102,18 +102,42 @@ def header_of(checkpoint: Checkpoint, tensors: Sequence[TensorInfo]) -> tuple[by
     return encode_header([(t.name, t.dtype, t.shape) for t in tensors], checkpoint.metadata or None)
 
 
-def _by_size(checkpoint: Checkpoint, limit: int) -> list[list[TensorInfo]]:
-    start = 16 + len(json.dumps({"__metadata__": checkpoint.metadata}, ensure_ascii=False).encode())
-    groups: list[list[TensorInfo]] = []
+def by_size(items: Iterable[T], entries: Callable[[T], Iterable[Entry]], begin: int, limit: int) -> list[list[T]]:
+    """Items in order, in groups whose files have at most `limit` bytes; one that is larger is a group of its own.
+
+    entries: what an item becomes in a header. begin: bytes of a header that holds none."""
+    groups: list[list[T]] = []
     room = -1
-    for t in checkpoint.tensors.values():
-        needed = t.nbytes + _ENTRY + len(json.dumps(t.name, ensure_ascii=False).encode()) + len(t.dtype)
-        needed += 2 * _OFFSET + len(json.dumps(t.shape))
+    for item in items:
+        needed = 0
+        for name, dtype, shape, nbytes in entries(item):
+            needed += nbytes + _ENTRY + len(json.dumps(name, ensure_ascii=False).encode()) + len(dtype)
+            needed += 2 * _OFFSET + len(json.dumps(shape))
         if needed > room:
-            room = limit - start
+            room = limit - begin
             groups.append([])
-        groups[-1].append(t)
+        groups[-1].append(item)
         room -= needed
+    return groups
+
+
+def part_name(number: int, count: int) -> str:
+    """The name of a file, counted from 0.
+
+    >>> part_name(1, 3), part_name(0, 1)
+    ('model-00002-of-00003.safetensors', 'model.safetensors')
+    """
+    return "model.safetensors" if count == 1 else f"model-{number + 1:05}-of-{count:05}.safetensors"
+
+
+def header_begin(metadata: Mapping[str, str]) -> int:
+    """Bytes of a header without tensors, at most."""
+    return 16 + len(json.dumps({"__metadata__": metadata}, ensure_ascii=False).encode())
+
+
+def _by_size(checkpoint: Checkpoint, limit: int) -> list[list[TensorInfo]]:
+    begin = header_begin(checkpoint.metadata)
+    groups = by_size(checkpoint.tensors.values(), lambda t: [(t.name, t.dtype, t.shape, t.nbytes)], begin, limit)
     for group in groups:
         size = part_of(checkpoint, "", group).size
         if size > limit:  # of one tensor: more of them have room

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..files import Checkpoint, TensorInfo, encode_header, open_checkpoint, read_header
+from ..files import Checkpoint, TensorInfo, open_checkpoint
 from ..files.errors import PATH_LIMIT, quote
 from ..files.safetensors import count_bytes
 from ..float_environment import default_floats
 from ..layouts import codebook, sparse_scheme
 from ..layouts.compressed_tensors import Part, Scheme, parts
 from ..layouts.compressed_tensors_config import quantization_config, reader_notes, usual_format
-from .entries import KEY, metadata_of
+from .entries import KEY
 from .forms import Form, code_form, sparse_form
-from .pruner import block_shape
 from .recipe import Recipe, recipe_from_options
 from .settings import Options, Settings
+from .shards import ShardPlan, plan_shards
+from .unit_removal import remove_from
+from .units import block_shape
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -105,17 +105,6 @@ class TensorPlan:
 
 
 @dataclass(frozen=True)
-class ShardPlan:
-    """One file of the output: its name in a folder, header, and where each stored part begins in it."""
-
-    name: str
-    tensors: tuple[TensorPlan, ...]
-    header: bytes
-    offsets: dict[str, int]
-    size: int
-
-
-@dataclass(frozen=True)
 class Plan:
     """What `compress` will do. source_bytes, stored_bytes: the files of weights, headers and all.
 
@@ -170,29 +159,32 @@ def plan(
     recipe: Recipe | dict[str, Any] | str | os.PathLike[str] | None = None,
     **options: Unpack[Options],
 ) -> Plan:
-    """What `compress` with these arguments would do, from the headers alone."""
+    """What `compress` with these arguments would do, from the headers alone (and the layers that lose units)."""
     wish = recipe_from_options(recipe, **options)
     with open_checkpoint(source) as checkpoint:
         return make_plan(checkpoint, wish)
 
 
 def make_plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
-    """The plan for an open checkpoint. ValueError for one that is compressed already, for rules that match
-    nothing, and where there is nothing to do."""
+    """The plan for an open checkpoint, which holds smaller layers from now on where units are removed. ValueError for
+    one that is compressed already, for rules that match nothing, and where there is nothing to do."""
     _refuse_quantized(checkpoint)
+    removed = remove_from(checkpoint, recipe.remove_units, recipe.folder)
     assigned = recipe.assign(checkpoint.tensors)
     kept = {name: info for name, info in checkpoint.tensors.items() if not assigned[name].drop}
     plans = [_plan_tensor(info, assigned[name], recipe.min_elements) for name, info in kept.items()]
+    plans = [replace(t, reason="; ".join(filter(None, (removed.get(t.name), t.reason)))) for t in plans]
     dropped = [name for name in checkpoint.tensors if name not in kept]
     compressed = {t.module: t.scheme for t in plans if t.scheme}
-    if all(t.copied for t in plans) and not (plans and dropped):
+    if all(t.copied for t in plans) and not (plans and (dropped or removed)):
         why = "; ".join(sorted({t.reason for t in plans}))[:500] or "it holds no tensors"
         raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)}: no tensor can be compressed: {why}")
     others = [t.module for t in plans if not t.scheme and len(t.shape) == 2 and t.name.endswith(WEIGHT)]
     config = quantization_config(compressed, others) if compressed else {}
-    shards = _plan_shards(checkpoint, plans, recipe, config)
+    shards = tuple(plan_shards(checkpoint, plans, recipe, config))
     source_bytes = sum((checkpoint.folder / shard).stat().st_size for shard in checkpoint.shards)
-    notes = (*_dropped_note(checkpoint, dropped), *_notes(plans, (checkpoint.config or {}).get("model_type")))
+    model_type = (checkpoint.config or {}).get("model_type")
+    notes = (*_dropped_note(checkpoint, dropped), *_removed_note(removed), *_notes(plans, model_type))
     return Plan(os.fspath(checkpoint.path), recipe, shards, config, source_bytes, notes)
 
 
@@ -203,10 +195,15 @@ def _dropped_note(checkpoint: Checkpoint, dropped: list[str]) -> Iterator[str]:
         yield f"{tensors} left out, {nbytes:,} bytes; config.json stays as it is"
 
 
+def _removed_note(removed: dict[str, str]) -> Iterator[str]:
+    if removed:
+        yield "units are removed; config.json stays as it is, its sizes need the numbers that are left"
+
+
 def with_tensors(checkpoint: Checkpoint, plan: Plan, tensors: dict[str, TensorPlan]) -> Plan:
     """The plan with other tensors, by name: where they lie in the files follows."""
     plans = [tensors[t.name] for t in plan.tensors]
-    return replace(plan, shards=_plan_shards(checkpoint, plans, plan.recipe, plan.config))
+    return replace(plan, shards=tuple(plan_shards(checkpoint, plans, plan.recipe, plan.config)))
 
 
 def _refuse_quantized(checkpoint: Checkpoint) -> None:
@@ -293,49 +290,10 @@ def _label(stored: str, settings: Settings) -> str:
     return f"{stored}, {settings.changes}" if settings.changes else stored
 
 
-def _plan_shards(
-    checkpoint: Checkpoint, plans: list[TensorPlan], recipe: Recipe, config: dict[str, Any]
-) -> tuple[ShardPlan, ...]:
-    by_file = defaultdict(list)
-    for each in plans:
-        by_file[each.info.path].append(each)
-    ours = metadata_of({t.name: t.form.entry(t.info.matrix_shape) for t in plans if t.form})
-    more = ours | _provenance(recipe)
-    if checkpoint.config is None and config:
-        more["quantization_config"] = json.dumps(config, sort_keys=True)
-    filled = [(shard, by_file[checkpoint.folder / shard]) for shard in checkpoint.shards]
-    return tuple(_plan_shard(checkpoint, shard, tensors, more) for shard, tensors in filled if tensors)
-
-
-def _plan_shard(checkpoint: Checkpoint, shard: str, plans: list[TensorPlan], more: dict[str, str]) -> ShardPlan:
-    path = checkpoint.folder / shard
-    entries = [(part.name, part.dtype, part.shape) for plan in plans for part in plan.parts().values()]
-    metadata = read_header(path)[1] | more
-    try:
-        header, places = encode_header(entries, metadata)
-    except ValueError as error:
-        raise ValueError(f"{quote(path, PATH_LIMIT)}: {error}") from None
-    end = max((end for _, end in places.values()), default=0)
-    return ShardPlan(
-        shard,
-        tuple(plans),
-        header,
-        {name: len(header) + begin for name, (begin, _) in places.items()},
-        len(header) + end,
-    )
-
-
-def _provenance(recipe: Recipe) -> dict[str, str]:
-    """What made a file, for its metadata: the same on every machine and at every time."""
-    from .. import __version__
-
-    return {"quantrim_version": __version__, "quantrim_recipe": recipe.to_toml()}
-
-
 def _notes(plans: list[TensorPlan], model_type: object) -> tuple[str, ...]:
     schemes = {plan.module: plan.scheme for plan in plans if plan.scheme}
     notes = reader_notes(schemes)
-    other_groups = sum(1 for plan in plans if plan.scheme and plan.reason)
+    other_groups = sum(1 for plan in plans if plan.scheme and plan.scheme.group_size != plan.settings.group)
     if other_groups:
         have = "tensor has other groups" if other_groups == 1 else "tensors have other groups"
         notes.insert(0, f"{other_groups} {have} than asked for, which do not divide the columns")

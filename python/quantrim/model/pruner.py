@@ -10,21 +10,22 @@ import numpy as np
 
 from ..checks import Array
 from ..files import TensorInfo
-from ..pruning import apply_mask, block_marks, prune, shrink, threshold
+from ..pruning import apply_mask, prune, shrink, threshold
 from .chunks import Chunk
 from .prune_stream import Cut, apply_cut, find_cut
-from .score_cut import Ranked, ScoreCut, score_cuts
+from .score_cut import Ranked, ScoreCut, Scored, kept, score_cuts
 from .scores import Score
 from .settings import Settings
 from .source import Passes
+from .units import band_of, block_shape, ranked
 
 T = TypeVar("T")
 
 
 class Pruner(ABC):
-    """The pruning of one tensor. whole_rows: whether each chunk must hold rows that are whole."""
+    """The pruning of one tensor. band: rows that each chunk must hold together; 0 where rows may be parted, too."""
 
-    whole_rows = False
+    band = 0
     _looked = False
 
     def look(self, passes: Passes) -> None:
@@ -50,12 +51,12 @@ def pruner_of(info: TensorInfo, settings: Settings, score: Score | None, cut: Sc
         return _Shrink(settings)
     if not settings.prune:
         return None
-    if cut is not None:
+    if settings.prune_pattern == "column":
+        return _Columns(info, settings, score, cut)
+    if cut is not None or settings.prune_pattern is not None:
         return _Ranked(info, settings, score, cut)
     if isinstance(settings.prune, str):
         return _NOfM(settings.prune, score)
-    if settings.prune_pattern is not None:
-        return _Blocks(info, settings, score)
     if settings.prune_axis is not None:
         return _ByRow(settings.sparsity, score)
     return _Ranked(info, settings, score) if score else _Smallest(info, settings.sparsity)
@@ -73,7 +74,7 @@ class _Threshold(Pruner):
 class _Shrink(Pruner):
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.whole_rows = settings.shrink_axis is not None
+        self.band = band_of(settings)
 
     def apply(self, x: Array, number: int, chunk: Chunk, out: Array) -> None:
         s = self._settings
@@ -89,7 +90,7 @@ class _NOfM(Pruner):
 
 
 class _ByRow(Pruner):
-    whole_rows = True
+    band = 1
 
     def __init__(self, sparsity: float, score: Score | None) -> None:
         self._sparsity, self._score = sparsity, score
@@ -123,60 +124,40 @@ class _Smallest(Pruner):
 
 
 class _Ranked(Pruner):
-    """The lowest scores of a whole tensor, or of several."""
+    """The lowest scores of a whole tensor, or of several; of weights, or of blocks of them."""
 
     def __init__(
         self, info: TensorInfo, settings: Settings, score: Score | None, cut: ScoreCut | None = None
     ) -> None:
-        self._ranked = Ranked(score, info.matrix_shape)
-        self._sparsity, self._cut = settings.sparsity, cut
+        self._info, self._settings, self._score, self._cut = info, settings, score, cut
+        self._ranked: Ranked | None = None
+        self.band = band_of(settings)
 
     def prepare(self, passes: Passes) -> None:
+        self._ranked, scored = ranked(self._info, self._settings, self._score, passes)
         if self._cut is None:
-            self._cut = score_cuts(self._sparsity, [(self._ranked, passes)])[0]
+            self._cut = score_cuts(self._settings.sparsity, [(self._ranked, scored)])[0]
+        self.mark(scored, self._cut)
+
+    def mark(self, scored: Scored, cut: ScoreCut) -> None:
+        """Note what goes, where all scores are there."""
 
     def apply(self, x: Array, number: int, chunk: Chunk, out: Array) -> None:
-        assert self._cut is not None
+        assert self._ranked is not None and self._cut is not None
         self._ranked.apply(x, chunk, self._cut, out)
 
 
-class _Blocks(Pruner):
-    """Rows, columns or blocks with the lowest sums of scores: needs all of the tensor in memory, once."""
+class _Columns(_Ranked):
+    """The columns with the lowest scores."""
 
-    def __init__(self, info: TensorInfo, settings: Settings, score: Score | None) -> None:
-        self._shape, self._sparsity, self._score = info.matrix_shape, settings.sparsity, score
-        assert settings.prune_pattern is not None
-        self._block = block_shape(settings.prune_pattern, self._shape)
-        self._marks: Array | None = None
+    _keep: Array
 
-    def prepare(self, passes: Passes) -> None:
-        dtype = np.dtype(np.float32) if self._score or passes.info.dtype == "F64" else passes.info.numpy_dtype
-        whole = np.empty(self._shape, dtype)
-
-        def keep(x: Array, chunk: Chunk) -> None:
-            place = whole[chunk.row : chunk.row + chunk.rows, chunk.col : chunk.col + chunk.cols]
-            if not np.isfinite(x).all():
-                raise ValueError("weights must be finite")
-            place[...] = self._score(x, chunk) if self._score else x
-
-        for _ in passes.each(keep):
-            pass
-        self._marks = block_marks("scores", whole, self._block, self._sparsity, 0 if self._score else 1)
+    def mark(self, scored: Scored, cut: ScoreCut) -> None:
+        (self._keep,) = scored.each(lambda sums, _: kept(sums.reshape(-1), False, cut, 0))
 
     def apply(self, x: Array, number: int, chunk: Chunk, out: Array) -> None:
-        assert self._marks is not None
-        rows = np.arange(chunk.row, chunk.row + chunk.rows) // self._block[0]
-        cols = np.arange(chunk.col, chunk.col + chunk.cols) // self._block[1]
-        apply_mask(x, self._marks[np.ix_(rows, cols)], out=out)
-
-
-def block_shape(pattern: str | tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
-    """The rows and columns of a block of this pattern. ValueError where blocks do not fill the matrix."""
-    if isinstance(pattern, str):
-        return (1, shape[1]) if pattern == "row" else (shape[0], 1)
-    if shape[0] % pattern[0] or shape[1] % pattern[1]:
-        raise ValueError(f"prune_pattern={pattern} needs rows and columns that are multiples of it, not {shape}")
-    return pattern
+        keep = self._keep[chunk.col : chunk.col + chunk.cols]
+        apply_mask(x, np.broadcast_to(keep, x.shape), out=out)
 
 
 def removed(settings: Settings, shape: tuple[int, int]) -> int:

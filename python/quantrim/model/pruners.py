@@ -5,26 +5,28 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 
 from . import chunks
 from .plan import TensorPlan
 from .pruner import Pruner, pruner_of
-from .score_cut import Ranked, ScoreCut, score_cuts
+from .score_cut import ScoreCut, score_cuts
 from .scores import ScoreData
 from .source import Passes, Source
+from .units import band_of, ranked
 from .workers import Workers
 
 
 class Pruners:
     """What prunes each tensor. As a context manager it holds the checkpoints open that scores are computed from.
 
-    FormatError, at once, where one of these lacks what a tensor needs.
+    folder: what the paths of these are relative to. FormatError, at once, where one of these lacks what a tensor needs.
     """
 
-    def __init__(self, tensors: Iterable[TensorPlan]) -> None:
+    def __init__(self, tensors: Iterable[TensorPlan], folder: Path | None = None) -> None:
         self._tensors = [t for t in tensors if not t.copied]
-        self._data = ScoreData()
+        self._data = ScoreData(folder)
         self._cuts: dict[str, ScoreCut] = {}
         self._made: dict[str, Pruner | None] = {}
 
@@ -41,21 +43,23 @@ class Pruners:
     ) -> None:
         self._data.close()
 
+    def check_unchanged(self) -> None:
+        """FormatError where what scores are computed from was changed meanwhile."""
+        self._data.check_unchanged()
+
     def find_budgets(self, source: Source, workers: Workers, progress: Callable[[TensorPlan, int], None]) -> None:
-        """Look at the tensors of prune_scope="global": one budget for all of the same prune and prune_score."""
-        budgets: dict[tuple[float, str], list[TensorPlan]] = defaultdict(list)
+        """Look at the tensors of prune_scope="global": one budget for all of the same prune, score and pattern."""
+        budgets: dict[tuple[float, str, object], list[TensorPlan]] = defaultdict(list)
         for t in self._tensors:
-            if t.settings.prune_scope == "global" and t.settings.sparsity:
-                budgets[t.settings.sparsity, t.settings.prune_score].append(t)
-        for (sparsity, _), tensors in budgets.items():
-            ranked = [
-                (
-                    Ranked(self._data.score(t.info, t.settings), t.info.matrix_shape),
-                    Passes(source, t.info, list(chunks.cut(*t.info.matrix_shape, 1)), workers, partial(progress, t)),
-                )
+            s = t.settings
+            if s.prune_scope == "global" and s.sparsity:
+                budgets[s.sparsity, s.prune_score, s.prune_pattern].append(t)
+        for (sparsity, *_), tensors in budgets.items():
+            every = [
+                ranked(t.info, t.settings, self._data.score(t.info, t.settings), _passes(t, source, workers, progress))
                 for t in tensors
             ]
-            for t, cut in zip(tensors, score_cuts(sparsity, ranked), strict=True):
+            for t, cut in zip(tensors, score_cuts(sparsity, every), strict=True):
                 self._cuts[t.name] = cut
 
     def of(self, tensor: TensorPlan) -> Pruner | None:
@@ -65,3 +69,11 @@ class Pruners:
             cut = self._cuts.get(tensor.name)
             self._made[tensor.name] = pruner_of(tensor.info, tensor.settings, score, cut)
         return self._made[tensor.name]
+
+
+def _passes(
+    tensor: TensorPlan, source: Source, workers: Workers, progress: Callable[[TensorPlan, int], None]
+) -> Passes:
+    shape, band = tensor.info.matrix_shape, band_of(tensor.settings)
+    pieces = list(chunks.cut_bands(*shape, band) if band else chunks.cut(*shape, 1))
+    return Passes(source, tensor.info, pieces, workers, partial(progress, tensor))

@@ -15,7 +15,9 @@ from typing import Any
 from .. import checks
 from ..files.errors import quote
 from .methods import check_together, replaced
-from .settings import KEYS, OF_CODES, OPTIONAL, Settings
+from .settings import KEYS, OPTIONAL, Settings, meaningless
+from .sizes import parse_size
+from .unit_removal import UnitRemoval
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -27,7 +29,7 @@ else:
 MIN_ELEMENTS = 4096
 TOML_LIMIT = 1 << 20  # bytes of a recipe
 PATTERN_LIMIT = 1000  # characters of a glob
-_TOP_KEYS = (*KEYS, "min_elements", "rule")
+_TOP_KEYS = (*KEYS, "min_elements", "max_shard_size", "remove_units", "rule")
 
 
 @dataclass(frozen=True)
@@ -48,15 +50,23 @@ class Rule:
 class Recipe:
     """Rules in order, `defaults` for the tensors that none matches.
 
-    min_elements: matrices with fewer weights are copied, whatever the rules say.
+    min_elements: matrices with fewer weights are copied, whatever the rules say. max_shard_size: bytes that no file of
+    a model folder may exceed; 2GB, say, in text; None for the files of the source. remove_units: what leaves chains of
+    layers before anything else. folder: what the paths of data are relative to, that of a recipe's file; None for where
+    the process works.
     """
 
     defaults: Settings = field(default_factory=Settings)
     rules: tuple[Rule, ...] = ()
     min_elements: int = MIN_ELEMENTS
+    max_shard_size: int | None = None
+    remove_units: tuple[UnitRemoval, ...] = ()
+    folder: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         checks.integer("min_elements", self.min_elements, 0, 2**62)
+        if self.max_shard_size is not None:
+            object.__setattr__(self, "max_shard_size", parse_size("max_shard_size", self.max_shard_size))
 
     def assign(self, names: Iterable[str]) -> dict[str, Settings]:
         """The settings of each tensor. ValueError for a rule that no tensor comes to."""
@@ -83,16 +93,15 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Recipe:
-        """A recipe from a table with the keys of Settings, `min_elements`, and `rule`: a list of tables, each
-        with `match` and settings that differ from those above. ValueError or TypeError for every other key or
-        value."""
+        """A recipe from a table with the keys of Settings, `min_elements`, `max_shard_size`, `rule`: a list of tables,
+        each with `match` and settings that differ from those above, and `remove_units`: a list of tables, as
+        UnitRemoval has them. ValueError or TypeError for every other key or value."""
         _known("recipe", table, _TOP_KEYS)
-        tables = table.get("rule", [])
-        if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
-            raise TypeError(f"rule must be a list of tables ([[rule]]), not {quote(tables)}")
         defaults = Settings(**_changed(table))
-        rules = tuple(_rule(f"rule {number + 1}", each, defaults) for number, each in enumerate(tables))
-        return cls(defaults, rules, table.get("min_elements", MIN_ELEMENTS))
+        rules = tuple(_rule(f"rule {number + 1}", each, defaults) for number, each in enumerate(_tables(table, "rule")))
+        removed = enumerate(_tables(table, "remove_units"))
+        removals = tuple(UnitRemoval.from_dict(f"remove_units {number + 1}", each) for number, each in removed)
+        return cls(defaults, rules, table.get("min_elements", MIN_ELEMENTS), table.get("max_shard_size"), removals)
 
     @classmethod
     def from_toml(cls, text: str) -> Recipe:
@@ -107,7 +116,7 @@ class Recipe:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Recipe:
-        """A recipe from a TOML file; errors name it."""
+        """A recipe from a TOML file; errors name it, and paths in it are relative to its folder."""
         with Path(path).open("rb") as file:
             raw = file.read(TOML_LIMIT + 1)
         if len(raw) > TOML_LIMIT:
@@ -117,7 +126,7 @@ class Recipe:
         except UnicodeDecodeError as error:
             raise ValueError(f"recipe {quote(path)} must be UTF-8: {error.reason} at byte {error.start}") from None
         try:
-            return cls.from_toml(text)
+            return replace(cls.from_toml(text), folder=Path(path).parent)
         except (ValueError, TypeError) as error:
             raise type(error)(f"{quote(path)}: {error}") from None
 
@@ -126,6 +135,10 @@ class Recipe:
         table = _different(self.defaults, Settings())
         if self.min_elements != MIN_ELEMENTS:
             table["min_elements"] = self.min_elements
+        if self.max_shard_size is not None:
+            table["max_shard_size"] = self.max_shard_size
+        if self.remove_units:
+            table["remove_units"] = [removal.as_dict() for removal in self.remove_units]
         if self.rules:
             table["rule"] = [{"match": r.match, **_different(r.settings, self.defaults)} for r in self.rules]
         return table
@@ -133,9 +146,9 @@ class Recipe:
     def to_toml(self) -> str:
         """The recipe as TOML that `from_toml` reads back to an equal one."""
         table = self.as_dict()
-        tables = [table, *table.pop("rule", [])]
-        texts = ["".join(f"{key} = {_toml(value)}\n" for key, value in each.items()) for each in tables]
-        return "\n[[rule]]\n".join(texts).lstrip("\n")
+        parts = [(kind, each) for kind in ("remove_units", "rule") for each in table.pop(kind, [])]
+        texts = [f"\n[[{kind}]]\n{_lines(each)}" for kind, each in parts]
+        return "".join([_lines(table), *texts]).lstrip("\n")
 
 
 def recipe_from_options(
@@ -145,6 +158,7 @@ def recipe_from_options(
     exclude: str | Iterable[str] | None = None,
     drop: str | Iterable[str] | None = None,
     min_elements: int | None = None,
+    max_shard_size: int | str | None = None,
     **options: Any,
 ) -> Recipe:
     """The recipe that `compress` and `plan` were asked for: a recipe whole (Recipe, table, or path), or
@@ -156,22 +170,24 @@ def recipe_from_options(
     given = {key: value for key, value in options.items() if value is not None or key == "bits"}
     _known("options", given, tuple(key for key in KEYS if key not in ("keep", "drop")))
     if recipe is not None:
-        others = {"include": include, "exclude": exclude, "drop": drop, "min_elements": min_elements}
+        others: dict[str, object] = {"include": include, "exclude": exclude, "drop": drop}
+        others |= {"min_elements": min_elements, "max_shard_size": max_shard_size}
         extra = [*given, *(name for name, value in others.items() if value is not None)]
         if extra:
             raise ValueError(f"give either a recipe or options, not recipe and {', '.join(extra)}")
         return _as_recipe(recipe)
     check_together(given)
     settings = Settings(**given)
-    meant = ("seed",) if settings.prune_score == "random" else ()
-    without_meaning = [key for key in OF_CODES if key in given and key not in meant and not settings.rounds]
-    if without_meaning:
-        raise ValueError(f"{', '.join(without_meaning)} must not be given with bits=None, which writes no codes")
+    for keys, why in meaningless(settings):
+        named = [key for key in keys if key in given]
+        if named:
+            raise ValueError(f"{', '.join(named)} must not be given {why}")
     ways: tuple[tuple[str, Any, dict[str, Any]], ...]
     ways = (("drop", drop, {"drop": True}), ("exclude", exclude, {"keep": True}), ("include", include, {}))
     rules = [Rule(glob, replace(settings, **way)) for name, globs, way in ways for glob in _globs(name, globs)]
     defaults = replace(settings, keep=True) if include is not None else settings
-    return Recipe(defaults, tuple(rules), MIN_ELEMENTS if min_elements is None else min_elements)
+    size = None if max_shard_size is None else parse_size("max_shard_size", max_shard_size)
+    return Recipe(defaults, tuple(rules), MIN_ELEMENTS if min_elements is None else min_elements, size)
 
 
 def _as_recipe(recipe: object) -> Recipe:
@@ -201,6 +217,13 @@ def _rule(where: str, table: Mapping[str, Any], defaults: Settings) -> Rule:
         raise type(error)(f"{where}: {error}") from None
 
 
+def _tables(table: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    tables = table.get(key, [])
+    if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
+        raise TypeError(f"{key} must be a list of tables ([[{key}]]), not {quote(tables)}")
+    return tables
+
+
 def _changed(table: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a table names, with what follows from them."""
     changed = {key: _given(key, table[key]) for key in KEYS if key in table}
@@ -225,11 +248,15 @@ def _different(settings: Settings, base: Settings) -> dict[str, Any]:
     return {key: "none" if values[key] is None else values[key] for key in said}
 
 
+def _lines(table: Mapping[str, Any]) -> str:
+    return "".join(f"{key} = {_toml(value)}\n" for key, value in table.items())
+
+
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return repr(list(value))
+        return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(list(value)) if isinstance(value, tuple) else repr(value)

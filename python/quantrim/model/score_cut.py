@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -12,14 +13,24 @@ from ..checks import Array
 from ..ranking import KEY_HALVES, key_at
 from .chunks import Chunk
 from .scores import Score
-from .source import Passes
 
 _ALL = 2**62  # more ties than there are
+
+T = TypeVar("T")
+
+
+class Scored(Protocol):
+    """What has scores chunk by chunk, as `Passes` has weights."""
+
+    @property
+    def chunks(self) -> Sequence[Chunk]: ...
+    def each(self, f: Callable[[Array, Chunk], T], step: int = 1) -> Generator[T, None, None]: ...
+    def read(self, chunk: Chunk) -> Array: ...
 
 
 @dataclass(frozen=True)
 class ScoreCut:
-    """Weights go whose score has a key below `key`, and of those with this key the ones before flat index `ties_end`.
+    """What goes has a score with a key below `key`, and of those with this key the ones before flat index `ties_end`.
     Keys are those of `count_keys`."""
 
     key: int
@@ -62,24 +73,37 @@ class Ranked:
         backend.active.mask_below(s, self.absolute, key, _ALL, with_ties)
         backend.active.mask_below(s, self.absolute, key, 0, without)
         within = int(np.flatnonzero(without & ~with_ties)[count - 1])
-        return self._first(chunk) + within + 1
+        return self.first(chunk) + within + 1
 
     def apply(self, x: Array, chunk: Chunk, cut: ScoreCut, out: Array) -> None:
         """Write x without the weights before the cut."""
         s = self.scores(x, chunk)
-        before = min(max(cut.ties_end - self._first(chunk), 0), x.size)  # so much of the chunk loses its ties
-        for part, ties in ((slice(before), _ALL), (slice(before, None), 0)):
-            if s[part].size:
-                backend.active.prune_below(
-                    x.reshape(-1)[part], s[part], self.absolute, cut.key, ties, out.reshape(-1)[part]
-                )
+        for part, ties in _parts(s, cut, self.first(chunk)):
+            backend.active.prune_below(
+                x.reshape(-1)[part], s[part], self.absolute, cut.key, ties, out.reshape(-1)[part]
+            )
         checks.finite("weights", x, not self.absolute or backend.active.is_finite(x.reshape(-1)))
 
-    def _first(self, chunk: Chunk) -> int:
+    def first(self, chunk: Chunk) -> int:
+        """The flat index of the chunk's first score."""
         return chunk.row * self.shape[1] + chunk.col
 
 
-def score_cuts(sparsity: float, tensors: Sequence[tuple[Ranked, Passes]]) -> list[ScoreCut]:
+def kept(scores: Array, absolute: bool, cut: ScoreCut, first: int) -> Array:
+    """True for the scores that stay, of a chunk whose first has this flat index."""
+    mask = np.empty(scores.shape, np.bool_)
+    for part, ties in _parts(scores, cut, first):
+        backend.active.mask_below(scores[part], absolute, cut.key, ties, mask[part])
+    return mask
+
+
+def _parts(scores: Array, cut: ScoreCut, first: int) -> list[tuple[slice, int]]:
+    """Where a chunk loses its ties, and where it does not, with how many."""
+    before = min(max(cut.ties_end - first, 0), scores.size)
+    return [(part, n) for part, n in ((slice(before), _ALL), (slice(before, None), 0)) if scores[part].size]
+
+
+def score_cuts(sparsity: float, tensors: Sequence[tuple[Ranked, Scored]]) -> list[ScoreCut]:
     """One budget for all these tensors: the cut of each. Of equal scores the earlier tensor's go first, then those of
     the lower index."""
 
@@ -99,7 +123,7 @@ def score_cuts(sparsity: float, tensors: Sequence[tuple[Ranked, Passes]]) -> lis
     return cuts
 
 
-def _ties_end(ranked: Ranked, passes: Passes, key: int, left: int) -> tuple[int, int]:
+def _ties_end(ranked: Ranked, passes: Scored, key: int, left: int) -> tuple[int, int]:
     """Where the ties of a tensor end of which `left` may go, and how many do."""
     if not left:
         return 0, 0
@@ -108,7 +132,6 @@ def _ties_end(ranked: Ranked, passes: Passes, key: int, left: int) -> tuple[int,
     for chunk, count in zip(passes.chunks, counts, strict=False):
         if taken + count >= left:
             counts.close()
-            x = passes.source.read(passes.info, chunk)
-            return ranked.place(x, chunk, key, left - taken), left
+            return ranked.place(passes.read(chunk), chunk, key, left - taken), left
         taken += count
-    return passes.info.size, taken
+    return _ALL, taken

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from ..files import Checkpoint, FormatError, TensorInfo, open_checkpoint
 from ..files.checkpoint import from_little_endian
 from ..files.errors import quote
 from .chunks import Chunk
-from .settings import DATA_SCORES, Settings
+from .settings import DATA_SCORES, NORMS, Settings
 
 READABLE = ("F32", "F16", "BF16")
 
@@ -29,22 +30,28 @@ class Score(Protocol):
 class ScoreData:
     """The checkpoints with what scores are computed from, by path; each is opened once."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder or Path()
         self._open: dict[str, Checkpoint] = {}
         self._stack = ExitStack()
 
     def close(self) -> None:
         self._stack.close()
 
+    def check_unchanged(self) -> None:
+        """FormatError where one of them was changed since it was opened."""
+        for checkpoint in self._open.values():
+            checkpoint.check_unchanged()
+
     def check(self, wanted: Iterable[tuple[TensorInfo, Settings]]) -> None:
         """FormatError where a tensor lacks its data, or has data of another form."""
         for info, settings in wanted:
-            if settings.prune_score in DATA_SCORES:
+            if settings.prune and settings.prune_score in DATA_SCORES:
                 self._found(info, settings)
 
     def score(self, info: TensorInfo, settings: Settings) -> Score | None:
-        """The score that these settings ask for; None for the magnitude, which the weights say themselves."""
-        if settings.prune_score == "magnitude":
+        """The score that these settings ask for; None for those that the weights say themselves."""
+        if not settings.prune or settings.prune_score in ("magnitude", *NORMS):
             return None
         if settings.prune_score == "random":
             return _Random(settings.seed, info.matrix_shape[1])
@@ -55,7 +62,7 @@ class ScoreData:
         path, score = settings.prune_data, settings.prune_score
         assert path is not None
         if path not in self._open:
-            self._open[path] = self._stack.enter_context(open_checkpoint(path))
+            self._open[path] = self._stack.enter_context(open_checkpoint(self._folder / path))
         checkpoint = self._open[path]
         if info.name not in checkpoint:
             raise FormatError(f"prune_data must have a tensor {quote(info.name)} for {score!r}", path=checkpoint.path)

@@ -17,6 +17,7 @@ from .methods import MX, NOT_WITH, usual_group_size
 
 DEFAULT_GROUP = 128
 DATA_SCORES = ("wanda", "taylor", "fisher", "obd", "given")  # which need arrays beside the weights
+NORMS = ("l1", "l2")  # scores of rows, columns and blocks alone
 _THRESHOLDS = {"magnitude": "|w| below", "signed": "w up to", "soft": "|w| softly below"}
 STORAGES = ("auto", "dense", "sparse")
 
@@ -30,11 +31,12 @@ class Settings:
     means nothing. group_size: an integer, "channel", or None for the usual: "channel" at 8 bits, 128 below.
 
     prune: a fraction of 0..1, "n:m", or None. What goes first is what scores low by prune_score: "magnitude", "random"
-    (by seed), or with the arrays that the checkpoint prune_data has under the names of the weights: "wanda" (norms of
-    the inputs), "taylor" (gradients), "fisher" (squared gradients), "obd" (the Hessian's diagonal), "given" (scores).
+    (by seed), of rows, columns and blocks "l1" or "l2", or with the arrays that the checkpoint prune_data has under the
+    names of the weights: "wanda" (norms of the inputs), "taylor" (gradients), "fisher" (squared gradients), "obd" (the
+    Hessian's diagonal), "given" (scores).
     prune_axis: 1 compares the weights of each row among themselves, None those of the whole tensor. prune_pattern:
     "row", "column" or (rows, cols): whole blocks go. prune_scope: "global" is one budget for all tensors that have it
-    with the same prune and prune_score.
+    with the same prune, prune_score and prune_pattern. Without prune, all these mean nothing.
 
     In place of prune: threshold with threshold_mode, as in `threshold`; or shrink_l1, shrink_l2, as in `shrink`, with
     shrink_axis=1 by rows.
@@ -92,7 +94,14 @@ class Settings:
     def without_meaning(self) -> tuple[str, ...]:
         """Keys that say nothing beside the others, and are as by default; bits is None beside codebook and clusters."""
         method = next((key for key in NOT_WITH if getattr(self, key) is not None), None)
-        return () if method is None else ("bits", *NOT_WITH[method])
+        if method is None:
+            return ()
+        return ("bits", *(key for key in NOT_WITH[method] if not (self.by_chance and key == "seed")))
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether `seed` says which weights go."""
+        return self.prune is not None and self.prune_score == "random"
 
     @property
     def group(self) -> int | str:
@@ -130,13 +139,16 @@ class Settings:
         if self.threshold is not None:
             return f"{_THRESHOLDS[self.threshold_mode]} {self.threshold:g} pruned"
         if self.shrinks:
-            return "shrunk"
+            by = "rows " if self.shrink_axis is not None else ""
+            return f"{by}shrunk by l1 {self.shrink_l1:g}, l2 {self.shrink_l2:g}"
         if not self.prune:
             return ""
         part = self.prune if isinstance(self.prune, str) else f"{100 * self.sparsity:g}%"
         of = {None: "", "row": " of rows", "column": " of columns"}
         block = self.prune_pattern
         what = f" of {block[0]}x{block[1]} blocks" if isinstance(block, tuple) else of[block]
+        if self.prune_axis is not None:
+            what = " per row"
         by = "" if self.prune_score == "magnitude" else f" by {self.prune_score}"
         where = " of all such tensors" if self.prune_scope == "global" else ""
         return f"{part}{what}{where} pruned{by}"
@@ -171,6 +183,7 @@ class Options(TypedDict, total=False):
     include: str | Iterable[str] | None
     exclude: str | Iterable[str] | None
     min_elements: int | None
+    max_shard_size: int | str | None
 
 
 _DEFAULTS = {f.name: f.default for f in fields(Settings)}
@@ -220,25 +233,36 @@ def _contradictions(s: Settings) -> Iterator[tuple[str, str]]:
         yield ways[0], f"with {ways[1]}"
     if s.threshold is not None and s.threshold < 0 and s.threshold_mode != "signed":
         yield f"a negative threshold ({s.threshold:g})", f"with threshold_mode={s.threshold_mode!r}"
-    if s.shrink_axis is not None and not s.shrinks:
-        yield "shrink_axis", "without shrink_l1 or shrink_l2"
     if s.prune_axis is not None and isinstance(s.prune, str):
         yield "prune_axis", f"with prune={s.prune!r}, which runs along rows"
     for key in ("prune_pattern", "prune_scope"):
         value = getattr(s, key)
-        if value not in (None, "tensor"):
-            if not isinstance(s.prune, float):
+        if value not in (None, "tensor") and s.prune is not None:
+            if isinstance(s.prune, str):
                 yield f"{key}={value!r}", f"with prune={s.prune!r}, but with a fraction"
             if s.prune_axis is not None:
                 yield f"{key}={value!r}", f"with prune_axis={s.prune_axis}"
-    if s.prune_pattern is not None and s.prune_scope == "global":
-        yield f"prune_pattern={s.prune_pattern!r}", 'with prune_scope="global", which compares single weights'
-    if s.prune_score != "magnitude" and s.prune is None:
-        yield f"prune_score={s.prune_score!r}", "without prune"
-    if s.prune_data is not None and s.prune_score not in DATA_SCORES:
-        yield "prune_data", f"with prune_score={s.prune_score!r}, which needs none"
+    if s.prune is None:
+        return
+    if s.prune_score in NORMS and s.prune_pattern is None:
+        yield f"prune_score={s.prune_score!r}", 'without prune_pattern: "row", "column" or (rows, cols)'
     if s.prune_data is None and s.prune_score in DATA_SCORES:
         yield f"prune_score={s.prune_score!r}", "without prune_data, a checkpoint that has what it needs"
+
+
+def meaningless(s: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Keys that mean nothing beside the others, and why: rules may inherit them, but nobody asks for them alone."""
+    if not s.rounds:
+        of_codes = tuple(key for key in OF_CODES if not (s.by_chance and key == "seed"))
+        yield of_codes, "with bits=None, which writes no codes"
+    if s.prune is None:
+        yield ("prune_axis", "prune_pattern", "prune_score", "prune_data", "prune_scope"), "without prune"
+    if s.prune_score not in DATA_SCORES:
+        yield ("prune_data",), f"with prune_score={s.prune_score!r}, which needs none"
+    if s.threshold is None:
+        yield ("threshold_mode",), "without threshold"
+    if not s.shrinks:
+        yield ("shrink_axis",), "without shrink_l1 or shrink_l2"
 
 
 def _n_of_m(value: str) -> tuple[int, int]:
@@ -262,7 +286,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "prune": _prune,
     "prune_axis": lambda name, value: checks.integer(name, value, 1, 1),
     "prune_pattern": _prune_pattern,
-    "prune_score": lambda name, value: checks.choice(name, value, ("magnitude", "random", *DATA_SCORES)),
+    "prune_score": lambda name, value: checks.choice(name, value, ("magnitude", "random", *NORMS, *DATA_SCORES)),
     "prune_data": _path,
     "prune_scope": lambda name, value: checks.choice(name, value, ("tensor", "global")),
     "threshold": lambda name, value: checks.number(name, value, -checks.LARGEST["float32"], checks.LARGEST["float32"]),

@@ -53,6 +53,9 @@ class Passes:
     workers: Workers
     progress: Progress
 
+    def read(self, chunk: Chunk) -> Array:
+        return self.source.read(self.info, chunk)
+
     def each(self, f: Callable[[Array, Chunk], T], step: int = 1) -> Generator[T, None, None]:
         """f of every `step`-th chunk and its weights, on all threads; the results in order."""
 
@@ -72,13 +75,19 @@ def explained(error: ValueError, info: TensorInfo, x: Array, chunk: Chunk) -> Va
     """An error about the weights x of a chunk as one about the tensor."""
     if isinstance(error, FormatError):
         return error
+    first = chunk.row * info.matrix_shape[1] + chunk.col
+    return not_finite("weights", info, x, first) or error_about(info, str(error))
+
+
+def not_finite(what: str, info: TensorInfo, x: Array, first: int) -> FormatError | None:
+    """The error about the first NaN or infinity of x, which begins at flat index `first` of its tensor."""
     with np.errstate(invalid="ignore"):  # a signaling NaN of bfloat16 is said to be one
         bad = ~np.isfinite(x)
     if not bad.any():
-        return error_about(info, str(error))
+        return None
     within = int(bad.reshape(-1).argmax())
-    index = chunk.row * info.matrix_shape[1] + chunk.col + within
-    problem = f"weights must be finite, not {float(x.reshape(-1)[within])} at flat index {index}"
+    index = first + within
+    problem = f"{what} must be finite, not {float(x.reshape(-1)[within])} at flat index {index}"
     offset = info.offset + index * info.numpy_dtype.itemsize
     return FormatError(problem, path=info.path, tensor=info.name, offset=offset)
 

@@ -16,7 +16,7 @@ from ..files.atomic import FileWriter
 from ..layouts import compressed_tensors as layout
 from ..quantization import dequantize, quantize
 from ..tensor import QuantizedTensor, row_bytes, scales_shape
-from .chunks import Chunk, column_step, cut
+from .chunks import Chunk, column_step, cut, cut_bands
 from .plan import TensorPlan
 from .pruner import Pruner
 from .source import Passes, Progress, Source, error_about, explained
@@ -103,8 +103,8 @@ class Stream(ABC):
     def cut(self, chunk_bytes: int) -> Iterator[Chunk]:
         pattern = self.settings.pattern
         step = column_step(self.group_size, pattern[1] if pattern else None)
-        if self.pruner is not None and self.pruner.whole_rows:
-            step = None
+        if self.pruner is not None and self.pruner.band:
+            return cut_bands(self.rows, self.cols, self.pruner.band, chunk_bytes)
         return cut(self.rows, self.cols, step, chunk_bytes)
 
     def chunks(self, chunk_bytes: int) -> list[Chunk]:

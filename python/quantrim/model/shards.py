@@ -1,0 +1,89 @@
+"""The files of the output, and where each tensor begins in them."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..files import Checkpoint, encode_header, read_header
+from ..files.errors import PATH_LIMIT, quote
+from ..files.safetensors import count_bytes
+from .entries import metadata_of
+from .parts import Entry, by_size, header_begin, part_name
+from .recipe import Recipe
+
+if TYPE_CHECKING:
+    from .plan import TensorPlan
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One file of the output: its name in a folder, header, and where each stored part begins in it."""
+
+    name: str
+    tensors: tuple[TensorPlan, ...]
+    header: bytes
+    offsets: dict[str, int]
+    size: int
+
+
+def plan_shards(
+    checkpoint: Checkpoint, plans: list[TensorPlan], recipe: Recipe, config: dict[str, Any]
+) -> Iterator[ShardPlan]:
+    """The files of the source, without those that nothing is left of; or others of max_shard_size."""
+    ours = metadata_of({t.name: t.form.entry(t.info.matrix_shape) for t in plans if t.form})
+    more = ours | _provenance(recipe)
+    if checkpoint.config is None and config:
+        more["quantization_config"] = json.dumps(config, sort_keys=True)
+    limit = recipe.max_shard_size
+    if limit is None:
+        by_file = defaultdict(list)
+        for each in plans:
+            by_file[each.info.path].append(each)
+        for shard in checkpoint.shards:
+            path = checkpoint.folder / shard
+            if by_file[path]:
+                yield _plan_shard(checkpoint, shard, by_file[path], read_header(path)[1] | more)
+        return
+    said = f"{quote(checkpoint.path, PATH_LIMIT)}: max_shard_size"
+    if not checkpoint.is_folder:
+        raise ValueError(f"{said} must not be given for one file, but for a model folder")
+    metadata = checkpoint.metadata | more
+    groups = by_size(plans, _entries, header_begin(metadata), limit)
+    for number, group in enumerate(groups):
+        made = _plan_shard(checkpoint, part_name(number, len(groups)), group, metadata)
+        if made.size > limit:  # of one tensor: more of them have room
+            raise ValueError(f"{said} must be at least {made.size} for tensor {quote(group[0].name)}, not {limit}")
+        yield made
+
+
+def _entries(plan: TensorPlan) -> Iterator[Entry]:
+    for part in plan.parts().values():
+        yield part.name, part.dtype, part.shape, count_bytes(part.dtype, part.shape)
+
+
+def _plan_shard(checkpoint: Checkpoint, shard: str, plans: list[TensorPlan], metadata: dict[str, str]) -> ShardPlan:
+    path = checkpoint.folder / shard
+    entries = [(part.name, part.dtype, part.shape) for plan in plans for part in plan.parts().values()]
+    try:
+        header, places = encode_header(entries, metadata)
+    except ValueError as error:
+        raise ValueError(f"{quote(path, PATH_LIMIT)}: {error}") from None
+    end = max((end for _, end in places.values()), default=0)
+    return ShardPlan(
+        shard,
+        tuple(plans),
+        header,
+        {name: len(header) + begin for name, (begin, _) in places.items()},
+        len(header) + end,
+    )
+
+
+def _provenance(recipe: Recipe) -> dict[str, str]:
+    """What made a file, for its metadata: the same on every machine and at every time."""
+    from .. import __version__
+
+    return {"quantrim_version": __version__, "quantrim_recipe": recipe.to_toml()}

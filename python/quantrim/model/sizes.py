@@ -1,0 +1,25 @@
+"""Sizes of files, as people write them."""
+
+from __future__ import annotations
+
+import re
+
+from .. import checks
+from ..files.errors import quote
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def parse_size(name: str, value: object) -> int:
+    """Bytes: an integer, or a text with a unit.
+
+    >>> parse_size("size", "2GB"), parse_size("size", "1.5 MiB"), parse_size("size", 4096)
+    (2000000000, 1572864, 4096)
+    """
+    if not isinstance(value, str):
+        return checks.integer(name, value, 1, 2**62)
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?) ?([KMGT]I?)?B?", value.upper(), re.ASCII)
+    if found is None:
+        raise ValueError(f"{name} must be a number of bytes, such as 5GB, 500MiB or 4096, not {quote(value)}")
+    unit = _UNITS[found[2] or ""]
+    return checks.integer(name, int(float(found[1]) * unit) if "." in found[1] else int(found[1]) * unit, 1, 2**62)

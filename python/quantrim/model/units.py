@@ -1,0 +1,121 @@
+"""Rows, columns and blocks of a streamed tensor that go as a whole, ranked by the sums over their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from .. import backend, checks
+from ..blocks import Block, block_sums, spread
+from ..checks import Array
+from ..files import TensorInfo
+from ..pruning import apply_mask
+from ..reference.lanes import LANES
+from .chunks import Chunk
+from .score_cut import Ranked, ScoreCut, Scored, kept
+from .scores import Score
+from .settings import Settings
+from .source import Passes, error_about
+
+T = TypeVar("T")
+_POWERS = {"magnitude": 1, "l1": 1, "l2": 2}  # of weights, summed; 0: the scores of weights are
+
+
+def block_shape(pattern: str | Block, shape: tuple[int, int]) -> Block:
+    """The rows and columns of a block of this pattern. ValueError where blocks do not fill the matrix."""
+    if isinstance(pattern, str):
+        return (1, shape[1]) if pattern == "row" else (shape[0], 1)
+    if shape[0] % pattern[0] or shape[1] % pattern[1]:
+        raise ValueError(f"prune_pattern={pattern} needs rows and columns that are multiples of it, not {shape}")
+    return pattern
+
+
+def band_of(settings: Settings) -> int:
+    """Rows that each chunk must hold together; 0 where rows may be parted, too."""
+    pattern = settings.prune_pattern
+    if not settings.prune or pattern in (None, "column"):
+        return int(settings.shrink_axis is not None or (bool(settings.prune) and settings.prune_axis is not None))
+    return 1 if isinstance(pattern, str) else pattern[0]
+
+
+def ranked(info: TensorInfo, settings: Settings, score: Score | None, passes: Passes) -> tuple[Ranked, Scored]:
+    """How what goes from a tensor is ranked, and what goes through it: its chunks, or once the sums of its columns."""
+    shape, pattern = info.matrix_shape, settings.prune_pattern
+    if pattern is None:
+        return Ranked(score, shape), passes
+    power = _POWERS.get(settings.prune_score, 0)
+    if pattern == "column":
+        sums = column_sums(passes, shape, score, power)
+        return Ranked(lambda x, _: x, (1, shape[1])), _Once(sums)
+    return Blocks(score, shape, block_shape(pattern, shape), power), passes
+
+
+@dataclass(frozen=True)
+class Blocks(Ranked):
+    """Blocks of a matrix, in chunks of whole ones. power: 0 for sums of scores, 1 of |weights|, 2 of their squares, of
+    which the root is taken."""
+
+    block: Block
+    power: int
+
+    @property
+    def absolute(self) -> bool:
+        return False
+
+    def scores(self, x: Array, chunk: Chunk) -> Array:
+        checks.finite("weights", x, backend.active.is_finite(x.reshape(-1)))
+        each = x if self.score is None else self.score(x, chunk)
+        sums: Array = block_sums("scores", each, self.block, self.power).reshape(-1)
+        return np.sqrt(sums, out=sums) if self.power == 2 else sums
+
+    def apply(self, x: Array, chunk: Chunk, cut: ScoreCut, out: Array) -> None:
+        keep = kept(self.scores(x, chunk), False, cut, self.first(chunk))
+        apply_mask(x, spread(keep.reshape(-1, x.shape[1] // self.block[1]), self.block, x.shape), out=out)
+
+    def first(self, chunk: Chunk) -> int:
+        return chunk.row // self.block[0] * (self.shape[1] // self.block[1])
+
+
+def column_sums(passes: Passes, shape: tuple[int, int], score: Score | None, power: int) -> Array:
+    """A score for each column, (cols,): what `block_sums` gives for the whole, in one pass and sixteen rows of memory.
+    ValueError where a sum exceeds float32."""
+
+    def terms(x: Array, chunk: Chunk) -> tuple[Chunk, Array]:
+        checks.finite("weights", x, backend.active.is_finite(x.reshape(-1)))
+        values = (x if score is None else score(x, chunk)).astype(np.float32)
+        with np.errstate(over="ignore"):
+            return chunk, values if not power else np.abs(values) if power == 1 else values * values
+
+    lanes = np.zeros((LANES, shape[1]), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for chunk, values in passes.each(terms):
+            into = lanes[:, chunk.col : chunk.col + chunk.cols]
+            row = 0
+            while row < chunk.rows:  # up to the last lane, again from the first
+                lane = (chunk.row + row) % LANES
+                count = min(LANES - lane, chunk.rows - row)
+                into[lane : lane + count] += values[row : row + count]
+                row += count
+        for half in (8, 4, 2, 1):
+            lanes = lanes[:half] + lanes[half : 2 * half]
+    sums: Array = np.sqrt(lanes[0]) if power == 2 else lanes[0]
+    if not np.isfinite(sums).all():
+        raise error_about(passes.info, "scores must have sums over columns within float32, not ones that overflow it")
+    return sums
+
+
+class _Once:
+    """Scores that are in memory, as the only chunk of a tensor."""
+
+    def __init__(self, scores: Array) -> None:
+        self._scores = scores.reshape(1, -1)
+        self.chunks: Sequence[Chunk] = [Chunk(0, 1, 0, scores.size)]
+
+    def each(self, f: Callable[[Array, Chunk], T], step: int = 1) -> Generator[T, None, None]:
+        yield f(self._scores, self.chunks[0])
+
+    def read(self, chunk: Chunk) -> Array:
+        return self._scores
