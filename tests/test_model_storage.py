@@ -256,6 +256,75 @@ def test_issue_pruned_and_quantized_is_smaller_than_either(tmp_path: Path) -> No
     assert alone[0].steps is None and alone[1].steps is None
 
 
+# A given scale
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_fixed_point_by_a_given_scale(tmp_path: Path, symmetric: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 1 << 10)
+    w = weights(64, 64)
+    source, target = save(tmp_path / "m.safetensors", {"a.weight": w}), tmp_path / "t.safetensors"
+    compress(source, target, bits=6, scale=2**-6, symmetric=symmetric)
+    with open_checkpoint(target) as checkpoint:
+        found = logical_tensors(checkpoint)["a.weight"].quantized_rows(0, 64)
+    assert (found.scales == 2**-6).all()
+    assert same_codes(found, qt.quantize(w, 6, scale=2**-6, symmetric=symmetric))
+    if symmetric:
+        np.testing.assert_array_equal(found.dequantize(), np.clip(np.rint(w * 64), -31, 31) / 64)
+
+
+# Grids that weights lie on already
+
+
+def on_a_grid(dtype: DTypeLike) -> Arrays:
+    """Matrices that were quantized before, and one that was not."""
+    w = {name: weights(64, 96, seed=k) for k, name in enumerate(("int4", "uint3", "int8", "tensor", "book", "none"))}
+    found = {
+        "int4.weight": qt.quantize(w["int4"], 4, group_size=32, scale_dtype="float16").dequantize(),
+        "uint3.weight": qt.quantize(w["uint3"], 3, group_size="channel", symmetric=False).dequantize(),
+        "tensor.weight": qt.quantize(w["tensor"], 5, group_size="tensor").dequantize(),
+        "book.weight": qt.cluster(w["book"], 11).dequantize(),
+        "none.weight": w["none"],
+    }
+    return {name: a.astype(dtype) for name, a in found.items()}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16], ids=str)
+@pytest.mark.parametrize("others", [{"bits": 4, "prune": 0.8}, {"bits": None}], ids=str)
+def test_weights_on_a_grid_keep_every_bit(tmp_path: Path, dtype: DTypeLike, others: dict[str, Any]) -> None:
+    arrays = on_a_grid(dtype)
+    source, target = save(tmp_path / "m.safetensors", arrays), tmp_path / "t.safetensors"
+    assert any("looked at first" in note for note in plan(source, recognize=True, **others).notes)
+    report = compress(source, target, recognize=True, **others)
+    with open_checkpoint(target) as checkpoint:
+        tensors = logical_tensors(checkpoint)
+        for name, w in arrays.items():
+            found = tensors[name]
+            if name == "none.weight":
+                assert found.compressed == (others["bits"] is not None)
+                continue
+            assert found.rows(0, 64).tobytes() == w.tobytes() and found.rows(5, 7).tobytes() == w[5:12].tobytes()
+            assert found.nbytes < w.nbytes and found.stored.startswith(("exact", "11 exact"))
+    by_name = {t.name: t for t in report.tensors}
+    assert by_name["int4.weight"].stored == "exact int4 group 32 symmetric"
+    assert by_name["book.weight"].stored == "11 exact values" and by_name["book.weight"].snr_db == np.inf
+    assert ("nothing else is asked for" in by_name["none.weight"].reason) == (others["bits"] is None)
+
+
+def test_one_scale_for_a_tensor_is_only_looked_for(tmp_path: Path) -> None:
+    arrays = {name: on_a_grid(np.float32)[name] for name in ("tensor.weight", "none.weight")}
+    source = save(tmp_path / "m.safetensors", arrays)
+    report = compress(source, tmp_path / "t.safetensors", recognize=True, group_size="tensor")
+    assert sorted(t.stored for t in report.tensors) == ["exact int5 tensor symmetric", "int4 group 32 symmetric"]
+
+
+def test_a_group_that_is_asked_for_is_the_only_one_tried(tmp_path: Path) -> None:
+    source = save(tmp_path / "m.safetensors", {"int4.weight": on_a_grid(np.float32)["int4.weight"]})
+    for size, exact in ((32, True), (16, True), (96, False)):
+        report = compress(source, tmp_path / f"{size}.safetensors", recognize=True, group_size=size, bits=2)
+        assert report.tensors[0].stored.startswith("exact") == exact
+
+
 # Bad settings
 
 
@@ -274,7 +343,11 @@ def test_issue_pruned_and_quantized_is_smaller_than_either(tmp_path: Path) -> No
         ({"codebook": "mxfp4", "group_size": 64}, "group_size must be 32 with mxfp4, not 64"),
         ({"codebook": "nf4", "symmetric": False}, "symmetric must not be given with codebook"),
         ({"clusters": 4, "scale_dtype": "float32"}, "scale_dtype must not be given with clusters"),
-        ({"group_size": "tensor"}, "without codebook or clusters"),
+        ({"group_size": "tensor"}, "without codebook, clusters or recognize"),
+        ({"scale": 0.0}, "scale must be positive and finite in float16, not 0"),
+        ({"scale": 1e-9}, "scale must be positive and finite in float16, not 1e-09"),
+        ({"scale": -1.0}, "scale must be a number of"),
+        ({"scale": 2.0, "codebook": "nf4"}, "scale must not be given with codebook"),
         ({"storage": "csr"}, "storage must be one of 'auto', 'dense', 'sparse', not 'csr'"),
         ({"storage": "sparse", "codebook": "nf4"}, "storage='sparse' must not be given with codebook"),
     ],

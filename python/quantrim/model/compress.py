@@ -54,13 +54,15 @@ def compress(
     bits: 2..8, 4 by default; None rounds nothing: with prune, weights are zeroed and keep their dtype.
     group_size: columns that share a scale, or "channel"; by default 128, "channel"
         at 8 bits. Where it does not divide the columns, the largest of 64, 32, 16 that does, else "channel".
-    symmetric, scale, rounding, seed: as in `quantize`.
+    symmetric, scale, rounding, seed: as in `quantize`; scale may be a number, that of all groups: fixed point.
     scale_dtype: "float16" (default), "bfloat16" or "float32".
     codebook: instead of bits, "nf4", "fp4", "mxfp4", "mxint8", "binary", "ternary", or 2..256 ascending values, as in
         `quantize_codebook`; clusters: 2..256 values that the weights of a tensor share, as in `cluster`. Both are
         stored in a layout that only quantrim reads. group_size may be "tensor" as well.
     storage: "auto" leaves zeros out (only quantrim reads that) where a fraction was pruned of weights with bits, and a
         quarter of the bytes or more is saved; "sparse" always, "dense" never.
+    recognize: True looks at each tensor first: what lies on a grid, or has at most 256 values, is packed without any
+        change, neither pruned nor rounded, in a layout that only quantrim reads; the rest is as the other options say.
     prune: the fraction of each tensor's weights to remove first (of each row, with prune_axis=1), or "n:m".
     include, exclude: globs of tensor names. With include, only those are compressed; those of exclude never.
     min_elements: matrices of fewer weights (default 4096) are copied, as is all that is no matrix named

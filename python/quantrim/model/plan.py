@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..files import Checkpoint, TensorInfo, encode_header, open_checkpoint, read_header
@@ -42,6 +42,7 @@ class TensorPlan:
 
     scheme: of its codes, where they are stored as compressed-tensors has them. copied: byte for byte, not even pruned.
     form: ours, in place of a scheme. counted: what a first pass over the source found, where the form needs one.
+    looked: whether it is known if the weights lie on a grid, where the settings ask for it.
     """
 
     info: TensorInfo
@@ -52,6 +53,7 @@ class TensorPlan:
     copied: bool
     form: Form | None = None
     counted: object = None
+    looked: bool = False
 
     @property
     def grid(self) -> Scheme | None:
@@ -64,6 +66,11 @@ class TensorPlan:
         if isinstance(self.form, codebook.Scheme):
             return self.form.bits
         return None if self.grid is None else self.grid.bits
+
+    @property
+    def to_look_at(self) -> bool:
+        """Whether its form depends on weights that nobody has looked at."""
+        return self.settings.recognize and not self.copied and not self.looked and self.info.dtype in PRUNED_DTYPES
 
     @property
     def at_most(self) -> bool:
@@ -180,22 +187,21 @@ def make_plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
     _refuse_quantized(checkpoint)
     assigned = recipe.assign(checkpoint.tensors)
     plans = [_plan_tensor(info, assigned[name], recipe.min_elements) for name, info in checkpoint.tensors.items()]
-    compressed = {t.module: t.scheme for t in plans if t.scheme}
     if all(t.copied for t in plans):
         why = "; ".join(sorted({t.reason for t in plans}))[:500] or "it holds no tensors"
         raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)}: no tensor can be compressed: {why}")
+    return plan_of(checkpoint, recipe, plans)
+
+
+def plan_of(checkpoint: Checkpoint, recipe: Recipe, plans: list[TensorPlan]) -> Plan:
+    """The plan for tensors, in the order of the checkpoint: what is in each file, and where."""
+    compressed = {t.module: t.scheme for t in plans if t.scheme}
     others = [t.module for t in plans if not t.scheme and len(t.shape) == 2 and t.name.endswith(WEIGHT)]
     config = quantization_config(compressed, others) if compressed else {}
     shards = _plan_shards(checkpoint, plans, recipe, config)
     source_bytes = sum((checkpoint.folder / shard).stat().st_size for shard in checkpoint.shards)
     notes = _notes(plans, (checkpoint.config or {}).get("model_type"))
     return Plan(os.fspath(checkpoint.path), recipe, shards, config, source_bytes, notes)
-
-
-def with_tensors(checkpoint: Checkpoint, plan: Plan, tensors: dict[str, TensorPlan]) -> Plan:
-    """The plan with other tensors, by name: where they lie in the files follows."""
-    plans = [tensors[t.name] for t in plan.tensors]
-    return replace(plan, shards=_plan_shards(checkpoint, plans, plan.recipe, plan.config))
 
 
 def _refuse_quantized(checkpoint: Checkpoint) -> None:
@@ -247,7 +253,7 @@ def _reason_to_copy(info: TensorInfo, settings: Settings, min_elements: int) -> 
     """Why a tensor is copied byte for byte, or ''."""
     if settings.keep:
         return "kept by the recipe"
-    if not settings.rounds and not settings.prune and settings.storage != "sparse":
+    if not settings.rounds and not settings.prune and settings.storage != "sparse" and not settings.recognize:
         return "nothing to do: neither bits nor prune"
     what = "compressed" if settings.rounds else "pruned"
     dtypes = MATRIX_DTYPES if settings.rounds else PRUNED_DTYPES
@@ -342,6 +348,10 @@ def _notes_on_forms(plans: list[TensorPlan]) -> list[str]:
     sparse = sum(isinstance(plan.form, sparse_scheme.Scheme) for plan in plans)
     coded = sum(isinstance(plan.form, codebook.Scheme) for plan in plans)
     notes = []
+    look = sum(plan.to_look_at for plan in plans)
+    if look:
+        said = "1 tensor is" if look == 1 else f"{look} tensors are"
+        notes.append(f"{said} looked at first: what lies on a grid is packed without any change, to another size")
     if sparse:
         said = "1 tensor is stored without zeros" if sparse == 1 else f"{sparse} tensors are stored without zeros"
         notes.append(f"{said}, which only quantrim reads: storage='dense' (--storage dense) keeps them for others")

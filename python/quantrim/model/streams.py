@@ -10,7 +10,8 @@ from ..files import Checkpoint
 from ..files.atomic import FileWriter
 from ..layouts import codebook, sparse_scheme
 from .code_stream import Coded
-from .plan import Plan, TensorPlan, with_tensors
+from .plan import Plan, TensorPlan, plan_of
+from .recognized import EXACT, Recognized, looked_at
 from .sparse_stream import Counted, Sparse, SparseCodes
 from .stream import Pruned, Quantized, Source, Stream
 from .workers import Workers
@@ -20,7 +21,7 @@ def stream_for(source: Source, tensor: TensorPlan, out: FileWriter | None, offse
     """What prunes, rounds and writes a tensor. out: None where its weights are only to be counted."""
     kind: type[Stream]
     if isinstance(tensor.form, codebook.Scheme):
-        kind = Coded
+        kind = Recognized if tensor.form.kind in EXACT else Coded
     elif isinstance(tensor.form, sparse_scheme.Scheme):
         kind = Sparse if tensor.form.grid is None else SparseCodes
     else:
@@ -31,16 +32,20 @@ def stream_for(source: Source, tensor: TensorPlan, out: FileWriter | None, offse
 def settled(
     checkpoint: Checkpoint, plan: Plan, source: Source, workers: Workers, chunk_bytes: int, tick: Callable[[str], None]
 ) -> Plan:
-    """The plan with the exact sizes of what is stored without zeros: a pass over those tensors.
+    """The plan with what only the weights can say: which lie on a grid, and how many are stored without zeros.
 
     tick: called with the name of the tensor at work, again and again.
     """
-    if not any(tensor.at_most for tensor in plan.tensors):
+    tensors = {tensor.name: tensor for tensor in plan.tensors}
+    for tensor in workers.run(partial(looked_at, source, t) for t in plan.tensors if t.to_look_at):
+        tensors[tensor.name] = tensor
+        tick(tensor.name)
+    for tensor in list(tensors.values()):
+        if tensor.at_most:
+            tensors[tensor.name] = _counted(source, tensor, workers, chunk_bytes, tick)
+    if all(tensors[tensor.name] is tensor for tensor in plan.tensors):
         return plan
-    tensors = {}
-    for tensor in plan.tensors:
-        tensors[tensor.name] = _counted(source, tensor, workers, chunk_bytes, tick) if tensor.at_most else tensor
-    return with_tensors(checkpoint, plan, tensors)
+    return plan_of(checkpoint, plan.recipe, [tensors[name] for name in checkpoint.tensors])
 
 
 def _counted(
