@@ -69,7 +69,8 @@ def whole(w: NDArray[Any], options: dict[str, Any]) -> Any:
         return qt.cluster(w, s.clusters, group_size=s.group)
     if s.codebook is not None:
         book = s.codebook if isinstance(s.codebook, str) else np.array(s.codebook, np.float32)
-        dtype = "float32" if str(book).startswith("mx") else s.scale_dtype
+        theirs = s.group == 64 and w.shape[1] % 64 == 0 and str(book) in ("nf4", "fp4")  # as bitsandbytes has it
+        dtype = "float32" if theirs or str(book).startswith("mx") else s.scale_dtype
         return qt.quantize_codebook(w, book, group_size=s.group, scale_dtype=dtype)
     if s.bits is None:
         return w
@@ -176,7 +177,9 @@ def test_a_planted_bug_in_the_bit_stream_is_found(tmp_path: Path, bug: str, monk
 # Files and folders
 
 
-@pytest.mark.parametrize("options", [{"codebook": "nf4"}, {"clusters": 16}, {"bits": 4, "prune": 0.8}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"codebook": "fp4"}, {"codebook": "binary"}, {"clusters": 16}, {"bits": 4, "prune": 0.8}], ids=str
+)
 def test_folders_and_their_parts_read_back(tmp_path: Path, options: dict[str, Any]) -> None:
     source = save_folder(tmp_path / "source", small_model(), shards=3)
     small = tmp_path / "small"
@@ -423,7 +426,7 @@ ENTRY: list[tuple[str, Any, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("options", [{"codebook": "nf4"}, {"bits": 4, "prune": 0.8, "group_size": 32}], ids=str)
+@pytest.mark.parametrize("options", [{"codebook": "binary"}, {"bits": 4, "prune": 0.8, "group_size": 32}], ids=str)
 @pytest.mark.parametrize("change,words", [row[1:] for row in ENTRY], ids=[row[0] for row in ENTRY])
 def test_C50_entries_that_lie(tmp_path: Path, options: dict[str, Any], change: Any, words: str) -> None:
     source = save(tmp_path / "m.safetensors", {"a.weight": weights(64, 64)})
@@ -448,16 +451,16 @@ def filled(at: int, value: float) -> Any:
 
 
 PARTS: list[tuple[str, dict[str, Any], Any, str]] = [
-    ("no codes", {"codebook": "nf4"}, lambda t: t.pop("a.weight_codes"), "weight_codes is missing"),
+    ("no codes", {"codebook": "binary"}, lambda t: t.pop("a.weight_codes"), "weight_codes is missing"),
     ("no scale", {"codebook": "mxfp4"}, put("a.weight_scale", lambda a: a[:-1]), "weight_scale must be U8 of shape"),
     ("infinite power", {"codebook": "mxfp4"}, put("a.weight_scale", filled(5, 255)), "scales must be finite"),
-    ("infinite", {"codebook": "nf4"}, put("a.weight_scale", filled(5, np.inf)), "scales must be finite"),
-    ("negative", {"codebook": "nf4"}, put("a.weight_scale", filled(5, -1)), "scales must be finite and not negative"),
+    ("infinite", {"codebook": "binary"}, put("a.weight_scale", filled(5, np.inf)), "scales must be finite"),
+    ("negative", {"codebook": "binary"}, put("a.weight_scale", filled(5, -1)), "must be finite and not negative"),
     ("book", {"clusters": 16}, put("a.weight_codebook", filled(5, np.nan)), "codebook must be finite"),
     ("no book", {"clusters": 16}, lambda t: t.pop("a.weight_codebook"), "weight_codebook is missing"),
     ("long book", {"clusters": 16}, put("a.weight_codebook", np.zeros(17, np.float32)), "values of weight_codebook"),
-    ("extra", {"codebook": "nf4"}, put("a.weight_zero_point", np.zeros((64, 1), np.uint8)), "must not be there"),
-    ("both", {"codebook": "nf4"}, put("a.weight", np.zeros((64, 64), np.float32)), "must not be there beside"),
+    ("extra", {"codebook": "binary"}, put("a.weight_zero_point", np.zeros((64, 1), np.uint8)), "must not be there"),
+    ("both", {"codebook": "binary"}, put("a.weight", np.zeros((64, 64), np.float32)), "must not be there beside"),
     ("bits set", {"prune": 0.8}, put("a.bitmask", filled(3, 255)), "values must have shape|bits set"),
     ("offsets fall", {"prune": 0.8}, put("a.row_offsets", filled(5, 0)), "must rise"),
     ("offsets rise", {"prune": 0.8}, put("a.row_offsets", filled(63, 10**9)), "must rise"),
@@ -494,7 +497,7 @@ def test_B2_not_finite_weights_say_where(tmp_path: Path, monkeypatch: pytest.Mon
     w[40, 5] = np.inf
     source = save(tmp_path / "m.safetensors", {"a.weight": w})
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 1 << 10)
-    for options in ({"codebook": "nf4"}, {"clusters": 4}, {"prune": 0.9}, {"bits": None, "storage": "sparse"}):
+    for options in ({"codebook": "binary"}, {"clusters": 4}, {"prune": 0.9}, {"bits": None, "storage": "sparse"}):
         with nothing_written(tmp_path / "t.safetensors"), pytest.raises(FormatError, match=f"flat index {40 * 64 + 5}"):
             compress(source, tmp_path / "t.safetensors", **options)  # type: ignore[arg-type]
 

@@ -58,7 +58,9 @@ def compress(
     scale_dtype: "float16" (default), "bfloat16" or "float32".
     codebook: instead of bits, "nf4", "fp4", "mxfp4", "mxint8", "binary", "ternary", or 2..256 ascending values, as in
         `quantize_codebook`; clusters: 2..256 values that the weights of a tensor share, as in `cluster`. Both are
-        stored in a layout that only quantrim reads. group_size may be "tensor" as well.
+        stored in a layout that only quantrim reads, group_size may be "tensor" as well; but "nf4" and "fp4" as
+        bitsandbytes has them, with float32 scales, where group_size is 32, 64, ... 4096 and divides the columns
+        (scale_dtype="bfloat16" keeps them in ours).
     storage: "auto" leaves zeros out (only quantrim reads that) where a fraction was pruned of weights with bits, and a
         quarter of the bytes or more is saved; "sparse" always, "dense" never.
     recognize: True looks at each tensor first: what lies on a grid, or has at most 256 values, is packed without any

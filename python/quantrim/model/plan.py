@@ -12,7 +12,7 @@ from ..files import Checkpoint, TensorInfo, encode_header, open_checkpoint, read
 from ..files.errors import PATH_LIMIT, quote
 from ..files.safetensors import count_bytes
 from ..float_environment import default_floats
-from ..layouts import codebook, sparse_scheme
+from ..layouts import bitsandbytes, codebook, sparse_scheme
 from ..layouts.compressed_tensors import Part, Scheme, parts
 from ..layouts.compressed_tensors_config import quantization_config, reader_notes, usual_format
 from .entries import KEY, metadata_of
@@ -63,7 +63,7 @@ class TensorPlan:
     @property
     def bits(self) -> int | None:
         """Of a code; None where weights keep their dtype."""
-        if isinstance(self.form, codebook.Scheme):
+        if isinstance(self.form, (codebook.Scheme, bitsandbytes.Scheme)):
             return self.form.bits
         return None if self.grid is None else self.grid.bits
 
@@ -197,7 +197,10 @@ def plan_of(checkpoint: Checkpoint, recipe: Recipe, plans: list[TensorPlan]) -> 
     """The plan for tensors, in the order of the checkpoint: what is in each file, and where."""
     compressed = {t.module: t.scheme for t in plans if t.scheme}
     others = [t.module for t in plans if not t.scheme and len(t.shape) == 2 and t.name.endswith(WEIGHT)]
-    config = quantization_config(compressed, others) if compressed else {}
+    if compressed:
+        config = quantization_config(compressed, others)
+    else:
+        config = bitsandbytes_config(plans)
     shards = _plan_shards(checkpoint, plans, recipe, config)
     source_bytes = sum((checkpoint.folder / shard).stat().st_size for shard in checkpoint.shards)
     notes = _notes(plans, (checkpoint.config or {}).get("model_type"))
@@ -216,6 +219,9 @@ def _refuse_quantized(checkpoint: Checkpoint) -> None:
         path = quote(checkpoint.path, PATH_LIMIT)
         raise ValueError(f"{path} is quantized already, or stored without zeros: its metadata has {KEY}")
     for name in checkpoint.tensors:
+        if any(name.endswith(f"{WEIGHT}.{bitsandbytes.STATE}{kind}") for kind in bitsandbytes.KINDS):
+            path = quote(checkpoint.path, PATH_LIMIT)
+            raise ValueError(f"{path} is quantized already: tensor {quote(name)} is a state of bitsandbytes")
         for suffix in _PART_SUFFIXES:
             if name.endswith(WEIGHT + suffix):
                 path = quote(checkpoint.path, PATH_LIMIT)
@@ -293,9 +299,11 @@ def _plan_shards(
     by_file = defaultdict(list)
     for each in plans:
         by_file[each.info.path].append(each)
-    ours = metadata_of({t.name: t.form.entry(t.info.matrix_shape) for t in plans if t.form})
+    own = {t.name: t.form for t in plans if isinstance(t.form, (codebook.Scheme, sparse_scheme.Scheme))}
+    shapes = {t.name: t.info.matrix_shape for t in plans if t.form}
+    ours = metadata_of({name: form.entry(shapes[name]) for name, form in own.items()})
     more = ours | _provenance(recipe)
-    if checkpoint.config is None and config:
+    if checkpoint.config is None and config and config["quant_method"] != "bitsandbytes":
         more["quantization_config"] = json.dumps(config, sort_keys=True)
     shards = checkpoint.shards
     return tuple(_plan_shard(checkpoint, shard, by_file[checkpoint.folder / shard], more) for shard in shards)
@@ -341,6 +349,16 @@ def _notes(plans: list[TensorPlan], model_type: object) -> tuple[str, ...]:
     if schemes and model_type in _TRANSPOSED:
         notes.append(f"{model_type} models hold their matrices transposed (Conv1D), which no reader decompresses")
     return tuple(notes)
+
+
+def bitsandbytes_config(plans: list[TensorPlan]) -> dict[str, Any]:
+    """Their `quantization_config`; empty unless all quantized tensors are in their layout, and of one kind."""
+    forms = [t.form for t in plans if t.form]
+    theirs = [form for form in forms if isinstance(form, bitsandbytes.Scheme)]
+    if not forms or len(theirs) < len(forms) or len({form.kind for form in theirs}) > 1:
+        return {}
+    others = [t.module for t in plans if not t.form and len(t.shape) == 2 and t.name.endswith(WEIGHT)]
+    return bitsandbytes.quantization_config(theirs[0].kind, theirs[0].dtype, others)
 
 
 def _notes_on_forms(plans: list[TensorPlan]) -> list[str]:

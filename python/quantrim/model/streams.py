@@ -8,8 +8,8 @@ from functools import partial
 
 from ..files import Checkpoint
 from ..files.atomic import FileWriter
-from ..layouts import codebook, sparse_scheme
-from .code_stream import Coded
+from ..layouts import bitsandbytes, codebook, sparse_scheme
+from .code_stream import BitsAndBytes, Coded
 from .plan import Plan, TensorPlan, plan_of
 from .recognized import EXACT, Recognized, looked_at
 from .sparse_stream import Counted, Sparse, SparseCodes
@@ -22,6 +22,8 @@ def stream_for(source: Source, tensor: TensorPlan, out: FileWriter | None, offse
     kind: type[Stream]
     if isinstance(tensor.form, codebook.Scheme):
         kind = Recognized if tensor.form.kind in EXACT else Coded
+    elif isinstance(tensor.form, bitsandbytes.Scheme):
+        kind = BitsAndBytes
     elif isinstance(tensor.form, sparse_scheme.Scheme):
         kind = Sparse if tensor.form.grid is None else SparseCodes
     else:
