@@ -197,10 +197,7 @@ def plan_of(checkpoint: Checkpoint, recipe: Recipe, plans: list[TensorPlan]) -> 
     """The plan for tensors, in the order of the checkpoint: what is in each file, and where."""
     compressed = {t.module: t.scheme for t in plans if t.scheme}
     others = [t.module for t in plans if not t.scheme and len(t.shape) == 2 and t.name.endswith(WEIGHT)]
-    if compressed:
-        config = quantization_config(compressed, others)
-    else:
-        config = bitsandbytes_config(plans)
+    config = quantization_config(compressed, others) if compressed else bitsandbytes_config(plans)
     shards = _plan_shards(checkpoint, plans, recipe, config)
     source_bytes = sum((checkpoint.folder / shard).stat().st_size for shard in checkpoint.shards)
     notes = _notes(plans, (checkpoint.config or {}).get("model_type"))
