@@ -254,6 +254,33 @@ def test_compress_does_what_the_function_does(model: Path) -> None:
     assert result.stderr == ""
 
 
+@pytest.mark.parametrize(
+    "words,options",
+    [
+        (["--codebook", "ternary", "--group-size", "tensor"], {"codebook": "ternary", "group_size": "tensor"}),
+        (["--codebook", "-1,0,0.5,1"], {"codebook": [-1, 0, 0.5, 1]}),
+        (["--clusters", "12"], {"clusters": 12}),
+        (["--prune", "0.8", "--storage", "sparse"], {"prune": 0.8, "storage": "sparse"}),
+        (["--recognize", "--scale", "0.0625"], {"recognize": True, "scale": 0.0625}),
+    ],
+    ids=str,
+)
+def test_other_forms_are_those_of_the_function(model: Path, words: list[str], options: dict[str, Any]) -> None:
+    result = run("compress", model, model.with_name("t.safetensors"), *words)
+    assert result.exit_code == 0, result.stderr
+    qt.compress(model, model.with_name("u.safetensors"), **options)
+    assert model.with_name("t.safetensors").read_bytes() == model.with_name("u.safetensors").read_bytes()
+    assert ("what each step saved" in result.stdout) == ("prune" in options)
+    wish = json.loads(run("compress", model, model.with_name("v.safetensors"), "--dry-run", "--json", *words).stdout)
+    assert wish["at_most"] == ("prune" in options)
+
+
+def test_a_codebook_that_is_none_is_bad_input(model: Path) -> None:
+    result = run("compress", model, model.with_name("t.safetensors"), "--codebook", "nf5")
+    assert result.exit_code == 2 and "codebook must be one of 'nf4'" in result.stderr
+    assert not model.with_name("t.safetensors").exists()
+
+
 def test_compress_reads_a_recipe(model: Path) -> None:
     recipe = model.with_name("recipe.toml")
     recipe.write_text('bits = 4\n[[rule]]\nmatch = "layers.0.*"\nbits = 8\n')

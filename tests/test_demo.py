@@ -171,7 +171,7 @@ ROWS = 256 + 128 + 10
 HEADERS = 2500  # of a file, at most: names, places, recipe
 ARRAYS = {"half of the neurons": 4 * (128 * 64 + 64 * 128 + 10 * 64) + 4 * (128 + 64 + 10)}
 CODES = {  # what codes and float16 scales need
-    "NF4": WEIGHTS // 2 + 2 * GROUPS[64] + BIASES,
+    "NF4": WEIGHTS // 2 + 4 * GROUPS[64] + 3 * 64 + BIASES,  # bitsandbytes: float32, and a table with each matrix
     "16 shared values": WEIGHTS // 2 + 3 * 64 + BIASES,  # a table of 16 values with each matrix
     "ternary": WEIGHTS // 4 + 2 * GROUPS[64] + BIASES,
     "binary": WEIGHTS // 8 + 2 * GROUPS[64] + BIASES,

@@ -69,7 +69,8 @@ def whole(w: NDArray[Any], options: dict[str, Any]) -> Any:
         return qt.cluster(w, s.clusters, group_size=s.group)
     if s.codebook is not None:
         book = s.codebook if isinstance(s.codebook, str) else np.array(s.codebook, np.float32)
-        dtype = "float32" if str(book).startswith("mx") else s.scale_dtype
+        theirs = s.group == 64 and w.shape[1] % 64 == 0 and str(book) in ("nf4", "fp4")  # as bitsandbytes has it
+        dtype = "float32" if theirs or str(book).startswith("mx") else s.scale_dtype
         return qt.quantize_codebook(w, book, group_size=s.group, scale_dtype=dtype)
     if s.bits is None:
         return w
@@ -176,7 +177,9 @@ def test_a_planted_bug_in_the_bit_stream_is_found(tmp_path: Path, bug: str, monk
 # Files and folders
 
 
-@pytest.mark.parametrize("options", [{"codebook": "nf4"}, {"clusters": 16}, {"bits": 4, "prune": 0.8}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"codebook": "fp4"}, {"codebook": "binary"}, {"clusters": 16}, {"bits": 4, "prune": 0.8}], ids=str
+)
 def test_folders_and_their_parts_read_back(tmp_path: Path, options: dict[str, Any]) -> None:
     source = save_folder(tmp_path / "source", small_model(), shards=3)
     small = tmp_path / "small"
@@ -256,6 +259,75 @@ def test_issue_pruned_and_quantized_is_smaller_than_either(tmp_path: Path) -> No
     assert alone[0].steps is None and alone[1].steps is None
 
 
+# A given scale
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_fixed_point_by_a_given_scale(tmp_path: Path, symmetric: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 1 << 10)
+    w = weights(64, 64)
+    source, target = save(tmp_path / "m.safetensors", {"a.weight": w}), tmp_path / "t.safetensors"
+    compress(source, target, bits=6, scale=2**-6, symmetric=symmetric)
+    with open_checkpoint(target) as checkpoint:
+        found = logical_tensors(checkpoint)["a.weight"].quantized_rows(0, 64)
+    assert (found.scales == 2**-6).all()
+    assert same_codes(found, qt.quantize(w, 6, scale=2**-6, symmetric=symmetric))
+    if symmetric:
+        np.testing.assert_array_equal(found.dequantize(), np.clip(np.rint(w * 64), -31, 31) / 64)
+
+
+# Grids that weights lie on already
+
+
+def on_a_grid(dtype: DTypeLike) -> Arrays:
+    """Matrices that were quantized before, and one that was not."""
+    w = {name: weights(64, 96, seed=k) for k, name in enumerate(("int4", "uint3", "int8", "tensor", "book", "none"))}
+    found = {
+        "int4.weight": qt.quantize(w["int4"], 4, group_size=32, scale_dtype="float16").dequantize(),
+        "uint3.weight": qt.quantize(w["uint3"], 3, group_size="channel", symmetric=False).dequantize(),
+        "tensor.weight": qt.quantize(w["tensor"], 5, group_size="tensor").dequantize(),
+        "book.weight": qt.cluster(w["book"], 11).dequantize(),
+        "none.weight": w["none"],
+    }
+    return {name: a.astype(dtype) for name, a in found.items()}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16], ids=str)
+@pytest.mark.parametrize("others", [{"bits": 4, "prune": 0.8}, {"bits": None}], ids=str)
+def test_weights_on_a_grid_keep_every_bit(tmp_path: Path, dtype: DTypeLike, others: dict[str, Any]) -> None:
+    arrays = on_a_grid(dtype)
+    source, target = save(tmp_path / "m.safetensors", arrays), tmp_path / "t.safetensors"
+    assert any("looked at first" in note for note in plan(source, recognize=True, **others).notes)
+    report = compress(source, target, recognize=True, **others)
+    with open_checkpoint(target) as checkpoint:
+        tensors = logical_tensors(checkpoint)
+        for name, w in arrays.items():
+            found = tensors[name]
+            if name == "none.weight":
+                assert found.compressed == (others["bits"] is not None)
+                continue
+            assert found.rows(0, 64).tobytes() == w.tobytes() and found.rows(5, 7).tobytes() == w[5:12].tobytes()
+            assert found.nbytes < w.nbytes and found.stored.startswith(("exact", "11 exact"))
+    by_name = {t.name: t for t in report.tensors}
+    assert by_name["int4.weight"].stored == "exact int4 group 32 symmetric"
+    assert by_name["book.weight"].stored == "11 exact values" and by_name["book.weight"].snr_db == np.inf
+    assert ("nothing else is asked for" in by_name["none.weight"].reason) == (others["bits"] is None)
+
+
+def test_one_scale_for_a_tensor_is_only_looked_for(tmp_path: Path) -> None:
+    arrays = {name: on_a_grid(np.float32)[name] for name in ("tensor.weight", "none.weight")}
+    source = save(tmp_path / "m.safetensors", arrays)
+    report = compress(source, tmp_path / "t.safetensors", recognize=True, group_size="tensor")
+    assert sorted(t.stored for t in report.tensors) == ["exact int5 tensor symmetric", "int4 group 32 symmetric"]
+
+
+def test_a_group_that_is_asked_for_is_the_only_one_tried(tmp_path: Path) -> None:
+    source = save(tmp_path / "m.safetensors", {"int4.weight": on_a_grid(np.float32)["int4.weight"]})
+    for size, exact in ((32, True), (16, True), (96, False)):
+        report = compress(source, tmp_path / f"{size}.safetensors", recognize=True, group_size=size, bits=2)
+        assert report.tensors[0].stored.startswith("exact") == exact
+
+
 # Bad settings
 
 
@@ -274,7 +346,11 @@ def test_issue_pruned_and_quantized_is_smaller_than_either(tmp_path: Path) -> No
         ({"codebook": "mxfp4", "group_size": 64}, "group_size must be 32 with mxfp4, not 64"),
         ({"codebook": "nf4", "symmetric": False}, "symmetric must not be given with codebook"),
         ({"clusters": 4, "scale_dtype": "float32"}, "scale_dtype must not be given with clusters"),
-        ({"group_size": "tensor"}, "without codebook or clusters"),
+        ({"group_size": "tensor"}, "without codebook, clusters or recognize"),
+        ({"scale": 0.0}, "scale must be positive and finite in float16, not 0"),
+        ({"scale": 1e-9}, "scale must be positive and finite in float16, not 1e-09"),
+        ({"scale": -1.0}, "scale must be a number of"),
+        ({"scale": 2.0, "codebook": "nf4"}, "scale must not be given with codebook"),
         ({"storage": "csr"}, "storage must be one of 'auto', 'dense', 'sparse', not 'csr'"),
         ({"storage": "sparse", "codebook": "nf4"}, "storage='sparse' must not be given with codebook"),
     ],
@@ -350,7 +426,7 @@ ENTRY: list[tuple[str, Any, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("options", [{"codebook": "nf4"}, {"bits": 4, "prune": 0.8, "group_size": 32}], ids=str)
+@pytest.mark.parametrize("options", [{"codebook": "binary"}, {"bits": 4, "prune": 0.8, "group_size": 32}], ids=str)
 @pytest.mark.parametrize("change,words", [row[1:] for row in ENTRY], ids=[row[0] for row in ENTRY])
 def test_C50_entries_that_lie(tmp_path: Path, options: dict[str, Any], change: Any, words: str) -> None:
     source = save(tmp_path / "m.safetensors", {"a.weight": weights(64, 64)})
@@ -375,16 +451,16 @@ def filled(at: int, value: float) -> Any:
 
 
 PARTS: list[tuple[str, dict[str, Any], Any, str]] = [
-    ("no codes", {"codebook": "nf4"}, lambda t: t.pop("a.weight_codes"), "weight_codes is missing"),
+    ("no codes", {"codebook": "binary"}, lambda t: t.pop("a.weight_codes"), "weight_codes is missing"),
     ("no scale", {"codebook": "mxfp4"}, put("a.weight_scale", lambda a: a[:-1]), "weight_scale must be U8 of shape"),
     ("infinite power", {"codebook": "mxfp4"}, put("a.weight_scale", filled(5, 255)), "scales must be finite"),
-    ("infinite", {"codebook": "nf4"}, put("a.weight_scale", filled(5, np.inf)), "scales must be finite"),
-    ("negative", {"codebook": "nf4"}, put("a.weight_scale", filled(5, -1)), "scales must be finite and not negative"),
+    ("infinite", {"codebook": "binary"}, put("a.weight_scale", filled(5, np.inf)), "scales must be finite"),
+    ("negative", {"codebook": "binary"}, put("a.weight_scale", filled(5, -1)), "must be finite and not negative"),
     ("book", {"clusters": 16}, put("a.weight_codebook", filled(5, np.nan)), "codebook must be finite"),
     ("no book", {"clusters": 16}, lambda t: t.pop("a.weight_codebook"), "weight_codebook is missing"),
     ("long book", {"clusters": 16}, put("a.weight_codebook", np.zeros(17, np.float32)), "values of weight_codebook"),
-    ("extra", {"codebook": "nf4"}, put("a.weight_zero_point", np.zeros((64, 1), np.uint8)), "must not be there"),
-    ("both", {"codebook": "nf4"}, put("a.weight", np.zeros((64, 64), np.float32)), "must not be there beside"),
+    ("extra", {"codebook": "binary"}, put("a.weight_zero_point", np.zeros((64, 1), np.uint8)), "must not be there"),
+    ("both", {"codebook": "binary"}, put("a.weight", np.zeros((64, 64), np.float32)), "must not be there beside"),
     ("bits set", {"prune": 0.8}, put("a.bitmask", filled(3, 255)), "values must have shape|bits set"),
     ("offsets fall", {"prune": 0.8}, put("a.row_offsets", filled(5, 0)), "must rise"),
     ("offsets rise", {"prune": 0.8}, put("a.row_offsets", filled(63, 10**9)), "must rise"),
@@ -421,7 +497,7 @@ def test_B2_not_finite_weights_say_where(tmp_path: Path, monkeypatch: pytest.Mon
     w[40, 5] = np.inf
     source = save(tmp_path / "m.safetensors", {"a.weight": w})
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 1 << 10)
-    for options in ({"codebook": "nf4"}, {"clusters": 4}, {"prune": 0.9}, {"bits": None, "storage": "sparse"}):
+    for options in ({"codebook": "binary"}, {"clusters": 4}, {"prune": 0.9}, {"bits": None, "storage": "sparse"}):
         with nothing_written(tmp_path / "t.safetensors"), pytest.raises(FormatError, match=f"flat index {40 * 64 + 5}"):
             compress(source, tmp_path / "t.safetensors", **options)  # type: ignore[arg-type]
 

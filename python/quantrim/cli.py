@@ -62,13 +62,21 @@ def compress(
             show_default=False,
         ),
     ] = None,
+    recognize: Annotated[
+        bool | None,
+        typer.Option("--recognize", help="Pack what lies on a grid already without any change.", show_default=False),
+    ] = None,
     symmetric: Annotated[
         bool | None,
         typer.Option("--symmetric/--asymmetric", help="Codes around zero, or with a zero point.", show_default=False),
     ] = None,
     scale: Annotated[
         str | None,
-        typer.Option(metavar="RULE", help="absmax, mse (slower, closer) or power_of_two.", show_default=False),
+        typer.Option(
+            metavar="RULE|X",
+            help="absmax, mse (slower, closer), power_of_two, or X: round(w / X) * X everywhere.",
+            show_default=False,
+        ),
     ] = None,
     scale_dtype: Annotated[
         str | None, typer.Option(metavar="DTYPE", help="float16, bfloat16 or float32.", show_default=False)
@@ -175,6 +183,7 @@ def compress(
         codebook=codebook,
         clusters=clusters,
         storage=storage,
+        recognize=recognize,
         symmetric=symmetric,
         scale=scale,
         scale_dtype=scale_dtype,

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import ml_dtypes  # noqa: F401 (numpy knows bfloat16 by it)
 import numpy as np
 import pytest
+from model_helpers import save, weights
 
 import quantrim as qt
+from quantrim.files import open_checkpoint
+from quantrim.model import compress, logical_tensors
 
 pytestmark = pytest.mark.interop
 torch: Any = pytest.importorskip("torch", reason="needs torch: pip install quantrim[interop]")
+bitsandbytes: Any = pytest.importorskip("bitsandbytes", reason="needs bitsandbytes: pip install bitsandbytes")
+safetensors_torch: Any = pytest.importorskip("safetensors.torch", reason="needs safetensors: pip install safetensors")
 functional: Any = pytest.importorskip("bitsandbytes.functional", reason="needs bitsandbytes: pip install bitsandbytes")
 
 
@@ -30,3 +37,45 @@ def test_same_bytes(name: str, size: int, block: int, dtype: str) -> None:
         assert ours.scales.tobytes() == state.absmax.numpy().tobytes()
         back = functional.dequantize_4bit(theirs, state).float().numpy().reshape(-1)
         assert np.array_equal(ours.dequantize(dtype=np.dtype(dtype)).astype(np.float32)[0], back)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["nf4", "fp4"])
+def test_files_of_compress(tmp_path: Path, name: str, dtype: str) -> None:
+    """bitsandbytes makes of a file's tensors what we make of them, and writes the same tensors."""
+    w = weights(96, 128, dtype=np.dtype(dtype))
+    source = save(tmp_path / "m.safetensors", {"a.weight": w})
+    compress(source, tmp_path / "t.safetensors", codebook=name)
+    tensors = safetensors_torch.load_file(tmp_path / "t.safetensors")
+    stats = {key.removeprefix("a.weight."): t for key, t in tensors.items() if key != "a.weight"}
+    parameter = bitsandbytes.nn.Params4bit.from_prequantized(tensors["a.weight"], dict(stats), device="cpu")
+    with open_checkpoint(tmp_path / "t.safetensors") as checkpoint:
+        ours = logical_tensors(checkpoint)["a.weight"].rows(0, 96)
+    theirs = functional.dequantize_4bit(parameter.data, parameter.quant_state)
+    assert theirs.dtype == getattr(torch, dtype)
+    assert np.array_equal(theirs.float().numpy(), ours.astype(np.float32))
+    again, state = functional.quantize_4bit(torch.from_numpy(w.astype(np.float32)), blocksize=64, quant_type=name)
+    assert torch.equal(again, tensors["a.weight"])
+    packed = state.as_dict(packed=True)
+    assert stats.keys() == packed.keys()
+    assert torch.equal(packed["absmax"], stats["absmax"]) and torch.equal(packed["quant_map"], stats["quant_map"])
+
+
+def test_transformers_opens_a_folder(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    pytest.importorskip("accelerate", reason="needs accelerate: pip install accelerate")
+    config = transformers.LlamaConfig(
+        vocab_size=128, hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = transformers.LlamaForCausalLM(config)
+    model.save_pretrained(tmp_path / "source")
+    compress(tmp_path / "source", tmp_path / "small", codebook="nf4", exclude=["*embed*", "lm_head*"])
+    opened = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "small", device_map="cpu")
+    with open_checkpoint(tmp_path / "small") as checkpoint:
+        tensors = logical_tensors(checkpoint)
+        names = [name for name, tensor in tensors.items() if tensor.compressed]
+        assert len(names) == 7
+        for name in names:
+            weight = opened.get_parameter(name)
+            found = functional.dequantize_4bit(weight.data, weight.quant_state).float().numpy()
+            assert np.array_equal(found, tensors[name].rows(0, tensors[name].shape[0]))

@@ -34,6 +34,7 @@ class Options:
     codebook: str | None = None
     clusters: int | None = None
     storage: str | None = None
+    recognize: bool | None = None
     symmetric: bool | None = None
     scale: str | None = None
     scale_dtype: str | None = None
@@ -63,6 +64,7 @@ class Options:
         given["bits"], given["group_size"] = _integer(self.bits), _integer(self.group_size)
         given["codebook"] = _values(self.codebook)
         given["prune"], given["prune_pattern"] = _fraction(self.prune), _block(self.prune_pattern)
+        given["scale"] = _fraction(self.scale)
         said = {name: value for name, value in given.items() if value not in (None, [])}
         return said | {"bits": None} if self.bits == "none" else said
 

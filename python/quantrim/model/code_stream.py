@@ -9,7 +9,7 @@ import numpy as np
 from ..checks import Array
 from ..codebooks import cluster, quantize_codebook
 from ..files.atomic import FileWriter
-from ..layouts import codebook
+from ..layouts import bitsandbytes, codebook
 from ..quantization import dequantize
 from ..tensor import QuantizedTensor, columns_per_group, scales_shape
 from .chunks import Chunk
@@ -27,7 +27,7 @@ class Coded(Stream):
         self, source: Source, tensor: TensorPlan, pruner: Pruner | None, out: FileWriter | None, offsets: dict[str, int]
     ) -> None:
         super().__init__(source, tensor, pruner, out, offsets)
-        assert isinstance(tensor.form, codebook.Scheme)
+        assert isinstance(tensor.form, (codebook.Scheme, bitsandbytes.Scheme))
         self.form, self.group_size = tensor.form, tensor.form.group_size
         self.stored = self.form.parts((self.rows, self.cols))
         self.groups = scales_shape((self.rows, self.cols), self.group_size)[1]
@@ -41,7 +41,7 @@ class Coded(Stream):
         q = self.coded(pruned)
         if self.form.scale_dtype == codebook.POWERS:  # of which the smallest become 0
             q.scales[...] = codebook.decode_scales(codebook.encode_scales(q.scales, codebook.POWERS), codebook.POWERS)
-        self._write(q, chunk)
+        self.write(q, chunk)
         decoded = self.source.buffers.get("decoded", x.shape, np.dtype(np.float32))
         errors = measure(x, dequantize(q, out=decoded))
         errors.lost_groups = count_lost(pruned, q)
@@ -53,21 +53,42 @@ class Coded(Stream):
         if s.clusters is not None:
             return cluster(x, s.clusters, group_size=self.group_size)
         book = s.codebook if isinstance(s.codebook, str) else np.array(s.codebook, np.float32)
-        scale_dtype = "float32" if self.form.scale_dtype == codebook.POWERS else s.scale_dtype
+        scale_dtype = self.form.scale_dtype
+        if scale_dtype is None or scale_dtype == codebook.POWERS:
+            scale_dtype = "float32"
         return quantize_codebook(x, book, group_size=self.group_size, scale_dtype=scale_dtype)
 
-    def _write(self, q: QuantizedTensor, chunk: Chunk) -> None:
+    def write(self, q: QuantizedTensor, chunk: Chunk) -> None:
+        """The parts of a chunk."""
+        assert isinstance(self.form, codebook.Scheme)
         for role, part in codebook.encode(q, self.form).items():
             stored = self.stored[role]
             width = stored.shape[1] if len(stored.shape) == 2 else 0
             if role == "codes":
                 at = chunk.row * width + chunk.col * self.form.bits // 8
             else:  # a row of `groups` values, or of as many codebooks
-                at = (chunk.row * width + self._group_of(chunk) * (width // self.groups)) * part.itemsize
+                at = (chunk.row * width + self.group_of(chunk) * (width // self.groups)) * part.itemsize
             self.out.pwrite(little_endian(np.ascontiguousarray(part)), self.begin[role] + at)
 
-    def _group_of(self, chunk: Chunk) -> int:
+    def group_of(self, chunk: Chunk) -> int:
+        """The group of its row that a chunk begins with."""
         return chunk.col // columns_per_group(self.group_size, self.cols)
+
+
+class BitsAndBytes(Coded):
+    """NF4 and FP4 as bitsandbytes stores them."""
+
+    def write(self, q: QuantizedTensor, chunk: Chunk) -> None:
+        first = chunk.row * self.cols + chunk.col
+        self.out.pwrite(bitsandbytes.swapped(q.data), self.begin["codes"] + first // 2)
+        at = (chunk.row * self.groups + self.group_of(chunk)) * q.scales.itemsize
+        self.out.pwrite(little_endian(q.scales), self.begin["scale"] + at)
+
+    def finish(self) -> None:
+        """Write the table and the state."""
+        assert isinstance(self.form, bitsandbytes.Scheme)
+        self.out.pwrite(little_endian(self.form.quant_map()), self.begin["map"])
+        self.out.pwrite(self.form.state((self.rows, self.cols)), self.begin["state"])
 
 
 def count_lost(x: Array, q: QuantizedTensor) -> int:

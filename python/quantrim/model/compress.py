@@ -27,7 +27,7 @@ from .shards import ShardPlan
 from .source import Source
 from .statistics import Errors
 from .stream import Jobs, compress_jobs, copy_jobs
-from .streams import settled, stream_for
+from .streams import recognized, settled, stream_for
 from .targets import CheckedFile, check_target, copy_side_files, refuse_planes, write_json
 from .workers import Buffers, Workers, single_threaded_kernels
 
@@ -57,13 +57,17 @@ def compress(
     bits: 2..8, 4 by default; None rounds nothing: with prune, weights are zeroed and keep their dtype.
     group_size: columns that share a scale, or "channel"; by default 128, "channel"
         at 8 bits. Where it does not divide the columns, the largest of 64, 32, 16 that does, else "channel".
-    symmetric, scale, rounding, seed: as in `quantize`.
+    symmetric, scale, rounding, seed: as in `quantize`; scale may be a number, that of all groups: fixed point.
     scale_dtype: "float16" (default), "bfloat16" or "float32".
     codebook: instead of bits, "nf4", "fp4", "mxfp4", "mxint8", "binary", "ternary", or 2..256 ascending values, as in
         `quantize_codebook`; clusters: 2..256 values that the weights of a tensor share, as in `cluster`. Both are
-        stored in a layout that only quantrim reads. group_size may be "tensor" as well.
+        stored in a layout that only quantrim reads, group_size may be "tensor" as well; but "nf4" and "fp4" as
+        bitsandbytes has them, with float32 scales, where group_size is 32, 64, ... 4096 and divides the columns
+        (scale_dtype="bfloat16" keeps them in ours).
     storage: "auto" leaves zeros out (only quantrim reads that) where a fraction was pruned of weights with bits, and a
         quarter of the bytes or more is saved; "sparse" always, "dense" never.
+    recognize: True looks at each tensor first: what lies on a grid, or has at most 256 values, is packed without any
+        change, neither pruned nor rounded, in a layout that only quantrim reads; the rest is as the other options say.
     prune: the fraction of each tensor's weights to remove first (of each row, with prune_axis=1), or "n:m".
     prune_pattern: "row", "column" or (rows, cols): whole ones go, those with the lowest sums of scores.
     prune_score: what goes first: the lowest "magnitude" (default), "random", or with data "wanda", "taylor", "fisher",
@@ -99,17 +103,20 @@ def compress(
         check_target(checkpoint, source, target, overwrite)
         refuse_planes(checkpoint)
         plan = make_plan(checkpoint, wish)
-        with single_threaded_kernels() as count, Pruners(plan.tensors, wish.folder) as pruners:
-            run = _Run(checkpoint, plan, pruners, progress)
+        run = _Run(checkpoint, plan, progress)
+        with single_threaded_kernels() as count:
             with Workers(count) as workers:
-                run.find_budgets(workers)
-                plan = settled(checkpoint, plan, run.source, pruners, workers, run.tick)
-            with _targets(checkpoint, plan, target, overwrite) as open_target:
-                for shard in plan.shards:
-                    # the workers end before the file is closed: none may write to a descriptor used anew
-                    with open_target(shard) as out, Workers(count) as workers:
-                        run.write_shard(shard, out, workers)
-                checkpoint.check_unchanged()
+                plan = recognized(checkpoint, plan, run.source, workers, run.tick)
+            with Pruners(plan.tensors, wish.folder) as pruners:
+                with Workers(count) as workers:
+                    pruners.find_budgets(run.source, workers, run.advance)
+                    plan = settled(checkpoint, plan, run.source, pruners, workers, run.tick)
+                with _targets(checkpoint, plan, target, overwrite) as open_target:
+                    for shard in plan.shards:
+                        # the workers end before the file is closed: none may write to a descriptor used anew
+                        with open_target(shard) as out, Workers(count) as workers:
+                            run.write_shard(shard, pruners, out, workers)
+                    checkpoint.check_unchanged()
     seconds = time.perf_counter() - started
     return _report(plan, target, run.errors, seconds, count)
 
@@ -117,34 +124,31 @@ def compress(
 class _Run:
     """The work on all tensors, with what has been done so far."""
 
-    def __init__(self, checkpoint: Checkpoint, plan: Plan, pruners: Pruners, progress: Progress | None) -> None:
+    def __init__(self, checkpoint: Checkpoint, plan: Plan, progress: Progress | None) -> None:
         self.source = Source(checkpoint, Buffers())
-        self._pruners = pruners
         self._progress = progress
         self._done = 0
         self._total = sum(tensor.source_bytes for tensor in plan.tensors)
         self.errors: dict[str, Errors] = {}
 
-    def find_budgets(self, workers: Workers) -> None:
-        """Look at all tensors that share a budget, before the first of them is written."""
-        self._pruners.find_budgets(self.source, workers, self._advance)
-
-    def write_shard(self, shard: ShardPlan, out: FileWriter, workers: Workers) -> None:
+    def write_shard(self, shard: ShardPlan, pruners: Pruners, out: FileWriter, workers: Workers) -> None:
         out.pwrite(shard.header, 0)
-        jobs = (job for tensor in shard.tensors for job in self._jobs(shard, tensor, out, workers))
+        jobs = (job for tensor in shard.tensors for job in self._jobs(shard, tensor, pruners, out, workers))
         for done in workers.run(jobs):
             if done.errors is not None:
                 self.errors.setdefault(done.tensor.name, Errors()).add(done.errors)
             if done.finish is not None:
                 done.finish()
-            self._advance(done.tensor, done.nbytes)
-        self._pruners.check_unchanged()
+            self.advance(done.tensor, done.nbytes)
+        pruners.check_unchanged()
 
-    def _jobs(self, shard: ShardPlan, tensor: TensorPlan, out: FileWriter, workers: Workers) -> Jobs:
+    def _jobs(
+        self, shard: ShardPlan, tensor: TensorPlan, pruners: Pruners, out: FileWriter, workers: Workers
+    ) -> Jobs:
         if tensor.copied:
             return copy_jobs(self.source, tensor, out, shard.offsets[tensor.name])
-        progress = partial(self._advance, tensor)
-        stream = stream_for(self.source, tensor, self._pruners.of(tensor), out, shard.offsets)
+        progress = partial(self.advance, tensor)
+        stream = stream_for(self.source, tensor, pruners.of(tensor), out, shard.offsets)
         return compress_jobs(stream, workers, chunks.CHUNK_BYTES, progress)
 
     def tick(self, name: str) -> None:
@@ -152,7 +156,8 @@ class _Run:
         if self._progress is not None:
             self._progress(self._done, self._total, name)
 
-    def _advance(self, tensor: TensorPlan, nbytes: int) -> None:
+    def advance(self, tensor: TensorPlan, nbytes: int) -> None:
+        """Say that bytes of the source are done with; 0 where a tensor is only looked at."""
         self._done += nbytes
         if self._progress is not None:
             self._progress(self._done, self._total, tensor.name)

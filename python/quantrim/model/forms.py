@@ -5,20 +5,24 @@ from __future__ import annotations
 from ..codebooks import BOOKS
 from ..files import TensorInfo
 from ..files.safetensors import count_bytes
-from ..layouts import codebook, sparse_scheme
+from ..layouts import bitsandbytes, codebook, sparse_scheme
 from ..layouts import compressed_tensors as layout
 from .methods import MX
 from .pruner import removed
 from .settings import Settings
 
-Form = codebook.Scheme | sparse_scheme.Scheme
+Form = codebook.Scheme | sparse_scheme.Scheme | bitsandbytes.Scheme
 
 WORTH = 4  # sparse storage is chosen where it saves at least 1 / WORTH of the dense bytes
 _BITS = {"nf4": 4, "fp4": 4, "mxfp4": 4, "mxint8": 8, "binary": 1, "ternary": 2}
 
 
-def code_form(info: TensorInfo, settings: Settings) -> codebook.Scheme | None:
-    """The form of codes of a codebook or of shared values; None where the settings ask for neither."""
+def code_form(info: TensorInfo, settings: Settings) -> codebook.Scheme | bitsandbytes.Scheme | None:
+    """The form of codes of a codebook or of shared values; None where the settings ask for neither.
+
+    NF4 and FP4 are stored as bitsandbytes has them, with its float32 scales, where its blocks fit the rows; bfloat16
+    scales are asked for on purpose.
+    """
     dtype = decoded_dtype(info)
     if settings.clusters is not None:
         k, each = settings.clusters, settings.group != "tensor"
@@ -28,6 +32,10 @@ def code_form(info: TensorInfo, settings: Settings) -> codebook.Scheme | None:
         return None
     if isinstance(book, str):
         assert book in BOOKS
+        group = settings.group
+        fits = bitsandbytes.fits(book, group, info.matrix_shape[1]) and settings.scale_dtype != "bfloat16"
+        if fits and isinstance(group, int):
+            return bitsandbytes.Scheme(book, group, dtype)
         scale_dtype = codebook.POWERS if book in MX else settings.scale_dtype
         return codebook.Scheme(book, _BITS[book], settings.group, dtype, scale_dtype)
     bits = max(1, (len(book) - 1).bit_length())

@@ -11,6 +11,7 @@ from ..layouts import compressed_tensors as layout
 from ..layouts.compressed_tensors_config import bits_for
 from .logical_tensor import LogicalTensor
 from .stored import stored_tensors
+from .stored_bitsandbytes import bitsandbytes_tensors
 
 __all__ = ["LogicalTensor", "logical_tensors"]
 
@@ -23,7 +24,7 @@ def logical_tensors(checkpoint: Checkpoint) -> dict[str, LogicalTensor]:
     FormatError for a compressed tensor that lacks a part, whose parts do not fit each other, or whose order
     of columns was changed (weight_g_idx)."""
     config = _quantization_config(checkpoint)
-    ours = stored_tensors(checkpoint)
+    ours = {**stored_tensors(checkpoint), **bitsandbytes_tensors(checkpoint)}
     owner = {part.name: name for name, tensor in ours.items() for part in tensor.parts.values()}
     found: dict[str, LogicalTensor] = {}
     for name, info in checkpoint.tensors.items():

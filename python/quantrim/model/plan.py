@@ -11,7 +11,7 @@ from ..files import Checkpoint, TensorInfo, open_checkpoint
 from ..files.errors import PATH_LIMIT, quote
 from ..files.safetensors import count_bytes
 from ..float_environment import default_floats
-from ..layouts import codebook, sparse_scheme
+from ..layouts import bitsandbytes, codebook, sparse_scheme
 from ..layouts.compressed_tensors import Part, Scheme, parts
 from ..layouts.compressed_tensors_config import quantization_config, reader_notes, usual_format
 from .entries import KEY
@@ -44,6 +44,7 @@ class TensorPlan:
 
     scheme: of its codes, where they are stored as compressed-tensors has them. copied: byte for byte, not even pruned.
     form: ours, in place of a scheme. counted: what a first pass over the source found, where the form needs one.
+    looked: whether it is known if the weights lie on a grid, where the settings ask for it.
     """
 
     info: TensorInfo
@@ -54,6 +55,7 @@ class TensorPlan:
     copied: bool
     form: Form | None = None
     counted: object = None
+    looked: bool = False
 
     @property
     def grid(self) -> Scheme | None:
@@ -63,9 +65,14 @@ class TensorPlan:
     @property
     def bits(self) -> int | None:
         """Of a code; None where weights keep their dtype."""
-        if isinstance(self.form, codebook.Scheme):
+        if isinstance(self.form, (codebook.Scheme, bitsandbytes.Scheme)):
             return self.form.bits
         return None if self.grid is None else self.grid.bits
+
+    @property
+    def to_look_at(self) -> bool:
+        """Whether its form depends on weights that nobody has looked at."""
+        return self.settings.recognize and not self.copied and not self.looked and self.info.dtype in PRUNED_DTYPES
 
     @property
     def at_most(self) -> bool:
@@ -174,36 +181,35 @@ def make_plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
     kept = {name: info for name, info in checkpoint.tensors.items() if not assigned[name].drop}
     plans = [_plan_tensor(info, assigned[name], recipe.min_elements) for name, info in kept.items()]
     plans = [replace(t, reason="; ".join(filter(None, (removed.get(t.name), t.reason)))) for t in plans]
-    dropped = [name for name in checkpoint.tensors if name not in kept]
-    compressed = {t.module: t.scheme for t in plans if t.scheme}
-    if all(t.copied for t in plans) and not (plans and (dropped or removed)):
+    if all(t.copied for t in plans) and not (plans and (len(plans) < len(assigned) or removed)):
         why = "; ".join(sorted({t.reason for t in plans}))[:500] or "it holds no tensors"
         raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)}: no tensor can be compressed: {why}")
+    return plan_of(checkpoint, recipe, plans)
+
+
+def plan_of(checkpoint: Checkpoint, recipe: Recipe, plans: list[TensorPlan]) -> Plan:
+    """The plan for tensors, in the order of the checkpoint: what is in each file, and where."""
+    compressed = {t.module: t.scheme for t in plans if t.scheme}
     others = [t.module for t in plans if not t.scheme and len(t.shape) == 2 and t.name.endswith(WEIGHT)]
-    config = quantization_config(compressed, others) if compressed else {}
+    config = quantization_config(compressed, others) if compressed else bitsandbytes_config(plans)
     shards = tuple(plan_shards(checkpoint, plans, recipe, config))
     source_bytes = sum((checkpoint.folder / shard).stat().st_size for shard in checkpoint.shards)
     model_type = (checkpoint.config or {}).get("model_type")
-    notes = (*_dropped_note(checkpoint, dropped), *_removed_note(removed), *_notes(plans, model_type))
+    notes = (*_dropped_note(checkpoint, plans), *_removed_note(recipe), *_notes(plans, model_type))
     return Plan(os.fspath(checkpoint.path), recipe, shards, config, source_bytes, notes)
 
 
-def _dropped_note(checkpoint: Checkpoint, dropped: list[str]) -> Iterator[str]:
+def _dropped_note(checkpoint: Checkpoint, plans: list[TensorPlan]) -> Iterator[str]:
+    kept = {t.name for t in plans}
+    dropped = [info.nbytes for name, info in checkpoint.tensors.items() if name not in kept]
     if dropped:
-        nbytes = sum(checkpoint.tensors[name].nbytes for name in dropped)
         tensors = "1 tensor is" if len(dropped) == 1 else f"{len(dropped)} tensors are"
-        yield f"{tensors} left out, {nbytes:,} bytes; config.json stays as it is"
+        yield f"{tensors} left out, {sum(dropped):,} bytes; config.json stays as it is"
 
 
-def _removed_note(removed: dict[str, str]) -> Iterator[str]:
-    if removed:
+def _removed_note(recipe: Recipe) -> Iterator[str]:
+    if recipe.remove_units:
         yield "units are removed; config.json stays as it is, its sizes need the numbers that are left"
-
-
-def with_tensors(checkpoint: Checkpoint, plan: Plan, tensors: dict[str, TensorPlan]) -> Plan:
-    """The plan with other tensors, by name: where they lie in the files follows."""
-    plans = [tensors[t.name] for t in plan.tensors]
-    return replace(plan, shards=tuple(plan_shards(checkpoint, plans, plan.recipe, plan.config)))
 
 
 def _refuse_quantized(checkpoint: Checkpoint) -> None:
@@ -218,6 +224,9 @@ def _refuse_quantized(checkpoint: Checkpoint) -> None:
         path = quote(checkpoint.path, PATH_LIMIT)
         raise ValueError(f"{path} is quantized already, or stored without zeros: its metadata has {KEY}")
     for name in checkpoint.tensors:
+        if any(name.endswith(f"{WEIGHT}.{bitsandbytes.STATE}{kind}") for kind in bitsandbytes.KINDS):
+            path = quote(checkpoint.path, PATH_LIMIT)
+            raise ValueError(f"{path} is quantized already: tensor {quote(name)} is a state of bitsandbytes")
         for suffix in _PART_SUFFIXES:
             if name.endswith(WEIGHT + suffix):
                 path = quote(checkpoint.path, PATH_LIMIT)
@@ -260,7 +269,7 @@ def _reason_to_copy(info: TensorInfo, settings: Settings, min_elements: int) -> 
     """Why a tensor is copied byte for byte, or ''."""
     if settings.keep:
         return "kept by the recipe"
-    if not settings.rounds and not settings.changes and settings.storage != "sparse":
+    if not (settings.rounds or settings.changes or settings.storage == "sparse" or settings.recognize):
         return "nothing to do: neither bits nor prune, threshold or shrink"
     what = "compressed" if settings.rounds else "pruned"
     dtypes = MATRIX_DTYPES if settings.rounds else PRUNED_DTYPES
@@ -307,11 +316,25 @@ def _notes(plans: list[TensorPlan], model_type: object) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def bitsandbytes_config(plans: list[TensorPlan]) -> dict[str, Any]:
+    """Their `quantization_config`; empty unless all quantized tensors are in their layout, and of one kind."""
+    forms = [t.form for t in plans if t.form]
+    theirs = [form for form in forms if isinstance(form, bitsandbytes.Scheme)]
+    if not forms or len(theirs) < len(forms) or len({form.kind for form in theirs}) > 1:
+        return {}
+    others = [t.module for t in plans if not t.form and len(t.shape) == 2 and t.name.endswith(WEIGHT)]
+    return bitsandbytes.quantization_config(theirs[0].kind, theirs[0].dtype, others)
+
+
 def _notes_on_forms(plans: list[TensorPlan]) -> list[str]:
     """Which tensors nobody else reads, and what to do about it."""
     sparse = sum(isinstance(plan.form, sparse_scheme.Scheme) for plan in plans)
     coded = sum(isinstance(plan.form, codebook.Scheme) for plan in plans)
     notes = []
+    look = sum(plan.to_look_at for plan in plans)
+    if look:
+        said = "1 tensor is" if look == 1 else f"{look} tensors are"
+        notes.append(f"{said} looked at first: what lies on a grid is packed without any change, to another size")
     if sparse:
         said = "1 tensor is stored without zeros" if sparse == 1 else f"{sparse} tensors are stored without zeros"
         notes.append(f"{said}, which only quantrim reads: storage='dense' (--storage dense) keeps them for others")

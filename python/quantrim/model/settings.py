@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
+import ml_dtypes  # noqa: F401 (numpy knows bfloat16 by it)
+import numpy as np
+
 from .. import checks
 from ..blocks import Block
 from ..codebooks import MX_GROUP_SIZE, check_codebook
@@ -45,13 +48,17 @@ class Settings:
     both, 2..256 values that the weights share, as in `cluster`. With these group_size may be "tensor" as well, usual
     for clusters; that of codebooks is 64, or 32 for MX. storage: "sparse" leaves zeros out, "dense" does not, "auto"
     does where that saves a quarter of the bytes of codes that a fraction was pruned of.
+
+    scale: also a number, the scale of all groups: fixed point. recognize: what lies on a grid, or has at most 256
+    values, is packed without any change, whatever the other settings say (float64 excepted); group_size None tries
+    several.
     """
 
     keep: bool = False
     bits: int | None = 4
     group_size: int | str | None = None
     symmetric: bool = True
-    scale: str = "absmax"
+    scale: str | float = "absmax"
     scale_dtype: str = "float16"
     rounding: str = "even"
     seed: int = 0
@@ -70,6 +77,7 @@ class Settings:
     codebook: str | tuple[float, ...] | None = None
     clusters: int | None = None
     storage: str = "auto"
+    recognize: bool = False
 
     def __post_init__(self) -> None:
         for name in KEYS:
@@ -80,15 +88,23 @@ class Settings:
             raise ValueError(f"{key} must not be given {why}")
         if self.codebook is not None and self.clusters is not None:
             raise ValueError("codebook and clusters must not be given together")
-        if self.group_size == "tensor" and self.codebook is None and self.clusters is None:
-            raise ValueError('group_size must be "channel" or an integer without codebook or clusters, not "tensor"')
+        if self.group_size == "tensor" and self.codebook is None and self.clusters is None and not self.recognize:
+            wanted = '"channel" or an integer without codebook, clusters or recognize'
+            raise ValueError(f'group_size must be {wanted}, not "tensor"')
+        self._check_scale()
         if self.codebook in MX and self.group_size not in (None, MX_GROUP_SIZE):
             raise ValueError(f"group_size must be {MX_GROUP_SIZE} with {self.codebook}, not {self.group_size!r}")
-
         if self.storage == "sparse" and (self.codebook is not None or self.clusters is not None):
             raise ValueError("storage='sparse' must not be given with codebook or clusters, whose codes stay dense")
         for key in self.without_meaning:
             object.__setattr__(self, key, None if key == "bits" else _DEFAULTS[key])
+
+    def _check_scale(self) -> None:
+        if isinstance(self.scale, float):
+            with np.errstate(over="ignore"):
+                stored = float(np.float32(self.scale).astype(np.dtype(self.scale_dtype)))
+            if not 0 < stored < np.inf:
+                raise ValueError(f"scale must be positive and finite in {self.scale_dtype}, not {self.scale}")
 
     @property
     def without_meaning(self) -> tuple[str, ...]:
@@ -112,7 +128,8 @@ class Settings:
             usual = "tensor"
         else:
             usual = "channel" if self.bits == 8 else DEFAULT_GROUP
-        return usual if self.group_size is None else self.group_size
+        only_looked_for = self.group_size == "tensor" and self.bits is not None  # among grids, see `recognize`
+        return usual if self.group_size is None or only_looked_for else self.group_size
 
     @property
     def rounds(self) -> bool:
@@ -161,7 +178,7 @@ class Options(TypedDict, total=False):
     bits: int | None
     group_size: int | str | None
     symmetric: bool | None
-    scale: str | None
+    scale: str | float | None
     scale_dtype: str | None
     rounding: str | None
     seed: int | None
@@ -180,6 +197,7 @@ class Options(TypedDict, total=False):
     codebook: str | Iterable[float] | None
     clusters: int | None
     storage: str | None
+    recognize: bool | None
     include: str | Iterable[str] | None
     exclude: str | Iterable[str] | None
     min_elements: int | None
@@ -199,6 +217,12 @@ def _group_size(name: str, value: Any) -> int | str:
     if isinstance(value, str) and value not in ("channel", "tensor"):
         raise ValueError(f'{name} must be "channel", "tensor" or an integer of 1..{2**31 - 1}, not {value!r}')
     return value if isinstance(value, str) else checks.integer(name, value, 1, 2**31 - 1)
+
+
+def _scale(name: str, value: Any) -> str | float:
+    if isinstance(value, str):
+        return checks.choice(name, value, SCALE_RULES)
+    return checks.number(name, value, 0.0, checks.LARGEST["float32"])
 
 
 def _prune(name: str, value: Any) -> float | str:
@@ -279,7 +303,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "bits": lambda name, value: checks.integer(name, value, 2, 8),
     "group_size": _group_size,
     "symmetric": checks.flag,
-    "scale": lambda name, value: checks.choice(name, value, SCALE_RULES),
+    "scale": _scale,
     "scale_dtype": lambda name, value: checks.choice(name, value, SCALE_DTYPES),
     "rounding": lambda name, value: checks.choice(name, value, ROUNDINGS),
     "seed": lambda name, value: checks.integer(name, value, 0, 2**64 - 1),
@@ -297,5 +321,6 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "drop": checks.flag,
     "codebook": check_codebook,
     "storage": lambda name, value: checks.choice(name, value, STORAGES),
+    "recognize": checks.flag,
     "clusters": lambda name, value: checks.integer(name, value, 2, 256),
 }

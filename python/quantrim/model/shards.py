@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..files import Checkpoint, encode_header, read_header
 from ..files.errors import PATH_LIMIT, quote
 from ..files.safetensors import count_bytes
+from ..layouts import codebook, sparse_scheme
 from .entries import metadata_of
 from .parts import Entry, by_size, header_begin, part_name
 from .recipe import Recipe
@@ -34,9 +35,11 @@ def plan_shards(
     checkpoint: Checkpoint, plans: list[TensorPlan], recipe: Recipe, config: dict[str, Any]
 ) -> Iterator[ShardPlan]:
     """The files of the source, without those that nothing is left of; or others of max_shard_size."""
-    ours = metadata_of({t.name: t.form.entry(t.info.matrix_shape) for t in plans if t.form})
+    own = {t.name: t.form for t in plans if isinstance(t.form, (codebook.Scheme, sparse_scheme.Scheme))}
+    shapes = {t.name: t.info.matrix_shape for t in plans}
+    ours = metadata_of({name: form.entry(shapes[name]) for name, form in own.items()})
     more = ours | _provenance(recipe)
-    if checkpoint.config is None and config:
+    if checkpoint.config is None and config and config["quant_method"] != "bitsandbytes":
         more["quantization_config"] = json.dumps(config, sort_keys=True)
     limit = recipe.max_shard_size
     if limit is None:

@@ -8,12 +8,13 @@ from functools import partial
 
 from ..files import Checkpoint
 from ..files.atomic import FileWriter
-from ..layouts import codebook, sparse_scheme
+from ..layouts import bitsandbytes, codebook, sparse_scheme
 from . import chunks
-from .code_stream import Coded
-from .plan import Plan, TensorPlan, with_tensors
+from .code_stream import BitsAndBytes, Coded
+from .plan import Plan, TensorPlan, plan_of
 from .pruner import Pruner
 from .pruners import Pruners
+from .recognized import EXACT, Recognized, looked_at
 from .source import Source
 from .sparse_stream import Counted, Sparse, SparseCodes
 from .stream import Pruned, Quantized, Stream
@@ -26,12 +27,28 @@ def stream_for(
     """What prunes, rounds and writes a tensor. out: None where its weights are only to be counted."""
     kind: type[Stream]
     if isinstance(tensor.form, codebook.Scheme):
-        kind = Coded
+        kind = Recognized if tensor.form.kind in EXACT else Coded
+    elif isinstance(tensor.form, bitsandbytes.Scheme):
+        kind = BitsAndBytes
     elif isinstance(tensor.form, sparse_scheme.Scheme):
         kind = Sparse if tensor.form.grid is None else SparseCodes
     else:
         kind = Pruned if tensor.scheme is None else Quantized
     return kind(source, tensor, pruner, out, offsets)
+
+
+def recognized(
+    checkpoint: Checkpoint, plan: Plan, source: Source, workers: Workers, tick: Callable[[str], None]
+) -> Plan:
+    """The plan with the grids that weights lie on, where the settings ask for that: a look at those tensors.
+
+    tick: called with the name of the tensor at work, again and again.
+    """
+    tensors = {tensor.name: tensor for tensor in plan.tensors}
+    for tensor in workers.run(partial(looked_at, source, t) for t in plan.tensors if t.to_look_at):
+        tensors[tensor.name] = tensor
+        tick(tensor.name)
+    return _with_tensors(checkpoint, plan, tensors)
 
 
 def settled(
@@ -42,17 +59,19 @@ def settled(
     workers: Workers,
     tick: Callable[[str], None],
 ) -> Plan:
-    """The plan with the exact sizes of what is stored without zeros: a pass over those tensors.
-
-    tick: called with the name of the tensor at work, again and again.
-    """
-    if not any(tensor.at_most for tensor in plan.tensors):
-        return plan
+    """The plan with the exact sizes of what is stored without zeros: a pass over those tensors. tick: as before."""
     tensors = {
         t.name: _counted(stream_for(source, t, pruners.of(t), None, {}), workers, tick) if t.at_most else t
         for t in plan.tensors
     }
-    return with_tensors(checkpoint, plan, tensors)
+    return _with_tensors(checkpoint, plan, tensors)
+
+
+def _with_tensors(checkpoint: Checkpoint, plan: Plan, tensors: dict[str, TensorPlan]) -> Plan:
+    """The plan with other tensors, by name: where they lie in the files follows."""
+    if all(tensors[tensor.name] is tensor for tensor in plan.tensors):
+        return plan
+    return plan_of(checkpoint, plan.recipe, [tensors[name] for name in checkpoint.tensors if name in tensors])
 
 
 def _counted(stream: Stream, workers: Workers, tick: Callable[[str], None]) -> TensorPlan:

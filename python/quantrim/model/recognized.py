@@ -1,0 +1,84 @@
+"""Weights that lie on a grid already: found by a look at the whole tensor, packed without any change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from ..checks import Array
+from ..layouts import codebook
+from ..layouts.compressed_tensors import SCALE_DTYPES
+from ..recognition import recognize_grid
+from ..tensor import GroupSize, QuantizedTensor
+from .chunks import Chunk
+from .code_stream import Coded
+from .forms import form_bytes
+from .plan import TensorPlan
+from .settings import Settings
+from .source import Source
+from .stream import Pruned
+
+GROUP_SIZES: tuple[GroupSize, ...] = ("tensor", "channel", 256, 128, 64, 32, 16)  # tried where none is asked for
+EXACT = ("grid", "values")  # kinds of form
+
+
+class Recognized(Coded):
+    """The whole tensor at once, as nothing but all of it says which values there are."""
+
+    def cut(self, chunk_bytes: int) -> Iterator[Chunk]:
+        yield Chunk(0, self.rows, 0, self.cols)
+
+    def coded(self, x: Array) -> QuantizedTensor:
+        q = recognize_grid(x, group_size=self.group_size)
+        assert q is not None
+        return q
+
+
+def looked_at(source: Source, tensor: TensorPlan) -> TensorPlan:
+    """The plan of a tensor that settings ask to recognize: its grid, or what it was to become."""
+    rows, cols = tensor.info.matrix_shape
+    stream = Pruned(source, tensor, None, None, {})  # which says where in the tensor an error is
+    form = stream.attempt(Chunk(0, rows, 0, cols), lambda x: _smallest(x, tensor))
+    settings = tensor.settings
+    if form is not None:
+        kept = Settings(group_size=form.group_size, recognize=True)  # neither pruned nor rounded
+        why = "on a grid already: no bit is changed"
+        return replace(tensor, settings=kept, scheme=None, form=form, stored=form.label, reason=why, looked=True)
+    if settings.rounds or settings.changes or settings.storage == "sparse":
+        return replace(tensor, looked=True)
+    return replace(tensor, copied=True, reason="on no grid, and nothing else is asked for")
+
+
+def _smallest(x: Array, tensor: TensorPlan) -> codebook.Scheme | None:
+    """The grid that needs the fewest bytes, the first of equals; None where none needs fewer than the weights."""
+    wanted = tensor.settings.group_size
+    best, least = None, tensor.info.nbytes
+    for size in GROUP_SIZES if wanted is None else (wanted,):
+        if isinstance(size, int) and wanted is None and x.shape[1] % size:
+            continue
+        q = recognize_grid(x, group_size=size)
+        if q is None:
+            continue
+        form = _form_of(q, tensor.info.dtype, size)
+        nbytes = form_bytes(form, tensor.info)
+        if nbytes < least:
+            best, least = form, nbytes
+    return best
+
+
+def _form_of(q: QuantizedTensor, dtype: str, size: GroupSize) -> codebook.Scheme:
+    if q.codebook is not None:
+        return codebook.Scheme("values", q.bits, "tensor", dtype, None, len(q.codebook))
+    return codebook.Scheme("grid", q.bits, size, dtype, _scale_dtype(q.scales), symmetric=q.symmetric)
+
+
+def _scale_dtype(scales: Array) -> str:
+    """The smallest that holds all of them exactly."""
+    with np.errstate(over="ignore"):
+        return next(
+            name
+            for name in ("float16", "bfloat16", "float32")
+            if np.array_equal(scales.astype(SCALE_DTYPES[name][1]).astype(np.float32), scales)
+        )
