@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 import quantrim as qt
 from quantrim.cli import app
 from quantrim.files import open_checkpoint
-from quantrim.model import compare, compress, compress_lossless, lossless, restore
+from quantrim.model import compare, compress, compress_lossless, lossless, plan, restore
 from quantrim.model import split as split_module
 from quantrim.model.summary import summarize
 
@@ -165,6 +165,20 @@ def test_other_commands_read_planes_like_the_original(tmp_path: Path) -> None:
     assert snapshot(tmp_path / "merged-0.safetensors") == snapshot(tmp_path / "merged-1.safetensors")
 
 
+@pytest.mark.parametrize("shards", [0, 3])
+def test_compress_makes_the_same_of_planes(tmp_path: Path, shards: int) -> None:
+    if shards:
+        source = save_folder(tmp_path / "model", small_model(), shards)
+    else:
+        source = save(tmp_path / "model.safetensors", small_model())
+    planes = there_and_back(source, tmp_path)
+    one, two = ([(t.name, t.stored, t.stored_bytes) for t in plan(path).tensors] for path in (source, planes))
+    assert one == two
+    for number, path in enumerate((source, planes)):
+        compress(path, tmp_path / f"small-{number}{source.suffix}", group_size=32)
+    assert snapshot(tmp_path / f"small-0{source.suffix}") == snapshot(tmp_path / f"small-1{source.suffix}")
+
+
 def test_packed_codes_have_no_statistics(tmp_path: Path) -> None:
     (tmp_path / "f4.safetensors").write_bytes(raw_file({"w": entry("F4", [64, 128], 0, 4096)}, bytes(4096)))
     compress_lossless(tmp_path / "f4.safetensors", tmp_path / "planes.safetensors")
@@ -181,13 +195,11 @@ def test_C93_files_of_the_first_version_are_read_for_ever(tmp_path: Path) -> Non
 # Refusals
 
 
-def test_planes_are_refused_where_they_must_be_restored_first(tmp_path: Path) -> None:
+def test_planes_are_not_made_of_planes(tmp_path: Path) -> None:
     planes = there_and_back(save(tmp_path / "source.safetensors", small_model()), tmp_path)
-    for call in (compress_lossless, compress):
-        with nothing_written(tmp_path / "x.safetensors"), pytest.raises(ValueError, match="must be restored first"):
-            call(planes, tmp_path / "x.safetensors")
-    dry = run("compress", planes, tmp_path / "x.safetensors", "--dry-run")
-    assert dry.exit_code == 2 and "must be restored first" in dry.stderr
+    target = tmp_path / "x.safetensors"
+    with nothing_written(target), pytest.raises(ValueError, match="is stored as byte planes already"):
+        compress_lossless(planes, target)
 
 
 @pytest.mark.parametrize("name", ["quantrim.header", "quantrim.chunks", "w.byte_planes"])

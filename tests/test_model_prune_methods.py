@@ -238,6 +238,7 @@ def test_B42_B46_B48_what_does_not_go_together(tmp_path: Path, options: dict[str
         ("wanda", {NAME: np.ones((96, 64), np.float32)}, r"of shape \(64,\) for 'wanda', not F32 of shape \(96, 64\)"),
         ("obd", {NAME: np.ones((96, 64), np.int32)}, "not I32 of shape"),
         ("wanda", {NAME: np.r_[np.ones(63), -1].astype(np.float32)}, "not negative for 'wanda', not -1.0 at"),
+        ("wanda", {NAME: np.zeros(64, np.float32)}, r"byte \d+: prune_data must have a norm above 0 for 'wanda'"),
         ("given", {NAME: np.full((96, 64), np.nan, np.float32)}, "must be finite for 'given', not nan at flat index 0"),
         ("obd", {NAME: np.full((96, 64), 3e38, np.float32)}, "scores must be within float32"),
     ],
@@ -253,6 +254,17 @@ def test_B46_data_that_does_not_fit(
             compress(source, tmp_path / "t.safetensors", prune=0.5, prune_score=score, prune_data=file, **options)  # type: ignore[arg-type]
         assert "safetensors" in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.safetensors", "m.safetensors"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_C56_the_data_is_no_target(tmp_path: Path, overwrite: bool) -> None:
+    source = save(tmp_path / "m.safetensors", {NAME: matrix()})
+    data = save(tmp_path / "data.safetensors", {NAME: np.ones(64, np.float32)})
+    before = data.read_bytes()
+    rule = [{"match": NAME, "prune": 0.5, "prune_score": "wanda", "prune_data": str(data)}]
+    with pytest.raises(ValueError, match=r"data\.safetensors' must not be the source"):
+        compress(source, data, recipe={"rule": rule}, overwrite=overwrite)
+    assert data.read_bytes() == before
 
 
 WAYS_TO_LOOK = [{"prune_score": "random"}, {"prune_pattern": "row"}, {"prune_scope": "global"}]

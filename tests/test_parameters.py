@@ -169,6 +169,8 @@ def test_B46_importance_of_wrong_shape_or_content() -> None:
         norm[40] = bad
         with pytest.raises(ValueError, match=r"input_norm must be finite and not negative, not .* at index 40"):
             qt.importance.wanda(w, norm)
+    with pytest.raises(ValueError, match="input_norm must have a norm above 0, not zeros alone"):
+        qt.importance.wanda(w, np.zeros(96, np.float32))
 
 
 def test_B46_scores_all_zero_or_negative_are_scores() -> None:

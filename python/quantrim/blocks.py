@@ -49,7 +49,7 @@ def grouped(name: str, x: Array, axis: int | None, block: object, power: int, ou
     before, n, after = x.shape[:k], x.shape[k], x.shape[k + 1 :]
     scores = output(out, before + after, np.float32, **{name: x})
     sums(name, x.reshape(math.prod(before), n, math.prod(after)), power, scores)
-    return total(scores.reshape(-1), power) if axis is None else scores
+    return total(scores.ravel(), power) if axis is None else scores
 
 
 def sums(name: str, x: Array, power: int, out: Array) -> None:

@@ -5,6 +5,7 @@ An error names the argument, says what it must be and what it is.
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Collection
@@ -72,7 +73,7 @@ def _narrowed(name: str, x: Array) -> Array:
     lost = np.isinf(narrow) & np.isfinite(x)
     if lost.any():
         at = int(lost.argmax())
-        raise ValueError(f"{name} must fit float32, not {x.reshape(-1)[at]!r} at flat index {at}")
+        raise ValueError(f"{name} must fit float32, not {x.ravel()[at]!r} at flat index {at}")
     return narrow
 
 
@@ -88,6 +89,8 @@ def vector(name: str, a: object, length: int) -> Array:
 
 def integer(name: str, value: object, low: int, high: int) -> int:
     """`value` as an int of low..high; numpy integers pass, bool, float and str do not."""
+    if type(value) is int and low <= value <= high:
+        return value
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be an integer of {low}..{high}, not {value!r}")
     try:
@@ -101,6 +104,8 @@ def integer(name: str, value: object, low: int, high: int) -> int:
 
 def number(name: str, value: object, low: float, high: float) -> float:
     """`value` as a finite float of low..high."""
+    if type(value) is float and low <= value <= high and math.isfinite(value):
+        return value
     if isinstance(value, (bool, np.bool_, str, bytes)):
         raise TypeError(f"{name} must be a number of {low}..{high}, not {value!r}")
     try:
@@ -109,7 +114,7 @@ def number(name: str, value: object, low: float, high: float) -> float:
         raise TypeError(f"{name} must be a number of {low}..{high}, not {value!r}") from None
     except OverflowError:  # an int or a fraction too large for a float
         raise ValueError(f"{name} must be a number of {low}..{high}, not one beyond float64") from None
-    if not low <= x <= high or np.isinf(x):
+    if not low <= x <= high or math.isinf(x):
         raise ValueError(f"{name} must be a number of {low}..{high}, not {x}")
     return x
 
@@ -130,6 +135,8 @@ def n_of_m(text: str) -> tuple[int, int] | None:
 
 def flag(name: str, value: object) -> bool:
     """`value` if it is True or False."""
+    if value is True or value is False:
+        return value
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be True or False, not {value!r}")
     return bool(value)
@@ -154,6 +161,16 @@ def output(
     """
     if out is None:
         return np.empty(shape, dtype)
+    into = writable(name, out, shape, dtype)
+    for other in inputs:
+        is_input(name, into, other, in_place)
+    return into
+
+
+def writable(name: str, out: object, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """`out` if it is a plain array of this form that may be written."""
+    if type(out) is np.ndarray and out.dtype == dtype and out.shape == shape and out.flags.carray:
+        return out  # the usual case: carray is C-contiguous, aligned and writeable
     if not isinstance(out, np.ndarray) or (type(out) is not np.ndarray and not isinstance(out, np.memmap)):
         raise TypeError(f"{name} must be a plain ndarray, not {type(out).__name__}")
     if out.dtype != np.dtype(dtype):
@@ -164,13 +181,17 @@ def output(
         raise ValueError(f"{name} must be writeable, not read-only")
     if not _in_order(out):
         raise ValueError(f"{name} must be C-contiguous and aligned, not strides {out.strides} of shape {out.shape}")
-    for other in inputs:
-        if np.may_share_memory(out, other) and not (in_place and same_buffer(out, other)):
-            allowed = (
-                "an input itself or apart from it, not overlap it in part" if in_place else "apart from every input"
-            )
-            raise ValueError(f"{name} must be {allowed}")
     return out
+
+
+def is_input(name: str, out: Array, other: Array, in_place: bool = True) -> bool:
+    """Whether `out` is `other`, element for element; a ValueError where it overlaps it otherwise, or may not be it."""
+    if out is not other and not np.may_share_memory(out, other):
+        return False
+    if not (in_place and same_buffer(out, other)):
+        allowed = "an input itself or apart from it, not overlap it in part" if in_place else "apart from every input"
+        raise ValueError(f"{name} must be {allowed}")
+    return True
 
 
 def same_buffer(a: Array, b: Array) -> bool:
@@ -184,6 +205,8 @@ def _same_bytes(a: Array, b: Array) -> bool:
 
 def rows(a: Array) -> Array:
     """A C-ordered array seen as (rows, cols): cols is its last axis."""
+    if a.ndim == 2:
+        return a
     cols = a.shape[-1]
     return a.reshape(a.size // cols if cols else int(np.prod(a.shape[:-1])), cols)
 
@@ -192,7 +215,7 @@ def finite(name: str, a: Array, all_finite: bool) -> None:
     """Raise where a kernel saw NaN or infinity in `a`, with their count and the place of the first."""
     if all_finite:
         return
-    flat = a.reshape(-1)
+    flat = a.ravel()
     count, first = 0, -1
     for start in range(0, flat.size, _CHUNK):
         with np.errstate(invalid="ignore"):  # of a signaling NaN in bfloat16

@@ -283,7 +283,7 @@ def _stored(scales: checks.Array, scale_dtype: str, x: checks.Array, into: NDArr
 
 def _check_scales(scales: NDArray[np.float32], scale_dtype: str) -> None:
     if not np.isfinite(scales).all():
-        at = int(np.isinf(scales).reshape(-1).argmax())
+        at = int(np.isinf(scales).ravel().argmax())
         raise ValueError(f"scale of group {at} overflows {scale_dtype}")
 
 
@@ -309,7 +309,7 @@ def _mean_magnitudes(x: checks.Array, size: GroupSize, scales: NDArray[np.float3
     sums = np.empty((len(seen), -(-x.shape[-1] // group)))
     checks.finite("w", x, backend.active.magnitude_sums(seen, group, sums))
     if size == "tensor":
-        return _stored(np.array(math.fsum(sums.reshape(-1)) / x.size), scale_dtype, x, scales)
+        return _stored(np.array(math.fsum(sums.ravel()) / x.size), scale_dtype, x, scales)
     counts = np.minimum(group, x.shape[-1] - np.arange(sums.shape[1]) * group)
     return _stored(sums / counts, scale_dtype, x, scales)
 

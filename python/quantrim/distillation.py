@@ -93,7 +93,7 @@ def _labels(labels: object, shape: tuple[int, ...]) -> checks.Array:
         raise TypeError(f"labels must be integers, not {x.dtype}")
     if x.shape != shape[:-1]:
         raise ValueError(f"labels must have shape {shape[:-1]}, one for each row of student_logits, not {x.shape}")
-    flat = x.reshape(-1)
+    flat = x.ravel()
     wrong = (flat < 0) | (flat >= shape[-1])
     if wrong.any():
         at = int(wrong.argmax())

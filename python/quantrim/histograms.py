@@ -52,7 +52,7 @@ class ActivationHistogram:
     def update(self, activations: object) -> None:
         """Count a batch: (n, units) of floats. NaN or infinity is a ValueError; nothing is counted then."""
         x = _batch("activations", activations, self.units)
-        checks.finite("activations", x, backend.active.is_finite(x.reshape(-1)))
+        checks.finite("activations", x, backend.active.is_finite(x.ravel()))
         backend.active.histogram(x, *self._grid, self.counts)
 
     @default_floats
@@ -127,7 +127,7 @@ def _ranges(batches: Iterable[object]) -> tuple[checks.Array, checks.Array]:
     low = high = None
     for a in batches:
         x = _batch("activations", a, None if low is None else len(low)).astype(np.float32, copy=False)
-        checks.finite("activations", x, backend.active.is_finite(x.reshape(-1)))
+        checks.finite("activations", x, backend.active.is_finite(x.ravel()))
         if low is None or high is None:
             low, high = np.full(x.shape[1], np.inf, np.float32), np.full(x.shape[1], -np.inf, np.float32)
         if len(x):

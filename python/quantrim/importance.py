@@ -56,7 +56,7 @@ def magnitude(w: object, *, axis: Axis = EACH, block: object = None, out: Scores
         return reduced(magnitude(w), axis, block, out)
     x = checks.floats("w", w)
     scores = output(out, x.shape, np.float32, w=x)
-    checks.finite("w", x, backend.active.magnitude(x.reshape(-1), scores.reshape(-1)))
+    checks.finite("w", x, backend.active.magnitude(x.ravel(), scores.ravel()))
     return scores
 
 
@@ -74,7 +74,7 @@ def taylor(w: object, grad: object, *, axis: Axis = EACH, block: object = None, 
     x = checks.floats("w", w)
     g = checks.floats("grad", grad, x.shape)
     scores = output(out, x.shape, np.float32, w=x, grad=g)
-    if not backend.active.product_magnitude(x.reshape(-1), g.reshape(-1), scores.reshape(-1)):
+    if not backend.active.product_magnitude(x.ravel(), g.ravel(), scores.ravel()):
         checks.finite("w", x, False)
         checks.finite("grad", g, False)
     return scores
@@ -84,8 +84,8 @@ def taylor(w: object, grad: object, *, axis: Axis = EACH, block: object = None, 
 def wanda(w: object, input_norm: object, *, axis: Axis = EACH, block: object = None, out: Scores | None = None) -> Any:
     """|w_ij| * input_norm_j (Sun et al. 2023, "A simple and effective pruning approach for large language models").
 
-    w: (..., cols). input_norm: (cols,), the L2 norm of each input over the calibration set. Returns float32 like w, or
-    one score per `axis` or `block`.
+    w: (..., cols). input_norm: (cols,), the L2 norm of each input over the calibration set, one of them above 0.
+    Returns float32 like w, or one score per `axis` or `block`.
 
     >>> wanda([[1.0, -2.0]], [3.0, 1.0])
     array([[3., 2.]], dtype=float32)
@@ -94,6 +94,8 @@ def wanda(w: object, input_norm: object, *, axis: Axis = EACH, block: object = N
         return reduced(wanda(w, input_norm), axis, block, out)
     x = checks.floats("w", w)
     norm = checks.vector("input_norm", input_norm, x.shape[-1])
+    if norm.size and not norm.any():
+        raise ValueError("input_norm must have a norm above 0, not zeros alone")
     scores = output(out, x.shape, np.float32, w=x, input_norm=norm)
     checks.finite("w", x, backend.active.wanda(checks.rows(x), norm, checks.rows(scores)))
     return scores
@@ -159,7 +161,7 @@ def predictive(
     none = np.zeros(len(weight), np.float32)
     b = none if bias is None else checks.floats("bias", bias, (len(weight),)).astype(np.float32, copy=False)
     for name, a in (("w", weight), ("x", sample), ("bias", b)):
-        checks.finite(name, a, backend.active.is_finite(a.reshape(-1)))
+        checks.finite(name, a, backend.active.is_finite(a.ravel()))
     scores = output(out, weight.shape, np.float32, w=weight, x=sample, bias=b)
     apart = np.empty_like(scores) if any(checks.same_buffer(scores, a) for a in (weight, sample, b)) else scores
     if len(weight) < 2:  # the probability of the only class is 1, whatever happens
@@ -242,7 +244,7 @@ def random(shape: int | tuple[int, ...], seed: int) -> Scores:
     seed = checks.integer("seed", seed, 0, 2**64 - 1)
     sizes = shape if isinstance(shape, tuple) else (shape,)
     scores = np.empty(tuple(checks.integer("shape", n, 0, 2**62) for n in sizes), np.float32)
-    backend.active.uniform(seed, 0, scores.reshape(-1))
+    backend.active.uniform(seed, 0, scores.ravel())
     return scores
 
 
@@ -257,12 +259,12 @@ def _square_product(
     scores = output(out, x.shape, np.float32, **{"w": x, name: y})
     lowest = float(y.min(initial=0)) if positive and out is not None else 0.0
     if lowest < 0 or not backend.active.square_product(
-        x.reshape(-1), y.reshape(-1), factor, positive, scores.reshape(-1)
+        x.ravel(), y.ravel(), factor, positive, scores.ravel()
     ):
         checks.finite("w", x, False)
         checks.finite(name, y, False)
-        at = int((y.reshape(-1) < 0).argmax())
-        raise ValueError(f"{name} must not be negative, not {y.reshape(-1)[at]} at flat index {at}")
+        at = int((y.ravel() < 0).argmax())
+        raise ValueError(f"{name} must not be negative, not {y.ravel()[at]} at flat index {at}")
     return scores
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from numpy.typing import DTypeLike
 
 from . import backend, checks
@@ -12,9 +13,11 @@ def output(out: object, shape: tuple[int, ...], dtype: DTypeLike, **inputs: chec
 
     Then the weights among them are looked through first, so that an error leaves them as they were.
     """
-    into = checks.output(out, shape, dtype, *inputs.values())
-    if out is not None and any(checks.same_buffer(into, a) for a in inputs.values()):
+    if out is None:
+        return np.empty(shape, dtype)
+    into = checks.writable("out", out, shape, dtype)
+    if [name for name, a in inputs.items() if checks.is_input("out", into, a)]:  # all of them, for their errors
         for name, a in inputs.items():
             if a.dtype in checks.FLOATS:
-                checks.finite(name, a, backend.active.is_finite(a.reshape(-1)))
+                checks.finite(name, a, backend.active.is_finite(a.ravel()))
     return into

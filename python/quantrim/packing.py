@@ -26,8 +26,8 @@ def pack(codes: object, bits: int, *, out: NDArray[np.uint8] | None = None) -> N
     x = _bytes("codes", codes)
     packed = checks.output(out, (*x.shape[:-1], row_bytes(x.shape[-1], bits)), np.uint8, x, in_place=False)
     if not backend.active.pack(checks.rows(x), bits, checks.rows(packed)):
-        at = int((x.reshape(-1) >> bits > 0).argmax())
-        raise ValueError(f"codes must be below {2**bits}, not {x.reshape(-1)[at]} at flat index {at}")
+        at = int((x.ravel() >> bits > 0).argmax())
+        raise ValueError(f"codes must be below {2**bits}, not {x.ravel()[at]} at flat index {at}")
     return packed
 
 

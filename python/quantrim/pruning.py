@@ -50,7 +50,7 @@ def threshold(w: object, t: float, *, mode: str = "magnitude", out: NDArray[Any]
     t = checks.number("t", t, -_FLOAT32_MAX if mode == "signed" else 0.0, _FLOAT32_MAX)
     x = checks.floats("w", w)
     pruned = output(out, x.shape, x.dtype, w=x)
-    checks.finite("w", x, backend.active.threshold(x.reshape(-1), t, mode, pruned.reshape(-1)))
+    checks.finite("w", x, backend.active.threshold(x.ravel(), t, mode, pruned.ravel()))
     return pruned
 
 
@@ -82,7 +82,7 @@ def prune_mask(
     nm, sparsity = _wish(sparsity, pattern, axis, s.shape)
     if nm:
         mask = np.empty(s.shape, np.bool_)
-        checks.finite("scores", s, backend.active.n_of_m_mask(s.reshape(-1), *nm, False, mask.reshape(-1)))
+        checks.finite("scores", s, backend.active.n_of_m_mask(s.ravel(), *nm, False, mask.ravel()))
         return mask
     sets, k = _comparison_sets(s, axis)
     mask = np.empty(sets.shape, np.bool_)
@@ -125,7 +125,7 @@ def prune(
     pruned = output(out, x.shape, x.dtype, w=x, scores=s)
     run = backend.active
     if nm:
-        finite = run.prune_n_of_m(x.reshape(-1), s.reshape(-1), *nm, absolute, pruned.reshape(-1))
+        finite = run.prune_n_of_m(x.ravel(), s.ravel(), *nm, absolute, pruned.ravel())
     else:
         sets, k = _comparison_sets(x, axis)
         by = sets if absolute else _comparison_sets(s, axis)[0]
@@ -156,7 +156,7 @@ def apply_mask(w: object, mask: object, *, out: NDArray[Any] | None = None) -> N
         raise ValueError(f"mask must have the shape of w, {x.shape}, not {keep.shape}")
     keep = np.ascontiguousarray(keep)
     pruned = output(out, x.shape, x.dtype, w=x, mask=keep)
-    checks.finite("w", x, backend.active.apply_mask(x.reshape(-1), keep.reshape(-1), pruned.reshape(-1)))
+    checks.finite("w", x, backend.active.apply_mask(x.ravel(), keep.ravel(), pruned.ravel()))
     return pruned
 
 
@@ -168,7 +168,7 @@ def sparsity(w: object) -> float:
     0.5
     """
     x = checks.floats("w", w)
-    return (x.size - backend.active.count_nonzero(x.reshape(-1))) / x.size if x.size else 0.0
+    return (x.size - backend.active.count_nonzero(x.ravel())) / x.size if x.size else 0.0
 
 
 @default_floats
@@ -192,14 +192,14 @@ def shrink(
     x = checks.floats("w", w)
     if axis is None:
         shrunk = output(out, x.shape, x.dtype, w=x)
-        checks.finite("w", x, backend.active.shrink(x.reshape(-1), l1, 1 + l2, shrunk.reshape(-1)))
+        checks.finite("w", x, backend.active.shrink(x.ravel(), l1, 1 + l2, shrunk.ravel()))
         return shrunk
     k = checks.axis(axis, x.ndim)
     shrunk = output(out, x.shape, x.dtype, w=x)
     norms = np.sqrt(grouped("w", x, k, None, 2, None))
     factor = _group_factors(norms, l1, l2)
     if k == x.ndim - 1:
-        backend.active.multiply(checks.rows(x), factor.reshape(-1), True, checks.rows(shrunk))
+        backend.active.multiply(checks.rows(x), factor.ravel(), True, checks.rows(shrunk))
         return shrunk
     shape = math.prod(x.shape[:k]), x.shape[k], math.prod(x.shape[k + 1 :])
     for a, f, b in zip(x.reshape(shape), factor.reshape(shape[::2]), shrunk.reshape(shape), strict=True):

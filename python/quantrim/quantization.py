@@ -158,7 +158,7 @@ def round_to_int(
     seed = checks.integer("seed", seed, 0, 2**64 - 1)
     codes = checks.output(out, x.shape, np.int8 if signed else np.uint8, x)
     run = backend.active.round_to_int
-    checks.finite("w", x, run(x.reshape(-1), factor, offset, bits, signed, rounding, seed, codes.reshape(-1)))
+    checks.finite("w", x, run(x.ravel(), factor, offset, bits, signed, rounding, seed, codes.ravel()))
     return codes
 
 
@@ -180,7 +180,7 @@ def _reused(out: object, x: checks.Array, bits: int, group_size: GroupSize, symm
 
 def _cleaned(x: checks.Array, nonfinite: str) -> checks.Array:
     """x with NaN and infinities replaced, where the caller asked for that."""
-    if nonfinite == "raise" or backend.active.is_finite(x.reshape(-1)):
+    if nonfinite == "raise" or backend.active.is_finite(x.ravel()):
         return x
     kept = np.where(np.isfinite(x), x, x.dtype.type(0))
     if nonfinite == "saturate":
@@ -204,8 +204,8 @@ def write_given_scales(scale: object, scales: NDArray[np.float32], scale_dtype: 
         given = given.astype(np.dtype(scale_dtype)).astype(np.float32)
     bad = ~(given > 0) | np.isinf(given)
     if bad.any():
-        at = int(bad.reshape(-1).argmax())
-        worst = given.reshape(-1)[at]
+        at = int(bad.ravel().argmax())
+        worst = given.ravel()[at]
         raise ValueError(f"scale must be positive and finite in {scale_dtype}, not {worst} at flat index {at}")
     try:
         scales[...] = given
@@ -230,14 +230,14 @@ def _fit_tensor(x: checks.Array, symmetric: bool, rule: str, scale_dtype: str, q
         return
     one = q.scales.reshape(1)
     zero = None if q.zero_points is None else q.zero_points.reshape(1)
-    fitted = backend.active.fit_tensor(x.reshape(-1), q.bits, symmetric, rule, scale_dtype, one, zero)
+    fitted = backend.active.fit_tensor(x.ravel(), q.bits, symmetric, rule, scale_dtype, one, zero)
     checks.finite("w", x, fitted)
 
 
 def _check_scales_fit(q: QuantizedTensor, x: checks.Array, scale_dtype: str) -> None:
     """Scales must be finite in their dtype, and so must weights: readers of such scales compute in it."""
     if not np.isfinite(q.scales).all():
-        at = int(np.isinf(q.scales).reshape(-1).argmax())
+        at = int(np.isinf(q.scales).ravel().argmax())
         raise ValueError(f"scale of group {at} overflows {scale_dtype}; use scale_dtype='float32'")
     most = checks.LARGEST[scale_dtype]
     if float(q.scales.max()) * 2**q.bits <= most or x.dtype == np.float16:
@@ -246,6 +246,6 @@ def _check_scales_fit(q: QuantizedTensor, x: checks.Array, scale_dtype: str) -> 
     if beyond.any():
         at = int(beyond.argmax())
         raise ValueError(
-            f"w overflows {scale_dtype}, in which readers of such scales compute: {float(x.reshape(-1)[at])} "
+            f"w overflows {scale_dtype}, in which readers of such scales compute: {float(x.ravel()[at])} "
             f"at flat index {at}; use scale_dtype='float32'"
         )

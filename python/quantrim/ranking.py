@@ -43,7 +43,7 @@ def rank(scores: Mapping[K, object] | Sequence[object]) -> dict[K, NDArray[np.in
     [[2], [1]]
     """
     names, arrays = _arrays("scores", scores)
-    flat = np.concatenate([np.zeros(0, np.float32), *(a.reshape(-1).astype(np.float32) for a in arrays)])
+    flat = np.concatenate([np.zeros(0, np.float32), *(a.ravel().astype(np.float32) for a in arrays)])
     places = np.empty(flat.size, np.int64)
     places[np.argsort(flat, kind="stable")] = np.arange(flat.size)
     ends = np.cumsum([a.size for a in arrays])
@@ -68,11 +68,11 @@ def global_masks(scores: Mapping[K, object] | Sequence[object], sparsity: float)
     """
     sparsity = checks.number("sparsity", sparsity, 0.0, 1.0)
     names, arrays = _arrays("scores", scores)
-    cut, ties = _cut(lambda: (("scores", a.reshape(-1)) for a in arrays), sparsity, False)
+    cut, ties = _cut(lambda: (("scores", a.ravel()) for a in arrays), sparsity, False)
     masks = []
     for a in arrays:
         mask = np.empty(a.shape, np.bool_)
-        ties -= backend.active.mask_below(a.reshape(-1), False, cut, ties, mask.reshape(-1))
+        ties -= backend.active.mask_below(a.ravel(), False, cut, ties, mask.ravel())
         masks.append(mask)
     return masks if names is None else dict(zip(names, masks, strict=True))
 
@@ -104,17 +104,17 @@ def _scored(weights: Arrays[K], scores: Arrays[K] | Score[K] | None) -> Iterator
     for name in weights:
         w = checks.floats(f"weights[{name!r}]", weights[name])
         if scores is None:
-            yield f"weights[{name!r}]", w.reshape(-1)
+            yield f"weights[{name!r}]", w.ravel()
             continue
-        checks.finite(f"weights[{name!r}]", w, backend.active.is_finite(w.reshape(-1)))
+        checks.finite(f"weights[{name!r}]", w, backend.active.is_finite(w.ravel()))
         yield f"scores[{name!r}]", _scores_of(name, w, scores)
 
 
 def _scores_of(name: K, w: Array, scores: Arrays[K] | Score[K] | None) -> Array:
     if scores is None:
-        return w.reshape(-1)
+        return w.ravel()
     found = scores(name, w) if callable(scores) else scores[name]
-    return checks.floats(f"scores[{name!r}]", found, w.shape).reshape(-1)
+    return checks.floats(f"scores[{name!r}]", found, w.shape).ravel()
 
 
 def _pruned(
@@ -134,7 +134,7 @@ def _pruned_array(
     w = checks.floats(f"weights[{name!r}]", weights)
     out = np.empty_like(w)
     by = _scores_of(name, w, scores)
-    return backend.active.prune_below(w.reshape(-1), by, scores is None, cut, ties, out.reshape(-1)), out
+    return backend.active.prune_below(w.ravel(), by, scores is None, cut, ties, out.ravel()), out
 
 
 def _cut(scores: Callable[[], Iterator[tuple[str, Array]]], sparsity: float, absolute: bool) -> tuple[int, int]:
@@ -186,5 +186,5 @@ def _arrays(name: str, given: Mapping[K, object] | Sequence[object]) -> tuple[li
     said = [f"{name}[{key!r}]" for key in (range(len(values)) if names is None else names)]
     arrays = [checks.floats(n, a) for n, a in zip(said, values, strict=True)]
     for n, a in zip(said, arrays, strict=True):
-        checks.finite(n, a, backend.active.is_finite(a.reshape(-1)))
+        checks.finite(n, a, backend.active.is_finite(a.ravel()))
     return names, arrays

@@ -37,7 +37,7 @@ def recognize_grid(w: object, *, group_size: GroupSize = "channel") -> Quantized
     """
     size = check_group_size(group_size)
     x = checks.floats("w", w)
-    checks.finite("w", x, backend.active.is_finite(x.reshape(-1)))
+    checks.finite("w", x, backend.active.is_finite(x.ravel()))
     if x.size == 0:
         return quantize(x, 2, group_size=size)
     found = [q for q in (_uniform_grid(x, size), _few_values(x)) if q is not None]
@@ -91,7 +91,7 @@ def _write_codes(x: checks.Array, q: QuantizedTensor) -> None:
 
 def _few_values(x: checks.Array) -> QuantizedTensor | None:
     """A codebook for the tensor: weights that it gets wrong bring new values, until none does."""
-    flat = x.reshape(-1)
+    flat = x.ravel()
     values = np.unique(_spread(flat) + 0)
     while len(values) <= MOST_VALUES:
         q = _coded(x, values)
@@ -118,7 +118,7 @@ def _with_negative_zero(x: checks.Array, q: QuantizedTensor) -> QuantizedTensor 
 
 
 def _bits(x: checks.Array) -> checks.Array:
-    return x.reshape(-1).view(np.uint32 if x.itemsize == 4 else np.uint16)
+    return x.ravel().view(np.uint32 if x.itemsize == 4 else np.uint16)
 
 
 def _coded(x: checks.Array, values: NDArray[np.float32]) -> QuantizedTensor:

@@ -83,7 +83,7 @@ def product(x: object, s: SparseTensor, *, out: NDArray[np.float32] | None = Non
     vectors = checks.floats("x", x)
     if vectors.ndim > 2 or vectors.shape[-1] != s.shape[1]:
         raise ValueError(f"x must have shape ({s.shape[1]},) or (batch, {s.shape[1]}), not {vectors.shape}")
-    checks.finite("x", vectors, backend.active.is_finite(vectors.reshape(-1)))
+    checks.finite("x", vectors, backend.active.is_finite(vectors.ravel()))
     vectors = vectors.astype(np.float32, copy=False)
     y = checks.output(out, (*vectors.shape[:-1], s.shape[0]), np.float32, vectors, *s.parts(), in_place=False)
     if not s.shape[1]:

@@ -108,7 +108,7 @@ class SparseTensor:
             if getattr(self, name) is not None:
                 raise ValueError(f"{name} must be None where bits is None")
         if self.values.flags.c_contiguous:
-            checks.finite("values", self.values, backend.active.is_finite(self.values.reshape(-1)))
+            checks.finite("values", self.values, backend.active.is_finite(self.values.ravel()))
 
     def _check_grid(self) -> None:
         bits = checks.integer("bits", self.bits, 1, 8)

@@ -83,7 +83,7 @@ class QuantizedTensor:
         good = np.isfinite(self.scales) & (self.scales >= 0)
         if not good.all():
             at = int((~good).argmax())
-            worst = self.scales.reshape(-1)[at]
+            worst = self.scales.ravel()[at]
             raise ValueError(f"scales must be finite and not negative, not {worst} at flat index {at}")
         if self.zero_points is not None:
             _part("zero_points", self.zero_points, np.uint8, want)

@@ -14,12 +14,11 @@ from typing import Any
 from rich.console import Console
 
 from .. import backend, checks
-from ..files import open_checkpoint, refuse_same_file
+from ..files import refuse_same_file
 from ..files.errors import PATH_LIMIT, quote
 from ..model import Plan, Report, TensorReport, plan
 from ..model import compress as compress_checkpoint
 from ..model.report import STEPS_HEAD, check_report_suffix
-from ..model.targets import refuse_planes
 from . import progress, terminal
 
 WORST = 3  # tensors that the closing table names
@@ -208,8 +207,6 @@ def smaller(ratio: float) -> str:
 
 def dry_run(source: Path, target: Path, options: Options, *, overwrite: bool, as_json: bool) -> None:
     refuse_same_file(source, target)
-    with open_checkpoint(source) as checkpoint:
-        refuse_planes(checkpoint)
     wish = plan(source, **options.arguments())
     if as_json:
         terminal.print_json(plan_data(wish))

@@ -149,6 +149,10 @@ class Checkpoint:
         self.total_size = sum(tensor.nbytes for tensor in self.tensors.values())
         check_total_size(files, self.total_size)
 
+    def metadata_of(self, shard: str) -> dict[str, str]:
+        """The metadata of one file of `shards`; of its original, where there is one."""
+        return dict(self._shards[shard].metadata)
+
     def close(self) -> None:
         """Close the files. Reading afterwards is a ValueError."""
         self._closer()

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import AtomicFolder, Checkpoint, open_checkpoint
+from ..files import AtomicFolder, Checkpoint, open_checkpoint, refuse_same_file
 from ..files.atomic import FileWriter
 from ..files.descriptors import named_path
 from ..files.errors import quote
@@ -28,7 +28,7 @@ from .source import Source
 from .statistics import Errors
 from .stream import Jobs, compress_jobs, copy_jobs
 from .streams import recognized, settled, stream_for
-from .targets import CheckedFile, check_target, copy_side_files, refuse_planes, write_json
+from .targets import CheckedFile, check_target, copy_side_files, write_json
 from .workers import Buffers, Workers, single_threaded_kernels
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def compress(
     wish = recipe_from_options(recipe, **options)
     target = named_path(destination, "destination")
     with open_checkpoint(source) as checkpoint:
+        refuse_same_file(wish.data_files, target)
         check_target(checkpoint, source, target, overwrite)
-        refuse_planes(checkpoint)
         plan = make_plan(checkpoint, wish)
         run = _Run(checkpoint, plan, progress)
         with single_threaded_kernels() as count:

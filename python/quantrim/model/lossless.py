@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from .. import backend
 from ..files import AtomicFolder, Checkpoint, FormatError, TensorInfo, lossless, open_checkpoint, strict_json
 from ..files.descriptors import named_path
-from ..files.errors import quote
+from ..files.errors import PATH_LIMIT, quote
 from ..files.index import read_json
 from ..files.safetensors import parse_header, raw_header
 from ..files.writer import FileWriter
 from ..layouts.byte_planes import Coder, Coders, checksum, is_kept
 from .report import Report, TensorReport
-from .targets import CheckedFile, check_target, copy_file, refuse_planes, write_json
+from .targets import CheckedFile, check_target, copy_file, write_json
 from .workers import Workers
 
 CHUNK_BYTES = 1 << 20  # of a tensor: the unit of work of a thread, and of what a reader must decode for one value
@@ -45,7 +45,7 @@ def compress_lossless(
 
     Every tensor, of any dtype, is cut into chunks of 1 MiB and these into byte planes (`layouts.byte_planes`), which
     zstandard compresses; tensors that do not shrink stay as they are. quantrim reads the result like the original:
-    `compare`, `inspect`, `split`, `merge`, `open_checkpoint`. `restore` it for other programs, and for `compress`.
+    `compress`, `compare`, `inspect`, `split`, `merge`, `open_checkpoint`. `restore` it for other programs.
 
     source: a .safetensors file, or a model folder; of a folder, config, tokenizer and index are copied, while hidden
     files, folders and weights in other formats are left out and named in the notes. destination: a file or folder like
@@ -70,7 +70,8 @@ def compress_lossless(
     sizes = [0, 0]
     with open_checkpoint(source) as checkpoint:
         check_target(checkpoint, source, target, overwrite)
-        refuse_planes(checkpoint)
+        if checkpoint.originals:
+            raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)} is stored as byte planes already")
         for shard in checkpoint.shards:
             lossless.check_names(_of_shard(checkpoint, shard), checkpoint.folder / shard)
         advance = _counter(checkpoint, progress)

@@ -197,9 +197,9 @@ def _weight(tensor: LogicalTensor, block: Chunk) -> checks.Array:
     parts = np.empty((2, block.rows), np.float32)
     finite = [backend.active.norm_rows(x, power, parts[power - 1]) for power in (1, 2)]
     if not all(finite):
-        first = int((~np.isfinite(x.reshape(-1).astype(np.float32))).argmax())
+        first = int((~np.isfinite(x.ravel().astype(np.float32))).argmax())
         info = next(iter(tensor.parts.values()))
-        problem = f"weights must be finite to be scored, not {float(x.reshape(-1)[first])}"
+        problem = f"weights must be finite to be scored, not {float(x.ravel()[first])}"
         raise FormatError(
             f"{problem} at flat index {block.row * block.cols + first}", path=info.path, tensor=tensor.name
         )

@@ -68,10 +68,10 @@ def apply_cut(x: Array, cut: Cut, chunk: int, out: Array) -> bool:
     limit = np.array([cut.key], f"u{x.dtype.itemsize}").view(x.dtype).astype(np.float32)[0]
     if not math.isfinite(limit):  # everything goes
         out[...] = 0
-        return bool(backend.active.is_finite(x.reshape(-1)))
-    finite = bool(backend.active.threshold(x.reshape(-1), float(limit), "magnitude", out.reshape(-1)))
+        return bool(backend.active.is_finite(x.ravel()))
+    finite = bool(backend.active.threshold(x.ravel(), float(limit), "magnitude", out.ravel()))
     if cut.ties and cut.ties[chunk]:
-        out.reshape(-1)[np.flatnonzero(keys(x) == cut.key)[: cut.ties[chunk]]] = 0
+        out.ravel()[np.flatnonzero(keys(x) == cut.key)[: cut.ties[chunk]]] = 0
     return finite
 
 
@@ -108,7 +108,7 @@ def _guesses(share: float, chunks: int, each_chunk: EachChunk) -> tuple[int, int
     """Two keys, one surely below the cut and one surely above it if the rest is like the sample."""
     step = max(1, chunks // SAMPLE_CHUNKS)
     each = SAMPLE // -(-chunks // step)
-    sample = np.concatenate(list(each_chunk(lambda x: keys(x).reshape(-1)[:: max(1, x.size // each)].copy(), step)))
+    sample = np.concatenate(list(each_chunk(lambda x: keys(x).ravel()[:: max(1, x.size // each)].copy(), step)))
     sample.sort()
     margin = 1 + 8 * math.sqrt(sample.size * share * (1 - share))  # eight standard deviations: rows differ
     low, high = share * sample.size - margin, share * sample.size + margin
@@ -117,7 +117,7 @@ def _guesses(share: float, chunks: int, each_chunk: EachChunk) -> tuple[int, int
 
 def _around(x: Array, low: int, high: int) -> tuple[int, int, int, Array]:
     """How many keys are below low, are low, are high (0 where that is low), and those between."""
-    k = keys(x).reshape(-1)
+    k = keys(x).ravel()
     kind = k.dtype.type
     inside = k[k - kind(low) <= kind(high - low)]  # unsigned: what is below low becomes large
     at_low = int(np.count_nonzero(inside == low))
@@ -140,13 +140,13 @@ def _by_histogram(count: int, bits: int, each_chunk: EachChunk) -> _Found:
 
 
 def _lower(x: Array, upper: int) -> Array:
-    k = keys(x).reshape(-1)
+    k = keys(x).ravel()
     lower: Array = k[k >> 16 == upper] & 0xFFFF
     return lower
 
 
 def _histogram(x: Array) -> Array:
-    return np.bincount(x.reshape(-1).astype(np.intp), minlength=1 << 16)
+    return np.bincount(x.ravel().astype(np.intp), minlength=1 << 16)
 
 
 def _bin_of(count: int, histograms: Iterable[Array]) -> _Found:

@@ -153,7 +153,7 @@ class _Columns(_Ranked):
     _keep: Array
 
     def mark(self, scored: Scored, cut: ScoreCut) -> None:
-        (self._keep,) = scored.each(lambda sums, _: kept(sums.reshape(-1), False, cut, 0))
+        (self._keep,) = scored.each(lambda sums, _: kept(sums.ravel(), False, cut, 0))
 
     def apply(self, x: Array, number: int, chunk: Chunk, out: Array) -> None:
         keep = self._keep[chunk.col : chunk.col + chunk.cols]

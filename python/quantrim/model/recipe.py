@@ -68,6 +68,13 @@ class Recipe:
         if self.max_shard_size is not None:
             object.__setattr__(self, "max_shard_size", parse_size("max_shard_size", self.max_shard_size))
 
+    @property
+    def data_files(self) -> list[Path]:
+        """The checkpoints that scores are computed from."""
+        asked = [s.prune_data for s in (self.defaults, *(rule.settings for rule in self.rules))]
+        asked += [removal.data for removal in self.remove_units]
+        return [(self.folder or Path()) / path for path in dict.fromkeys(asked) if path is not None]
+
     def assign(self, names: Iterable[str]) -> dict[str, Settings]:
         """The settings of each tensor. ValueError for a rule that no tensor comes to."""
         patterns = [re.compile(fnmatch.translate(rule.match)) for rule in self.rules]

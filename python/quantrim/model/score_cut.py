@@ -50,9 +50,9 @@ class Ranked:
 
     def scores(self, x: Array, chunk: Chunk) -> Array:
         if self.score is None:
-            return x.reshape(-1)
-        checks.finite("weights", x, backend.active.is_finite(x.reshape(-1)))
-        return self.score(x, chunk).reshape(-1)
+            return x.ravel()
+        checks.finite("weights", x, backend.active.is_finite(x.ravel()))
+        return self.score(x, chunk).ravel()
 
     def bins(self, x: Array, chunk: Chunk, upper: int | None) -> Array:
         counts = np.zeros(KEY_HALVES, np.int64)
@@ -80,9 +80,9 @@ class Ranked:
         s = self.scores(x, chunk)
         for part, ties in _parts(s, cut, self.first(chunk)):
             backend.active.prune_below(
-                x.reshape(-1)[part], s[part], self.absolute, cut.key, ties, out.reshape(-1)[part]
+                x.ravel()[part], s[part], self.absolute, cut.key, ties, out.ravel()[part]
             )
-        checks.finite("weights", x, not self.absolute or backend.active.is_finite(x.reshape(-1)))
+        checks.finite("weights", x, not self.absolute or backend.active.is_finite(x.ravel()))
 
     def first(self, chunk: Chunk) -> int:
         """The flat index of the chunk's first score."""

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .. import backend, importance
+from .. import backend, checks, importance
 from ..checks import Array
 from ..files import Checkpoint, FormatError, TensorInfo, open_checkpoint
 from ..files.checkpoint import from_little_endian
@@ -72,6 +72,9 @@ class ScoreData:
             wanted = f"{' or '.join(READABLE)} of shape {' or '.join(map(str, shapes))} for {score!r}"
             problem = f"prune_data must be {wanted}, not {data.dtype} of shape {data.shape}"
             raise FormatError(problem, path=data.path, tensor=data.name)
+        if score == "wanda" and not any(checkpoint.raw(info.name)):  # as where nothing was calibrated
+            problem = "prune_data must have a norm above 0 for 'wanda', not zeros alone"
+            raise FormatError(problem, path=data.path, tensor=data.name, offset=data.offset)
         return checkpoint, data
 
 
@@ -92,7 +95,7 @@ class _Random:
 
     def __call__(self, x: Array, chunk: Chunk) -> Array:
         scores = np.empty(x.shape, np.float32)
-        backend.active.uniform(self._seed, chunk.row * self._cols + chunk.col, scores.reshape(-1))
+        backend.active.uniform(self._seed, chunk.row * self._cols + chunk.col, scores.ravel())
         return scores
 
 
@@ -105,9 +108,13 @@ class _FromData:
 
     def __call__(self, x: Array, chunk: Chunk) -> Array:
         data = self._read(chunk)
-        if self._name != "given":
-            scores: Array = getattr(importance, self._name)(x, data)
+        if self._name == "wanda":
+            scores = np.empty(x.shape, np.float32)
+            checks.finite("w", x, backend.active.wanda(x, data.astype(np.float32, copy=False), scores))
             return scores
+        if self._name != "given":
+            computed: Array = getattr(importance, self._name)(x, data)
+            return computed
         if len(self._data.shape) == 2:
             return data.astype(np.float32, copy=False)
         scores = np.zeros(x.shape, np.float32)  # of a whole row or column: its first weight has it all

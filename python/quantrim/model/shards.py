@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..files import Checkpoint, encode_header, read_header
+from ..files import Checkpoint, encode_header
 from ..files.errors import PATH_LIMIT, quote
 from ..files.safetensors import count_bytes
 from ..layouts import codebook, sparse_scheme
@@ -35,9 +35,8 @@ def plan_shards(
     checkpoint: Checkpoint, plans: list[TensorPlan], recipe: Recipe, config: dict[str, Any]
 ) -> Iterator[ShardPlan]:
     """The files of the source, without those that nothing is left of; or others of max_shard_size."""
-    own = {t.name: t.form for t in plans if isinstance(t.form, (codebook.Scheme, sparse_scheme.Scheme))}
-    shapes = {t.name: t.info.matrix_shape for t in plans}
-    ours = metadata_of({name: form.entry(shapes[name]) for name, form in own.items()})
+    own = (codebook.Scheme, sparse_scheme.Scheme)
+    ours = metadata_of({t.name: t.form.entry(t.info.matrix_shape) for t in plans if isinstance(t.form, own)})
     more = ours | _provenance(recipe)
     if checkpoint.config is None and config and config["quant_method"] != "bitsandbytes":
         more["quantization_config"] = json.dumps(config, sort_keys=True)
@@ -49,7 +48,7 @@ def plan_shards(
         for shard in checkpoint.shards:
             path = checkpoint.folder / shard
             if by_file[path]:
-                yield _plan_shard(checkpoint, shard, by_file[path], read_header(path)[1] | more)
+                yield _plan_shard(checkpoint, shard, by_file[path], checkpoint.metadata_of(shard) | more)
         return
     said = f"{quote(checkpoint.path, PATH_LIMIT)}: max_shard_size"
     if not checkpoint.is_folder:

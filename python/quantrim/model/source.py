@@ -85,9 +85,9 @@ def not_finite(what: str, info: TensorInfo, x: Array, first: int) -> FormatError
         bad = ~np.isfinite(x)
     if not bad.any():
         return None
-    within = int(bad.reshape(-1).argmax())
+    within = int(bad.ravel().argmax())
     index = first + within
-    problem = f"{what} must be finite, not {float(x.reshape(-1)[within])} at flat index {index}"
+    problem = f"{what} must be finite, not {float(x.ravel()[within])} at flat index {index}"
     offset = info.offset + index * info.numpy_dtype.itemsize
     return FormatError(problem, path=info.path, tensor=info.name, offset=offset)
 

@@ -53,7 +53,7 @@ def measure(a: Array, b: Array) -> Errors:
     """a, b: matrices of one shape, finite."""
     table = np.empty((*rows(a).shape[:1], 5))
     backend.active.errors(rows(a), rows(b), table)
-    zeros = b.size - backend.active.count_nonzero(b.reshape(-1))
+    zeros = b.size - backend.active.count_nonzero(b.ravel())
     return Errors(table[:, :4].sum(axis=0), float(table[:, 4].max(initial=0.0)), b.size, zeros)
 
 
@@ -61,7 +61,7 @@ def count_lost_groups(x: Array, scales: Array) -> int:
     """Groups with scale 0 and a weight that is not 0. x: (rows, cols), scales: (rows, groups), groups divide
     cols."""
     zero = scales == 0
-    if not zero.any() or not backend.active.count_nonzero(x.reshape(-1)):
+    if not zero.any() or not backend.active.count_nonzero(x.ravel()):
         return 0
     by_group = x.reshape(*scales.shape, -1)
     return int(np.count_nonzero((by_group[zero] != 0).any(axis=-1)))

@@ -134,7 +134,7 @@ class Stream(ABC):
         pruned = self.pruned(x, chunk)
         errors = self.keep(x, pruned, chunk)
         if self.pruner is not None and self.settings.rounds:
-            errors.kept = backend.active.count_nonzero(pruned.reshape(-1))
+            errors.kept = backend.active.count_nonzero(pruned.ravel())
         return errors
 
     def attempt(self, chunk: Chunk, work: Callable[[Array], T]) -> T:

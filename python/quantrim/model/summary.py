@@ -141,15 +141,15 @@ def _statistics(
 
 def _part(tensor: Tensor, block: Chunk) -> _Part:
     x = tensor.rows(block.row, block.rows).reshape(block.rows, -1)
-    sample = _sample(x.reshape(-1), block.row * block.cols, math.prod(tensor.shape))
+    sample = _sample(x.ravel(), block.row * block.cols, math.prod(tensor.shape))
     if x.dtype in checks.FLOATS:
         sums = np.empty((block.rows, 5))
         if backend.active.errors(x, x, sums):
             low, high = np.empty((2, block.rows, 1), np.float32)
             backend.active.ranges(x, block.cols, low, high)
-            zeros = x.size - backend.active.count_nonzero(x.reshape(-1))
+            zeros = x.size - backend.active.count_nonzero(x.ravel())
             return _Part(zeros, 0, float(low.min()), float(high.max()), float(sums[:, 0].sum()), sample)
-    return _any_part(x.reshape(-1).astype(np.float64), sample)
+    return _any_part(x.ravel().astype(np.float64), sample)
 
 
 def _any_part(x: Array, sample: Array) -> _Part:

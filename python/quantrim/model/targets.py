@@ -48,12 +48,6 @@ def check_target(checkpoint: Checkpoint, source: str | os.PathLike[str], target:
         raise ValueError(f"{said} absent unless overwrite=True; it exists")
 
 
-def refuse_planes(checkpoint: Checkpoint) -> None:
-    """ValueError for a source of byte planes, where its metadata would go into what is made of it."""
-    if checkpoint.originals:
-        raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)} is stored as byte planes: it must be restored first")
-
-
 def copy_tensor(
     checkpoint: Checkpoint, name: str, out: FileWriter, offset: int, advance: Callable[[int], object]
 ) -> None:

@@ -66,9 +66,9 @@ class Blocks(Ranked):
         return False
 
     def scores(self, x: Array, chunk: Chunk) -> Array:
-        checks.finite("weights", x, backend.active.is_finite(x.reshape(-1)))
+        checks.finite("weights", x, backend.active.is_finite(x.ravel()))
         each = x if self.score is None else self.score(x, chunk)
-        sums: Array = block_sums("scores", each, self.block, self.power).reshape(-1)
+        sums: Array = block_sums("scores", each, self.block, self.power).ravel()
         return np.sqrt(sums, out=sums) if self.power == 2 else sums
 
     def apply(self, x: Array, chunk: Chunk, cut: ScoreCut, out: Array) -> None:
@@ -84,7 +84,7 @@ def column_sums(passes: Passes, shape: tuple[int, int], score: Score | None, pow
     ValueError where a sum exceeds float32."""
 
     def terms(x: Array, chunk: Chunk) -> tuple[Chunk, Array]:
-        checks.finite("weights", x, backend.active.is_finite(x.reshape(-1)))
+        checks.finite("weights", x, backend.active.is_finite(x.ravel()))
         values = (x if score is None else score(x, chunk)).astype(np.float32)
         with np.errstate(over="ignore"):
             return chunk, values if not power else np.abs(values) if power == 1 else values * values
