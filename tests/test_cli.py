@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from held_tensors import normal
+from model_helpers import save_folder, small_model
 from rich.console import Console
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner, Result
@@ -273,6 +274,14 @@ def test_other_forms_are_those_of_the_function(model: Path, words: list[str], op
     assert ("what each step saved" in result.stdout) == ("prune" in options)
     wish = json.loads(run("compress", model, model.with_name("v.safetensors"), "--dry-run", "--json", *words).stdout)
     assert wish["at_most"] == ("prune" in options)
+
+
+def test_compress_cuts_a_folder_anew(tmp_path: Path) -> None:
+    source = save_folder(tmp_path / "source", small_model())
+    result = run("compress", source, tmp_path / "out", "--max-shard-size", "8KB")
+    assert result.exit_code == 0, result.stderr
+    sizes = [path.stat().st_size for path in (tmp_path / "out").glob("*.safetensors")]
+    assert len(sizes) > 1 and max(sizes) <= 8000
 
 
 def test_a_codebook_that_is_none_is_bad_input(model: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from .commands import compress_options as options
 from .commands import outcome, terminal
 from .commands.program import MODEL, Json, Source, Target, Threads, app
 
@@ -28,123 +29,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def compress(
     source: Source,
     target: Target,
-    bits: Annotated[
-        str | None,
-        typer.Option(
-            metavar="2..8|none", help="Bits of a weight; 4 by default. none: only --prune.", show_default=False
-        ),
-    ] = None,
-    group_size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N|channel|tensor",
-            help="Weights of a row that share a scale; 128 by default, the row (channel) at 8 bits, 64 for codebooks.",
-            show_default=False,
-        ),
-    ] = None,
-    codebook: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|A,B,..",
-            help="In place of --bits: nf4, fp4, mxfp4, mxint8, binary, ternary, or 2 to 256 ascending values.",
-            show_default=False,
-        ),
-    ] = None,
-    clusters: Annotated[
-        int | None,
-        typer.Option(metavar="K", help="In place of --bits: K values that the weights share.", show_default=False),
-    ] = None,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WORD",
-            help="sparse leaves zeros out (only quantrim reads that), dense never; auto where it saves a quarter.",
-            show_default=False,
-        ),
-    ] = None,
-    recognize: Annotated[
-        bool | None,
-        typer.Option("--recognize", help="Pack what lies on a grid already without any change.", show_default=False),
-    ] = None,
-    symmetric: Annotated[
-        bool | None,
-        typer.Option("--symmetric/--asymmetric", help="Codes around zero, or with a zero point.", show_default=False),
-    ] = None,
-    scale: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RULE|X",
-            help="absmax, mse (slower, closer), power_of_two, or X: round(w / X) * X everywhere.",
-            show_default=False,
-        ),
-    ] = None,
-    scale_dtype: Annotated[
-        str | None, typer.Option(metavar="DTYPE", help="float16, bfloat16 or float32.", show_default=False)
-    ] = None,
-    prune: Annotated[
-        str | None,
-        typer.Option(metavar="0..1|N:M", help="Zero this share of each tensor, or all but N of M.", show_default=False),
-    ] = None,
-    prune_score: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SCORE",
-            help="The lowest go: magnitude (default), random; with --prune-data wanda, taylor, fisher, obd, given.",
-            show_default=False,
-        ),
-    ] = None,
-    prune_data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="A checkpoint with input norms, gradients, ... under the names of the weights.",
-            show_default=False,
-        ),
-    ] = None,
-    prune_pattern: Annotated[
-        str | None,
-        typer.Option(metavar="row|column|RxC", help="Zero whole rows, columns or R x C blocks.", show_default=False),
-    ] = None,
-    prune_scope: Annotated[
-        str | None,
-        typer.Option(
-            metavar="tensor|global", help="A budget for each tensor (default), or one for all.", show_default=False
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(metavar="T", help="Zero what is smaller than T, in place of --prune.", show_default=False),
-    ] = None,
-    include: Annotated[
-        list[str] | None,
-        typer.Option(metavar="GLOB", help="Compress only tensors of these names.", show_default=False),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(metavar="GLOB", help="Copy tensors of these names as they are.", show_default=False),
-    ] = None,
-    drop: Annotated[
-        list[str] | None,
-        typer.Option(metavar="GLOB", help="Leave tensors of these names out.", show_default=False),
-    ] = None,
-    min_elements: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Copy matrices of fewer weights; 4096 by default.", show_default=False),
-    ] = None,
-    recipe: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.toml", help="Settings per tensor, in place of options.", show_default=False),
-    ] = None,
-    lossless: Annotated[
-        bool, typer.Option("--lossless", help="Keep every bit: byte planes, which quantrim restore undoes.")
-    ] = False,
-    report: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write a report: .html, .json or .md.", show_default=False),
-    ] = None,
+    bits: options.Bits = None,
+    group_size: options.GroupSize = None,
+    codebook: options.Codebook = None,
+    clusters: options.Clusters = None,
+    recognize: options.Recognize = None,
+    symmetric: options.Symmetric = None,
+    scale: options.Scale = None,
+    scale_dtype: options.ScaleDtype = None,
+    prune: options.Prune = None,
+    prune_score: options.PruneScore = None,
+    prune_data: options.PruneData = None,
+    prune_pattern: options.PrunePattern = None,
+    prune_scope: options.PruneScope = None,
+    threshold: options.Threshold = None,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    drop: options.Drop = None,
+    min_elements: options.MinElements = None,
+    recipe: options.Recipe = None,
+    storage: options.Storage = None,
+    max_shard_size: options.MaxShardSize = None,
+    lossless: options.Lossless = False,
+    report: options.Report = None,
     threads: Threads = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST where it exists.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and the size; write nothing.")] = False,
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
     json: Json = False,
 ) -> None:
     """Make a checkpoint smaller; vLLM and transformers load what it writes with --bits.
@@ -177,7 +87,7 @@ def compress(
     """
     from .commands import compress as command
 
-    options = command.Options(
+    said = command.Options(
         bits=bits,
         group_size=group_size,
         codebook=codebook,
@@ -197,6 +107,7 @@ def compress(
         exclude=exclude,
         drop=drop,
         min_elements=min_elements,
+        max_shard_size=max_shard_size,
         recipe=recipe,
     )
     with command.threads(threads):
@@ -204,12 +115,12 @@ def compress(
             from .commands import lossless as planes
 
             planes.run(
-                source, target, options, report=report, overwrite=overwrite, dry_run=dry_run, as_json=json
+                source, target, said, report=report, overwrite=overwrite, dry_run=dry_run, as_json=json
             )
         elif dry_run:
-            command.dry_run(source, target, options, overwrite=overwrite, as_json=json)
+            command.dry_run(source, target, said, overwrite=overwrite, as_json=json)
         else:
-            command.run(source, target, options, report=report, overwrite=overwrite, as_json=json)
+            command.run(source, target, said, report=report, overwrite=overwrite, as_json=json)
 
 
 @app.command()

@@ -47,6 +47,7 @@ class Options:
     exclude: list[str] | None = None
     drop: list[str] | None = None
     min_elements: int | None = None
+    max_shard_size: str | None = None
     recipe: Path | None = None
 
     def arguments(self) -> dict[str, Any]:
