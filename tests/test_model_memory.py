@@ -69,22 +69,27 @@ def test_G12_the_measure_sees_a_tensor_that_is_read_whole(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_G12_C104_eight_gigabytes(tmp_path: Path) -> None:
+    found = peak(sparse_checkpoint(tmp_path / "m.safetensors", some(8192 * MIB)))
+    assert found < LIMIT, f"{found / MIB:.0f} MiB"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
-        {},
-        {"bits": 4, "symmetric": False},
-        {"prune": 0.5},
+        {"symmetric": False},
         {"prune": 0.5, "symmetric": False},
         {"prune": 0.5, "bits": None},
+        {"prune": 0.5, "prune_pattern": (4, 8)},
+        {"prune": 0.5, "prune_pattern": "column", "prune_scope": "global"},
+        {"prune": 0.5, "prune_score": "random", "prune_scope": "global"},
         {"prune": 0.7},
         {"prune": 0.7, "bits": None, "storage": "sparse"},
         {"codebook": "nf4"},
     ],
     ids=str,
 )
-def test_G12_C104_eight_gigabytes(tmp_path: Path, options: dict[str, object]) -> None:
-    small = peak(sparse_checkpoint(tmp_path / "s.safetensors", some(512 * MIB)), **options)
-    found = peak(sparse_checkpoint(tmp_path / "m.safetensors", some(8192 * MIB)), **options)
-    print(f"{options}: {found / MIB:.0f} MiB for 8 GiB, {small / MIB:.0f} MiB for 512 MiB")
+def test_G12_C104_a_gigabyte(tmp_path: Path, options: dict[str, object]) -> None:
+    found = peak(sparse_checkpoint(tmp_path / "m.safetensors", some(1024 * MIB)), **options)
     assert found < LIMIT, f"{found / MIB:.0f} MiB"
