@@ -148,7 +148,7 @@ FUNCTIONS = [
     ),
     Function("importance.reduce-block", lambda a: qt.importance.reduce(two(a), block=(1, 2)), multiple=2),
     Function("importance.entropy", lambda a: qt.importance.entropy(two(a), bins=7)),
-    Function("importance.entropy-range", lambda a: qt.importance.entropy(two(a), range=(-1, 1))),
+    Function("importance.entropy-range", lambda a: qt.importance.entropy(two(a), bins=7, range=(-1, 1))),
     Function(
         "importance.predictive",
         lambda a, **k: qt.importance.predictive(two(a), *samples(two(a)), **k),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from children import child
-from kernel_families import families
+from kernel_families import built, families
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
@@ -166,16 +165,6 @@ BREAKS = [
         "sparse", "sparse.h", "lane[columns[i] & 15] += weight[i]", "lane[i & 15] += weight[i]", "sparse_product-csr",
     ),
 ]  # fmt: skip
-
-
-def built() -> dict[str, Path]:
-    """The objects that the installed module was linked from, by their names there. pip install -e leaves them."""
-    objects: dict[str, Path] = {}
-    for ninja in sorted((ROOT / "build").glob("*/build.ninja"), key=lambda path: path.stat().st_mtime):
-        linked = re.search(r"^build _core\S+: \S+ (.*?) \|", ninja.read_text(), re.MULTILINE)
-        assert linked, ninja
-        objects = {name: ninja.parent / name for name in linked[1].split()}
-    return objects if all(path.exists() for path in objects.values()) else {}
 
 
 class Workshop:

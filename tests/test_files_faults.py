@@ -147,7 +147,8 @@ def test_D98_killed_at_every_system_call(target: Path, writer: str) -> None:
     ):
         for at in range(1, 30):
             start_over(target, old)
-            inject = ["strace", "-f", "-o", "/dev/null", "-e", f"inject={name}:signal=SIGKILL:when={at}"]
+            inject = ["strace", "-f", "-o", "/dev/null", "-e", f"trace={name}"]
+            inject += ["-e", f"inject={name}:signal=SIGKILL:when={at}"]
             run = subprocess.run(
                 [*inject, sys.executable, script, writer, target], capture_output=True, timeout=60
             )

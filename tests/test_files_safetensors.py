@@ -233,10 +233,14 @@ Reader = Callable[[Path], tuple[dict[str, TensorInfo], dict[str, str]]]
 
 
 def _seconds_to_read(path: Path, count: int, read: Reader) -> float:
-    head, _ = encode_header([(f"model.layers.{i}.mlp.weight", "F32", (1, 2)) for i in range(count)])
+    entries = (
+        f'"model.layers.{i}.mlp.weight":{{"dtype":"F32","shape":[1,2],"data_offsets":[{8 * i},{8 * i + 8}]}}'
+        for i in range(count)
+    )
+    head = f"{{{','.join(entries)}}}".encode()
     with path.open("wb") as file:
-        file.write(head)
-        file.truncate(len(head) + 8 * count)
+        file.write(len(head).to_bytes(8, "little") + head)
+        file.truncate(8 + len(head) + 8 * count)
     begin = time.process_time()
     assert len(read(path)[0]) == count
     return time.process_time() - begin

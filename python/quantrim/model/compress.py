@@ -85,8 +85,9 @@ def compress(
     recipe: a Recipe, a table, or the path of a TOML file, instead of all of these.
     progress: called with (bytes done, bytes in all, tensor) in this thread; what it raises ends the work.
 
-    Memory: some 20 MB for each thread, a byte for each zero point of one tensor, and layers that lose units
-    (`remove_units` of a recipe), whatever the size of the model. The bytes written do not depend on threads or machine.
+    Memory: some 20 MB for each thread, a byte for each zero point of one tensor, the rows of a block of prune_pattern
+    (sixteen rows for "column"), tensors that are recognized or share their values as a whole, and layers that lose
+    units (`remove_units` of a recipe), whatever the size of the model. The bytes written do not depend on threads or machine.
     ValueError for what cannot be done: NaN, a scale that overflows, a rule that matches nothing.
 
     >>> import tempfile
