@@ -143,7 +143,7 @@ def any_layout(draw: st.DrawFn) -> Drawn:
 
 
 @by_function
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@settings(max_examples=40)
 @given(drawn=any_layout())
 def test_A23_A28_any_layout(f: Function, drawn: Drawn) -> None:
     seed, shape, steps, order, swapped, shift = drawn

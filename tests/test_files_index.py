@@ -159,7 +159,7 @@ def test_C60_a_large_index(tmp_path: Path) -> None:
     begin = time.process_time()
     with open_checkpoint(tmp_path) as ckpt:
         assert len(ckpt) == count
-    assert time.process_time() - begin < 3
+    assert time.process_time() - begin < 30  # a second; minutes where it is not linear
 
 
 @pytest.mark.parametrize("count", [50_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
@@ -167,7 +167,7 @@ def test_C90_more_shards_than_a_folder_can_hold(folder: Path, count: int) -> Non
     write_index(folder, {f"t{i}": f"s{i}.safetensors" for i in range(count)})
     before = time.process_time()
     refused_checkpoint(folder, "shard 's0.safetensors' of the index is missing")
-    assert time.process_time() - before < count * 10e-6
+    assert time.process_time() - before < count * 100e-6  # 5e-6 each
 
 
 # Links

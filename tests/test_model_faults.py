@@ -189,7 +189,7 @@ def test_D101_ctrl_c_stops_and_cleans(tmp_path: Path, presses: int, delay: float
                 run.send_signal(signal.SIGINT)
         assert run.wait(10) in ((130,) if presses == 1 else (130, 1, -signal.SIGINT))
         # the kernels in hand end first, and the interpreter; a loaded machine takes its time
-        assert time.monotonic() - begin < 2
+        assert time.monotonic() - begin < 8
 
 
 # Errors of the system
