@@ -55,7 +55,8 @@ inline bool with_power(int power, const Body& body) {
   return body([](F32x16 x) { return x * x; });
 }
 
-// The sums of `count` rows side by side: each is one chain of additions, which alone would wait for one another.
+// The sums of `count` rows side by side: each is one chain of additions, which alone would wait for one another. The
+// processor itself fetches several rows ahead; one alone it fetches too late.
 template <int count, class T, class Powered>
 inline void sum_rows(const T* x, int64_t cols, Finite& finite, const Powered& powered, float* out) {
   F32x16 totals[count];
@@ -63,7 +64,7 @@ inline void sum_rows(const T* x, int64_t cols, Finite& finite, const Powered& po
   I32x16 peak = finite.peak;
   sixteens(cols, [&](int64_t i, auto part) {
     for (int k = 0; k < count; ++k) {
-      fetch_ahead(x + k * cols + i);
+      if (count == 1) fetch_ahead(x + i);
       const F32x16 v = load(x + k * cols + i, part);
       peak = max(peak, magnitude_bits(v));
       totals[k] = totals[k] + powered(v);

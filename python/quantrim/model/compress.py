@@ -87,7 +87,8 @@ def compress(
 
     Memory: some 20 MB for each thread, a byte for each zero point of one tensor, the rows of a block of prune_pattern
     (sixteen rows for "column"), tensors that are recognized or share their values as a whole, and layers that lose
-    units (`remove_units` of a recipe), whatever the size of the model. The bytes written do not depend on threads or machine.
+    units (`remove_units` of a recipe), whatever the size of the model. The bytes written do not depend on threads or
+    machine.
     ValueError for what cannot be done: NaN, a scale that overflows, a rule that matches nothing.
 
     >>> import tempfile
