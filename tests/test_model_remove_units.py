@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,59 @@ def test_the_network_answers_as_with_masked_units(tmp_path: Path) -> None:
     assert np.abs(logits(small, x) - logits(masked, x)).max() < 1e-4  # sums of fewer terms, in float32
 
 
+def gated(blocks: int = 2) -> Arrays:
+    arrays: Arrays = {"embed.weight": weights(50, 32)}
+    for k in range(blocks):
+        for seed, (name, shape) in enumerate((("gate", (96, 32)), ("up", (96, 32)), ("down", (32, 96)))):
+            arrays[f"blocks.{k}.mlp.{name}.weight"] = weights(*shape, seed=10 * k + seed)
+    return arrays
+
+
+GATED = {"layers": [["blocks.*.mlp.gate", "blocks.*.mlp.up"], "blocks.*.mlp.down"], "sparsity": 0.25}
+CONFIG = {"intermediate_size": 96, "num_hidden_layers": 2, "hidden_size": 32}
+
+
+def test_gated_layers_lose_units_in_every_block(tmp_path: Path) -> None:
+    arrays = gated()
+    source = save_folder(tmp_path / "m", arrays, config=CONFIG)
+    report = compress(source, tmp_path / "t", recipe=recipe(table=GATED))
+    found = stored_tensors(tmp_path / "t")
+    want = dict(arrays)
+    for k in range(2):
+        gate, up, down = (f"blocks.{k}.mlp.{name}.weight" for name in ("gate", "up", "down"))
+        keep = qt.prune_mask(qt.importance.l2(np.concatenate([arrays[gate], arrays[up]], axis=1), axis=1), 0.25)
+        want |= {gate: arrays[gate][keep], up: arrays[up][keep], down: arrays[down][:, keep]}
+    assert_same_arrays(found, want)
+    assert json.loads((tmp_path / "t" / "config.json").read_text()) == {**CONFIG, "intermediate_size": 72}
+    assert "in config.json intermediate_size becomes 72, not 96" in " ".join(report.notes)
+
+
+@pytest.mark.parametrize("change", [{"num_hidden_layers": 3}, {"intermediate_size": 100}, {"ffn_dim": 96}], ids=str)
+def test_a_config_that_may_mean_other_layers_stays(tmp_path: Path, change: dict[str, int]) -> None:
+    source = save_folder(tmp_path / "m", gated(), config={**CONFIG, **change})
+    report = compress(source, tmp_path / "t", recipe=recipe(table=GATED))
+    assert (tmp_path / "t" / "config.json").read_bytes() == (source / "config.json").read_bytes()
+    assert "config.json stays as it is" in " ".join(report.notes)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"layers": [["a.*", "b"], "c.*"]}, r"layers must have as many \* in each name"),
+        ({"layers": [["blocks.*.gate"], "blocks.*.down"]}, r"must have a module 'blocks\.\*\.gate' for remove_units"),
+        ({"layers": [["blocks.0.mlp.gate", "embed"], "blocks.0.mlp.down"]}, r"as many units each .*, not \[96, 50\]"),
+        ({"layers": [["blocks.0.mlp.gate", 3], "blocks.0.mlp.down"]}, "layers must be a list of module names"),
+        ({"layers": [[], "blocks.0.mlp.down"]}, "layers must be a list of module names"),
+        ({"activation": "silu"}, "activation must not be given where modules share their units"),
+    ],
+)
+def test_B42_units_that_cannot_be_shared(tmp_path: Path, table: dict[str, Any], message: str) -> None:
+    source = save(tmp_path / "m.safetensors", gated())
+    with pytest.raises((ValueError, TypeError), match=message):
+        compress(source, tmp_path / "t.safetensors", recipe=recipe(table=GATED | table))
+    assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [
@@ -173,7 +227,8 @@ def test_B46_scores_that_do_not_fit(tmp_path: Path) -> None:
         plan(source, recipe=recipe(table={"score": "given", "data": str(data)}))
 
 
-NAMES = st.lists(st.text(min_size=1, max_size=9), min_size=2, max_size=4, unique=True)
+TEXT = st.text(st.characters(exclude_characters="*"), min_size=1, max_size=9)
+NAMES = st.lists(TEXT, min_size=2, max_size=4, unique=True)
 
 
 @given(NAMES, st.floats(0, 1), st.sampled_from(["l1", "l2"]), st.sampled_from([None, *ACTIVATIONS]))

@@ -193,6 +193,24 @@ def test_transformers_opens_linears_alone_at_once(minilm: Path, tmp_path: Path) 
     assert model.encoder.layer[0].attention.self.query.quantization_scheme.weights.num_bits == 4
 
 
+def test_transformers_opens_minilm_without_a_quarter_of_its_units(minilm: Path, tmp_path: Path) -> None:
+    """It answers as the whole model does where the weights of these units are cleared."""
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    layers = ["encoder.layer.*.intermediate.dense", "encoder.layer.*.output.dense"]
+    table = {"layers": layers, "sparsity": 0.25, "activation": "gelu"}
+    report = compress(minilm, tmp_path / "out", recipe={"bits": "none", "remove_units": [table]})
+    assert "intermediate_size becomes 1152, not 1536" in " ".join(report.notes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = outputs(transformers.AutoModel.from_pretrained(tmp_path / "out"))
+        whole = transformers.AutoModel.from_pretrained(minilm)
+    for layer in whole.encoder.layer:
+        weight = layer.intermediate.dense.weight
+        keep = qt.prune_mask(qt.importance.l2(weight.detach().numpy(), axis=1), 0.25)
+        weight.data *= torch.tensor(keep)[:, None]
+    assert torch.allclose(found, outputs(whole), atol=1e-4)  # sums of fewer terms, in float32
+
+
 def test_the_comparison_sees_one_wrong_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The positive control: one bit of what is written."""
     real = layout.encode_codes

@@ -173,8 +173,9 @@ def _targets(checkpoint: Checkpoint, plan: Plan, target: Path, overwrite: bool) 
         return
     with AtomicFolder(target, overwrite) as folder:
         yield lambda shard: folder.file(shard.name, shard.size)
-        config = {**(checkpoint.config or {}), "quantization_config": plan.config}
-        copy_side_files(checkpoint, folder, {"config.json": config} if plan.config else {})
+        changes = plan.resized | ({"quantization_config": plan.config} if plan.config else {})
+        config = {**(checkpoint.config or {}), **changes}
+        copy_side_files(checkpoint, folder, {"config.json": config} if changes else {})
         if len(plan.shards) > 1 or plan.shards[0].name != "model.safetensors":
             write_json(folder, _index_name(checkpoint), _index(plan))
 

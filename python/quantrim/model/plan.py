@@ -115,7 +115,7 @@ class TensorPlan:
 class Plan:
     """What `compress` will do. source_bytes, stored_bytes: the files of weights, headers and all.
 
-    config: the `quantization_config`; empty where nothing is quantized.
+    config: the `quantization_config`; empty where nothing is quantized. resized: numbers of config.json that change.
     """
 
     source: str
@@ -124,6 +124,7 @@ class Plan:
     config: dict[str, Any]
     source_bytes: int
     notes: tuple[str, ...]
+    resized: dict[str, int]
 
     @property
     def tensors(self) -> tuple[TensorPlan, ...]:
@@ -180,14 +181,14 @@ def make_plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
     assigned = recipe.assign(checkpoint.tensors)
     kept = {name: info for name, info in checkpoint.tensors.items() if not assigned[name].drop}
     plans = [_plan_tensor(info, assigned[name], recipe.min_elements) for name, info in kept.items()]
-    plans = [replace(t, reason="; ".join(filter(None, (removed.get(t.name), t.reason)))) for t in plans]
-    if all(t.copied for t in plans) and not (plans and (len(plans) < len(assigned) or removed)):
+    plans = [replace(t, reason="; ".join(filter(None, (removed.reasons.get(t.name), t.reason)))) for t in plans]
+    if all(t.copied for t in plans) and not (plans and (len(plans) < len(assigned) or removed.reasons)):
         why = "; ".join(sorted({t.reason for t in plans}))[:500] or "it holds no tensors"
         raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)}: no tensor can be compressed: {why}")
-    return plan_of(checkpoint, recipe, plans)
+    return plan_of(checkpoint, recipe, plans, removed.config)
 
 
-def plan_of(checkpoint: Checkpoint, recipe: Recipe, plans: list[TensorPlan]) -> Plan:
+def plan_of(checkpoint: Checkpoint, recipe: Recipe, plans: list[TensorPlan], resized: dict[str, int]) -> Plan:
     """The plan for tensors, in the order of the checkpoint: what is in each file, and where."""
     compressed = {t.module: t.scheme for t in plans if t.scheme}
     others = [t.module for t in plans if not t.scheme and len(t.shape) == 2 and t.name.endswith(WEIGHT)]
@@ -195,8 +196,8 @@ def plan_of(checkpoint: Checkpoint, recipe: Recipe, plans: list[TensorPlan]) -> 
     shards = tuple(plan_shards(checkpoint, plans, recipe, config))
     source_bytes = sum((checkpoint.folder / shard).stat().st_size for shard in checkpoint.shards)
     model_type = (checkpoint.config or {}).get("model_type")
-    notes = (*_dropped_note(checkpoint, plans), *_removed_note(recipe), *_notes(plans, model_type))
-    return Plan(os.fspath(checkpoint.path), recipe, shards, config, source_bytes, notes)
+    notes = (*_dropped_note(checkpoint, plans), *_removed_note(checkpoint, recipe, resized), *_notes(plans, model_type))
+    return Plan(os.fspath(checkpoint.path), recipe, shards, config, source_bytes, notes, resized)
 
 
 def _dropped_note(checkpoint: Checkpoint, plans: list[TensorPlan]) -> Iterator[str]:
@@ -207,8 +208,10 @@ def _dropped_note(checkpoint: Checkpoint, plans: list[TensorPlan]) -> Iterator[s
         yield f"{tensors} left out, {sum(dropped):,} bytes; config.json stays as it is"
 
 
-def _removed_note(recipe: Recipe) -> Iterator[str]:
-    if recipe.remove_units:
+def _removed_note(checkpoint: Checkpoint, recipe: Recipe, resized: dict[str, int]) -> Iterator[str]:
+    for key, value in resized.items():
+        yield f"units are removed; in config.json {key} becomes {value}, not {(checkpoint.config or {})[key]}"
+    if recipe.remove_units and not resized:
         yield "units are removed; config.json stays as it is, its sizes need the numbers that are left"
 
 

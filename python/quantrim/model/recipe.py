@@ -266,4 +266,4 @@ def _toml(value: Any) -> str:
         return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(list(value)) if isinstance(value, tuple) else repr(value)
+    return repr(value)

@@ -71,7 +71,8 @@ def _with_tensors(checkpoint: Checkpoint, plan: Plan, tensors: dict[str, TensorP
     """The plan with other tensors, by name: where they lie in the files follows."""
     if all(tensors[tensor.name] is tensor for tensor in plan.tensors):
         return plan
-    return plan_of(checkpoint, plan.recipe, [tensors[name] for name in checkpoint.tensors if name in tensors])
+    in_order = [tensors[name] for name in checkpoint.tensors if name in tensors]
+    return plan_of(checkpoint, plan.recipe, in_order, plan.resized)
 
 
 def _counted(stream: Stream, workers: Workers, tick: Callable[[str], None]) -> TensorPlan:
