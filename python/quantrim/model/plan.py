@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +12,10 @@ from ..files.safetensors import count_bytes
 from ..float_environment import default_floats
 from ..layouts import bitsandbytes, codebook, sparse_scheme
 from ..layouts.compressed_tensors import Part, Scheme, parts
-from ..layouts.compressed_tensors_config import quantization_config, reader_notes, usual_format
+from ..layouts.compressed_tensors_config import quantization_config, usual_format
 from .entries import KEY
 from .forms import Form, code_form, sparse_form
+from .notes import notes_on
 from .recipe import Recipe, recipe_from_options
 from .settings import Options, Settings
 from .shards import ShardPlan, plan_shards
@@ -27,12 +27,6 @@ if TYPE_CHECKING:
 
 WEIGHT = ".weight"  # what compressed-tensors compresses: parameters of this name
 FALLBACK_GROUPS = (128, 64, 32, 16)
-_TRANSPOSED = (
-    "gpt2",
-    "openai-gpt",
-    "imagegpt",
-    "decision_transformer",
-)  # model types whose products are Conv1D
 MATRIX_DTYPES = ("F32", "F16", "BF16", "F64")
 PRUNED_DTYPES = ("F32", "F16", "BF16")  # F64 is computed in float32, which would not keep what stays
 _PART_SUFFIXES = ("_packed", "_scale", "_shape", "_zero_point", "_g_idx")
@@ -195,24 +189,8 @@ def plan_of(checkpoint: Checkpoint, recipe: Recipe, plans: list[TensorPlan], res
     config = quantization_config(compressed, others) if compressed else bitsandbytes_config(plans)
     shards = tuple(plan_shards(checkpoint, plans, recipe, config))
     source_bytes = sum((checkpoint.folder / shard).stat().st_size for shard in checkpoint.shards)
-    model_type = (checkpoint.config or {}).get("model_type")
-    notes = (*_dropped_note(checkpoint, plans), *_removed_note(checkpoint, recipe, resized), *_notes(plans, model_type))
+    notes = tuple(notes_on(checkpoint, recipe, plans, resized))
     return Plan(os.fspath(checkpoint.path), recipe, shards, config, source_bytes, notes, resized)
-
-
-def _dropped_note(checkpoint: Checkpoint, plans: list[TensorPlan]) -> Iterator[str]:
-    kept = {t.name for t in plans}
-    dropped = [info.nbytes for name, info in checkpoint.tensors.items() if name not in kept]
-    if dropped:
-        tensors = "1 tensor is" if len(dropped) == 1 else f"{len(dropped)} tensors are"
-        yield f"{tensors} left out, {sum(dropped):,} bytes; config.json stays as it is"
-
-
-def _removed_note(checkpoint: Checkpoint, recipe: Recipe, resized: dict[str, int]) -> Iterator[str]:
-    for key, value in resized.items():
-        yield f"units are removed; in config.json {key} becomes {value}, not {(checkpoint.config or {})[key]}"
-    if recipe.remove_units and not resized:
-        yield "units are removed; config.json stays as it is, its sizes need the numbers that are left"
 
 
 def _refuse_quantized(checkpoint: Checkpoint) -> None:
@@ -302,23 +280,6 @@ def _label(stored: str, settings: Settings) -> str:
     return f"{stored}, {settings.changes}" if settings.changes else stored
 
 
-def _notes(plans: list[TensorPlan], model_type: object) -> tuple[str, ...]:
-    schemes = {plan.module: plan.scheme for plan in plans if plan.scheme}
-    notes = reader_notes(schemes)
-    other_groups = sum(1 for plan in plans if plan.scheme and plan.scheme.group_size != plan.settings.group)
-    if other_groups:
-        have = "tensor has other groups" if other_groups == 1 else "tensors have other groups"
-        notes.insert(0, f"{other_groups} {have} than asked for, which do not divide the columns")
-    notes += _notes_on_forms(plans)
-    pruned = sum(1 for plan in plans if not plan.scheme and not plan.form and not plan.copied)
-    if pruned:
-        are = "tensor is pruned and keeps its dtype" if pruned == 1 else "tensors are pruned and keep their dtype"
-        notes.append(f"{pruned} {are}: zeros take as much room as other weights")
-    if schemes and model_type in _TRANSPOSED:
-        notes.append(f"{model_type} models hold their matrices transposed (Conv1D), which no reader decompresses")
-    return tuple(notes)
-
-
 def bitsandbytes_config(plans: list[TensorPlan]) -> dict[str, Any]:
     """Their `quantization_config`; empty unless all quantized tensors are in their layout, and of one kind."""
     forms = [t.form for t in plans if t.form]
@@ -327,21 +288,3 @@ def bitsandbytes_config(plans: list[TensorPlan]) -> dict[str, Any]:
         return {}
     others = [t.module for t in plans if not t.form and len(t.shape) == 2 and t.name.endswith(WEIGHT)]
     return bitsandbytes.quantization_config(theirs[0].kind, theirs[0].dtype, others)
-
-
-def _notes_on_forms(plans: list[TensorPlan]) -> list[str]:
-    """Which tensors nobody else reads, and what to do about it."""
-    sparse = sum(isinstance(plan.form, sparse_scheme.Scheme) for plan in plans)
-    coded = sum(isinstance(plan.form, codebook.Scheme) for plan in plans)
-    notes = []
-    look = sum(plan.to_look_at for plan in plans)
-    if look:
-        said = "1 tensor is" if look == 1 else f"{look} tensors are"
-        notes.append(f"{said} looked at first: what lies on a grid is packed without any change, to another size")
-    if sparse:
-        said = "1 tensor is stored without zeros" if sparse == 1 else f"{sparse} tensors are stored without zeros"
-        notes.append(f"{said}, which only quantrim reads: storage='dense' (--storage dense) keeps them for others")
-    if coded:
-        said = "1 tensor is stored as codes" if coded == 1 else f"{coded} tensors are stored as codes"
-        notes.append(f"{said} in a layout of quantrim's own, which only quantrim reads")
-    return notes
