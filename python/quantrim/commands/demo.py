@@ -22,7 +22,7 @@ SHADES = " ░▒▓█"
 SHOWN = 7  # images
 TITLE = "Handwritten digits: a network of {:,} weights, {} images it never saw"
 NOTES = (
-    "bytes: of the file; * where there is none, of the weights and biases.",
+    "bytes: of the file, header and recipe included.",
     "sparsity: zeros among the weights read back. 2:4 takes two of each four weights, needed or not.",
     "Only what is recovered was trained again: the network as trained taught it, without labels.",
     "Chosen by validation: bits and sparsity of each layer, within one point of the original on half of these images.",
@@ -83,7 +83,7 @@ def show(rows: list[Row], out: Console) -> None:
         [
             row.name,
             terminal.percent(row.accuracy),
-            f"{row.nbytes:,}{' ' if row.stored == 'file' else '*'}",
+            f"{row.nbytes:,}",
             f"{row.ratio:.2f}x",
             terminal.percent(row.sparsity),
         ]

@@ -21,15 +21,13 @@ ORIGINAL = "float32, as trained"
 class Row:
     """One form of the model, measured on what was stored.
 
-    accuracy: on the held-out images. nbytes: of the file; of the arrays and biases where no file layout holds the
-    form. stored: which of the two, "file" or "arrays". sparsity: the share of exact zeros among the decoded weights.
-    weights: how many, biases apart. original: bytes of the float32 file.
+    accuracy: on the held-out images. nbytes: of the file. sparsity: the share of exact zeros among the decoded
+    weights. weights: how many, biases apart. original: bytes of the float32 file.
     """
 
     name: str
     accuracy: float
     nbytes: int
-    stored: str
     sparsity: float
     weights: int
     images: int
@@ -63,7 +61,6 @@ def measure(name: str, stored: Stored, original: int) -> Row:
         name=name,
         accuracy=accuracy(stored.weights),
         nbytes=stored.nbytes,
-        stored="arrays" if stored.path is None else "file",
         sparsity=sum(int(np.count_nonzero(w == 0)) for w in matrices) / size,
         weights=size,
         images=len(held_out()[1]),

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from .. import importance
 from ..files import encode_header, open_checkpoint
 from ..model import compress, logical_tensors
-from ..pruning import prune_mask
-from ..splitting import remove_units
 from .digits import LAYERS, decoded, held_out, recovered_file
 from .smallest import smallest
 
@@ -24,15 +22,14 @@ Weights = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Stored:
-    """weights: decoded from what is stored. nbytes: of the file, header and all; or, where path is None and nothing
-    writes the form to a file, of its arrays: weights and biases."""
+    """weights: decoded from what is stored. nbytes: of the file, header and all."""
 
     weights: Weights
     nbytes: int
-    path: Path | None = None
+    path: Path
 
 
-Maker = Callable[[Path, Path], Stored]  # (the float32 network, the file to write, if any) -> what is stored
+Maker = Callable[[Path, Path], Stored]  # (the float32 network, the file to write) -> what is stored
 
 
 def in_file(**options: Any) -> Maker:
@@ -45,24 +42,33 @@ def in_file(**options: Any) -> Maker:
     return make
 
 
+HALF = """bits = "none"
+
+[[remove_units]]
+layers = ["fc1", "fc2", "fc3"]
+sparsity = 0.5
+score = "given"
+data = "scores.safetensors"
+activation = "relu"
+"""
+
+
 def half_of_the_neurons(source: Path, target: Path) -> Stored:
     """A smaller float32 network of the hidden units whose outgoing weights, and so effect on the next layer, are large.
 
     A unit that goes leaves what it puts out with no input, relu(bias), in the next bias.
     """
     weights = decoded(source)
-    layers = [(weights[f"{layer}.weight"], weights[f"{layer}.bias"]) for layer in LAYERS]
-    keep = [prune_mask(importance.l2(following, axis=0), 0.5) for following, _ in layers[1:]]
-    small: Weights = {}
-    for layer, (weight, bias) in zip(LAYERS, remove_units(layers, keep, relu), strict=True):
-        assert bias is not None
-        small |= {f"{layer}.weight": weight, f"{layer}.bias": bias}
-    return Stored(small, total(small))
-
-
-def relu(x: NDArray[Any]) -> NDArray[Any]:
-    y: NDArray[Any] = np.maximum(x, 0)
-    return y
+    outgoing = {
+        f"{layer}.weight": importance.l2(weights[f"{following}.weight"], axis=0)
+        for layer, following in itertools.pairwise(LAYERS)
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        save(outgoing, Path(folder, "scores.safetensors"))
+        recipe = Path(folder, "recipe.toml")
+        recipe.write_text(HALF)
+        compress(source, target, recipe=recipe)
+    return of_file(target)
 
 
 def recovered(source: Path, target: Path) -> Stored:
@@ -80,9 +86,8 @@ def recovered_sparse(source: Path, target: Path) -> Stored:
             name: t.quantized_rows(0, t.shape[0]).dequantize() if t.coded else checkpoint.read(name)
             for name, t in tensors
         }
-        head, places = encode_header([(name, "F32", w.shape) for name, w in exact.items()])
         floats = Path(folder, "floats.safetensors")
-        floats.write_bytes(head + b"".join(exact[name].astype("<f4").tobytes() for name in places))
+        save(exact, floats)
         write(floats, target, {**INT4, "storage": "sparse"})
     return of_file(target)
 
@@ -102,9 +107,10 @@ def of_file(path: Path) -> Stored:
     return Stored(decoded(path), path.stat().st_size, path)
 
 
-def total(parts: Mapping[str, Any]) -> int:
-    """Bytes of arrays."""
-    return sum(int(part.nbytes) for part in parts.values())
+def save(arrays: Weights, path: Path) -> None:
+    """Arrays as float32 in a file."""
+    head, places = encode_header([(name, "F32", a.shape) for name, a in arrays.items()])
+    path.write_bytes(head + b"".join(arrays[name].astype("<f4").tobytes() for name in places))
 
 
 INT4: dict[str, Any] = {"bits": 4, "group_size": 32}

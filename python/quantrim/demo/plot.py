@@ -13,7 +13,7 @@ from . import Row
 
 INCHES, DPI = (10.0, 6.5), 150
 TEXT = 9.0  # points
-DARK, BLUE, ORANGE, GREY = "#222222", "#1f77b4", "#d95f02", "#999999"
+DARK, BLUE, GREY = "#222222", "#1f77b4", "#999999"
 TICKS = (5_000, 10_000, 20_000, 50_000, 100_000, 200_000)
 ONE_PLACE = 3  # pixels by which points may differ that share a name
 CLEARANCE = 3  # pixels between a label and what else is drawn
@@ -53,20 +53,14 @@ def draw(rows: Sequence[Row]) -> Any:
 
 
 def _axes(axes: Any, rows: Sequence[Row]) -> None:
-    for stored, marker, colour, said in (
-        ("file", "o", BLUE, "bytes of the file"),
-        ("arrays", "D", ORANGE, "bytes of the arrays and biases"),
-    ):
-        these = [row for row in rows if row.stored == stored]
-        x, y = [row.nbytes for row in these], [100 * row.accuracy for row in these]
-        axes.plot(x, y, marker, color=colour, label=said, markersize=6, zorder=3)
     sizes, shares = [row.nbytes for row in rows], [100 * row.accuracy for row in rows]
+    axes.plot(sizes, shares, "o", color=BLUE, markersize=6, zorder=3)
     low, room = min(shares), max(shares) - min(shares) + 1
     axes.set(
         xscale="log",
         xlim=(min(sizes) / 1.5, max(sizes) * 1.5),
         ylim=(low - 0.08 * room, max(shares) + 0.18 * room),  # room above, where most points and so labels are
-        xlabel="bytes stored (log axis)",
+        xlabel="bytes of the file (log axis)",
         ylabel="held-out digits read right, %",
         title=f"Handwritten digits: {rows[0].weights:,} weights, {rows[0].images} images the network never saw",
     )
@@ -75,7 +69,6 @@ def _axes(axes: Any, rows: Sequence[Row]) -> None:
     axes.set_xticks([], minor=True)
     axes.set_yticks([t for t in axes.get_yticks() if low - 0.08 * room <= t <= 100])
     axes.grid(color="#dddddd", linewidth=0.6)
-    axes.legend(loc="lower right", frameon=False)
 
 
 def _labels(axes: Any, rows: Sequence[Row], renderer: Any) -> None:
@@ -84,7 +77,7 @@ def _labels(axes: Any, rows: Sequence[Row], renderer: Any) -> None:
     together = _in_one_place(at)
     points: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in at.values()]
     taken = list(points)
-    between: list[Box] = [tuple(axes.get_legend().get_window_extent(renderer).extents)]
+    between: list[Box] = []
     frame = axes.get_window_extent(renderer).extents
     for names, (x, y) in sorted(together, key=lambda pair: pair[1]):
         text = axes.annotate(
