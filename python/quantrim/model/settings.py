@@ -34,9 +34,9 @@ class Settings:
     means nothing. group_size: an integer, "channel", or None for the usual: "channel" at 8 bits, 128 below.
 
     prune: a fraction of 0..1, "n:m", or None. What goes first is what scores low by prune_score: "magnitude", "random"
-    (by seed), of rows, columns and blocks "l1" or "l2", or with the arrays that the checkpoint prune_data has under the
-    names of the weights: "wanda" (norms of the inputs), "taylor" (gradients), "fisher" (squared gradients), "obd" (the
-    Hessian's diagonal), "given" (scores).
+    (by seed; tensors of one shape lose the same places), of rows, columns and blocks "l1" or "l2", or with the arrays
+    that the checkpoint prune_data has under the names of the weights: "wanda" (norms of the inputs), "taylor"
+    (gradients), "fisher" (squared gradients), "obd" (the Hessian's diagonal), "given" (scores).
     prune_axis: 1 compares the weights of each row among themselves, None those of the whole tensor. prune_pattern:
     "row", "column" or (rows, cols): whole blocks go. prune_scope: "global" is one budget for all tensors that have it
     with the same prune, prune_score and prune_pattern. Without prune, all these mean nothing.
