@@ -306,6 +306,7 @@ CASES = [
     *(Case(f"quantize-{b}", grid(b, 32, b % 2 == 0), "quantize") for b in range(2, 9)),
     Case("quantize-8-channel", grid(8, 0, True), "quantize"),
     Case("quantize-4-channel-asymmetric", grid(4, 0, False), "quantize"),
+    Case("quantize-3-channel-power_of_two", grid(3, 0, True, "power_of_two"), "quantize"),
     Case("quantize-5-odd-groups", grid(5, 7, False), "quantize"),
     Case("quantize-4-mse", grid(4, 32, True, "mse"), "quantize"),
     Case("quantize-3-mse-asymmetric", grid(3, 50, False, "mse"), "quantize"),

@@ -115,6 +115,10 @@ BREAKS = [
         "codebooks", "codebooks.h", "here < found.at", "here > found.at", "fit_clusters", "x86_v2",
     ),
     Break(
+        "a row has the range of the one above",
+        "quantization", "quantization.h", "load(p + next, part), here", "load(p, part), here", "quantize-8-channel",
+    ),
+    Break(
         "the narrower of equal clips",
         "quantization", "quantization.h", "error < least", "error <= least", "quantize-4-mse",
     ),

@@ -6,14 +6,13 @@
 constexpr int kClips = 48;     // clips that ScaleRule::kMse tries: 1, 63/64, 62/64, ...
 constexpr int kTogether = 16;  // groups fitted at once: the scales of sixteen are one vector
 
-// The range of a group with 0 in it. Symmetric grids need its largest magnitude alone.
-template <bool symmetric, class T>
-inline void range_with_zero(const T* x, int64_t n, Finite& finite, float* low, float* high) {
+// The range of what it sees, with 0 in it. Symmetric grids need the largest magnitude alone.
+template <bool symmetric>
+struct Range {
   I32x16 most = splat(0);
   F32x16 least = splat(0.0f);
-  sixteens(n, [&](int64_t i, auto part) {
-    fetch_ahead(x + i);
-    const F32x16 v = load(x + i, part);
+
+  void see(F32x16 v, Finite& finite) {
     if constexpr (symmetric) {
       most = max(most, magnitude_bits(v));
     } else {
@@ -21,16 +20,29 @@ inline void range_with_zero(const T* x, int64_t n, Finite& finite, float* low, f
       least = min(v, least);
       most = max(most, bits(v));  // as integers, positive floats are in order and above the negative ones
     }
-  });
-  const int32_t top = largest(most);
-  __builtin_memcpy(high, &top, 4);
-  if constexpr (symmetric) {
-    finite.peak = max(finite.peak, most);
-  } else {
-    const int32_t bottom = largest(bits(splat(0.0f) - least));
-    __builtin_memcpy(low, &bottom, 4);
-    *low = -*low;
   }
+  void end(Finite& finite, float* low, float* high) const {
+    const int32_t top = largest(most);
+    __builtin_memcpy(high, &top, 4);
+    if constexpr (symmetric) {
+      finite.peak = max(finite.peak, most);
+    } else {
+      const int32_t bottom = largest(bits(splat(0.0f) - least));
+      __builtin_memcpy(low, &bottom, 4);
+      *low = -*low;
+    }
+  }
+};
+
+// The range of a group with 0 in it.
+template <bool symmetric, class T>
+inline void range_with_zero(const T* x, int64_t n, Finite& finite, float* low, float* high) {
+  Range<symmetric> range;
+  sixteens(n, [&](int64_t i, auto part) {
+    fetch_ahead(x + i);
+    range.see(load(x + i, part), finite);
+  });
+  range.end(finite, low, high);
 }
 
 // Calls body(k, weights of group k, how many) for groups that follow each other; `size` may be a constant.
@@ -74,11 +86,27 @@ inline bool needs_ranges(const Grid& grid) {
   return grid.rule != ScaleRule::kGiven && !(grid.rule == ScaleRule::kScale && grid.symmetric);
 }
 
+// The scales and zero points of up to sixteen groups of these ranges, or those that are given.
+APART void settle(const float* low, const float* high, int count, const Grid& grid, float* scales, uint8_t* zeros,
+                  Coders& coders) {
+  alignas(64) float given[16] = {}, zero[16];
+  const bool given_scale = grid.rule == ScaleRule::kScale || grid.rule == ScaleRule::kGiven;
+  for (int k = 0; given_scale && k < count; ++k) given[k] = scales[k];
+  set_scales(coders, given_scale ? load(given) : scales_for(load(low), load(high), grid));
+  for (int k = 0; !given_scale && k < count; ++k) scales[k] = coders.scale[k];
+  store(zero, zeros_for(load(low), coders, grid));
+  for (int k = 0; zeros && k < count; ++k) {
+    if (grid.rule == ScaleRule::kGiven) zero[k] = static_cast<float>(zeros[k]);
+    zeros[k] = static_cast<uint8_t>(zero[k]);
+  }
+  set_zeros(coders, load(zero), grid);
+}
+
 // Finds scales and zero points of up to sixteen groups that follow each other in a row, or reads those that are given.
 template <class T, class Size>
 APART void fit(const T* x, int64_t n, int count, Size size, const Grid& grid, float* scales, uint8_t* zeros,
                Coders& coders, Finite& finite) {
-  alignas(64) float low[16] = {}, high[16] = {}, given[16] = {}, zero[16];
+  alignas(64) float low[16] = {}, high[16] = {};
   if (needs_ranges(grid))
     with_constant(grid.symmetric, [&](auto symmetric) {
       Finite here;  // in a register; `finite` is in memory by now
@@ -93,16 +121,7 @@ APART void fit(const T* x, int64_t n, int count, Size size, const Grid& grid, fl
       low[k] *= factor;
       high[k] *= factor;
     });
-  const bool given_scale = grid.rule == ScaleRule::kScale || grid.rule == ScaleRule::kGiven;
-  for (int k = 0; given_scale && k < count; ++k) given[k] = scales[k];
-  set_scales(coders, given_scale ? load(given) : scales_for(load(low), load(high), grid));
-  for (int k = 0; !given_scale && k < count; ++k) scales[k] = coders.scale[k];
-  store(zero, zeros_for(load(low), coders, grid));
-  for (int k = 0; zeros && k < count; ++k) {
-    if (grid.rule == ScaleRule::kGiven) zero[k] = static_cast<float>(zeros[k]);
-    zeros[k] = static_cast<uint8_t>(zero[k]);
-  }
-  set_zeros(coders, load(zero), grid);
+  settle(low, high, count, grid, scales, zeros, coders);
 }
 
 // Memory where a last full vector may be stored whole.
@@ -115,16 +134,29 @@ inline void store_bytes(Roomy to, I32x16 codes, Part) {
   store_bytes(to.p, codes);
 }
 
-// Codes of n weights of group k. A large group's successor is fetched meanwhile, since nothing else uses the memory
-// then.
-template <Rounding rounding, bool ahead, class T, class Target>
+// What else is done with places whose weights are coded: their successors in a large group are fetched, since nothing
+// else uses the memory then; or nothing.
+struct FetchNext {
+  int64_t group_size;
+  template <class T, class Part>
+  void operator()(const T* p, Part) const {
+    __builtin_prefetch(p + group_size, 0, 2);
+  }
+};
+struct Nothing {
+  template <class T, class Part>
+  void operator()(const T*, Part) const {}
+};
+
+// Codes of n weights of group k.
+template <Rounding rounding, class T, class Target, class Beside>
 inline void code_weights(const T* x, int64_t n, const Coders& coders, int k, const Grid& grid, int64_t first,
-                         Target codes, Finite& finite) {
+                         Target codes, Finite& finite, const Beside& beside) {
   const I32x16 zero = splat(static_cast<int32_t>(coders.zero[k]));
   with_constant(!needs_ranges(grid), [&](auto unseen) {
     Finite here;
     sixteens(n, [&](int64_t i, auto part) {
-      if constexpr (ahead) __builtin_prefetch(x + i + grid.group_size, 0, 2);
+      beside(x + i, part);
       alignas(64) float u[16];
       if constexpr (rounding == Rounding::kStochastic) uniform_from(grid.seed, static_cast<uint64_t>(first + i), 16, u);
       const F32x16 v = load(x + i, part);
@@ -140,13 +172,19 @@ template <class Target>
 struct ByteRow {
   Target to;
 
-  template <Rounding rounding, bool ahead, class T, class Size>
+  template <Rounding rounding, class T, class Size>
   void code(const T* x, int64_t n, int count, Size size, const Coders& coders, const Grid& grid, int64_t first,
             Finite& finite) {
     each_group(n, count, size, [&](int k, int64_t at, auto some) {
-      code_weights<rounding, ahead>(x + at, some, coders, k, grid, first + at, to + at, finite);
+      code_weights<rounding>(x + at, some, coders, k, grid, first + at, to + at, finite, Nothing{});
     });
     to = to + smaller(count * size, n);
+  }
+  template <Rounding rounding, class T, class Beside>
+  void code_large(const T* x, int64_t n, const Coders& coders, const Grid& grid, int64_t first, Finite& finite,
+                  const Beside& beside) {
+    code_weights<rounding>(x, n, coders, 0, grid, first, to, finite, beside);
+    to = to + n;
   }
   void end() {}
 };
@@ -159,24 +197,27 @@ struct PackedRow {
   int64_t count = 0;
   alignas(64) uint8_t codes[kStretch + 16];
 
-  template <Rounding rounding, bool ahead, class T, class Size>
+  // Several groups that fit into a stretch; sixteen are whole bytes.
+  template <Rounding rounding, class T, class Size>
   void code(const T* x, int64_t n, int groups, Size size, const Coders& coders, const Grid& grid, int64_t first,
             Finite& finite) {
-    if constexpr (ahead) {  // one group, of any size
-      for (int64_t at = 0, end = smaller(size, n); at < end;) {
-        const int64_t some = smaller(end - at, kStretch - count);
-        code_weights<rounding, true>(x + at, some, coders, 0, grid, first + at, Roomy{codes + count}, finite);
-        count += some;
-        if (count == kStretch) end_stretch();
-        at += some;
-      }
-    } else {  // several that fit into a stretch; sixteen groups are whole bytes
-      if (count + size * kTogether > kStretch) end_stretch();
-      const Roomy start{codes + count};
-      each_group(n, groups, size, [&](int k, int64_t at, auto some) {
-        code_weights<rounding, false>(x + at, some, coders, k, grid, first + at, start + at, finite);
-      });
-      count += smaller(groups * size, n);
+    if (count + size * kTogether > kStretch) end_stretch();
+    const Roomy start{codes + count};
+    each_group(n, groups, size, [&](int k, int64_t at, auto some) {
+      code_weights<rounding>(x + at, some, coders, k, grid, first + at, start + at, finite, Nothing{});
+    });
+    count += smaller(groups * size, n);
+  }
+  // One group, of any size.
+  template <Rounding rounding, class T, class Beside>
+  void code_large(const T* x, int64_t n, const Coders& coders, const Grid& grid, int64_t first, Finite& finite,
+                  const Beside& beside) {
+    for (int64_t at = 0; at < n;) {
+      const int64_t some = smaller(n - at, kStretch - count);
+      code_weights<rounding>(x + at, some, coders, 0, grid, first + at, Roomy{codes + count}, finite, beside);
+      count += some;
+      if (count == kStretch) end_stretch();
+      at += some;
     }
   }
   void end_stretch() {
@@ -205,13 +246,36 @@ inline void quantize_into(Row& row, const T* x, int64_t rows, int64_t cols, Size
       const int count = static_cast<int>(smaller(together, groups - g));
       fit_from(g + together, coders[turn ^ 1]);
       if (coded && together > 1)
-        row.template code<rounding, false>(x + at, left, count, size, coders[turn], grid, first + at, finite);
+        row.template code<rounding>(x + at, left, count, size, coders[turn], grid, first + at, finite);
       if (coded && together == 1)
-        row.template code<rounding, true>(x + at, left, 1, size, coders[turn], grid, first + at, finite);
+        row.template code_large<rounding>(x + at, smaller(size, left), coders[turn], grid, first + at, finite,
+                                          FetchNext{size});
     }
     row.end();
     scales += groups;
     if (zeros) zeros += groups;
+  }
+}
+
+// One group a row: while a row is coded the range of the next is found, which is then in the caches when it is coded.
+template <bool symmetric, class T, class Row>
+inline void quantize_channels(Row& row, const T* x, int64_t rows, int64_t cols, const Grid& grid, int64_t first,
+                              float* scales, uint8_t* zeros, Finite& finite) {
+  alignas(64) float low[16] = {}, high[16] = {};
+  Coders coders;
+  range_with_zero<symmetric>(x, rows ? cols : 0, finite, low, high);
+  for (int64_t r = 0; r < rows; ++r, x += cols, first += cols) {
+    settle(low, high, 1, grid, scales + r, zeros ? zeros + r : nullptr, coders);
+    const int64_t next = r + 1 < rows ? cols : 0;  // the last row sees itself, for nothing
+    Range<symmetric> range;
+    Finite here;
+    row.template code_large<Rounding::kEven>(x, cols, coders, grid, first, finite, [&](const T* p, auto part) {
+      fetch_ahead(p + next);
+      range.see(load(p + next, part), here);
+    });
+    row.end();
+    range.end(here, low, high);
+    finite.peak = max(finite.peak, here.peak);
   }
 }
 
@@ -222,6 +286,11 @@ APART bool quantize_rows(const T* x, int64_t rows, int64_t cols, Size size, cons
                          uint8_t* data, float* scales, uint8_t* zeros, bool streamed) {
   Finite finite;
   const auto run = [&](auto&& row) {
+    if constexpr (rounding == Rounding::kEven && std::is_same_v<Size, int64_t>)
+      if (data && size >= cols && cols * kTogether > kStretch && needs_ranges(grid) && grid.rule != ScaleRule::kMse)
+        return with_constant(grid.symmetric, [&](auto even) {
+          quantize_channels<even>(row, x, rows, cols, grid, first, scales, zeros, finite);
+        });
     quantize_into<rounding>(row, x, rows, cols, size, grid, first, data != nullptr, scales, zeros, finite);
   };
   if constexpr (rounding == Rounding::kEven) {
