@@ -423,7 +423,7 @@ def test_info_says_what_computes() -> None:
 
 def test_demo_tells_the_story() -> None:
     text = run("demo").stdout
-    assert "float32, as trained              98.6 %  203,752    1.00x" in text
+    assert "float32, as trained              98.6 %  203,752   1.00x" in text
     assert text.splitlines()[-1].startswith("Next, with a model of yours: quantrim compress ")
     assert json.loads(run("demo", "--json").stdout)[0]["images"] == 360
 
