@@ -83,7 +83,7 @@ BREAKS = [
     ),
     Break(
         "random numbers start again",
-        "quantization", "quantization.h",
+        "quantization", "code_rows.h",
         "grid.seed, static_cast<uint64_t>(first + i)",
         "grid.seed, static_cast<uint64_t>(i)",
         "quantize-4-stochastic",
