@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -106,20 +106,34 @@ def threads(count: int | None) -> Iterator[None]:
 def run(
     source: Path, target: Path, options: Options, *, report: Path | None, overwrite: bool, as_json: bool
 ) -> None:
-    refuse_same_file(source, target)
-    if occupied(target) and not overwrite:
-        raise ValueError(f"{quote(target, PATH_LIMIT)} exists; add --overwrite to replace it")
-    if report is not None:
-        check_report_path(source, target, report)
+    check_paths(source, target, report, overwrite)
     with progress.shown("compressing") as callback:
         arguments = options.arguments()
         done = compress_checkpoint(source, target, overwrite=overwrite, progress=callback, **arguments)
+    close(done, report, show, as_json)
+
+
+def check_paths(source: Path, target: Path, report: Path | None, overwrite: bool) -> None:
+    """Find out before the work what must not be written."""
+    refuse_occupied(source, target, overwrite)
+    if report is not None:
+        check_report_path(source, target, report)
+
+
+def close(done: Report, report: Path | None, show: Callable[[Report, Console], None], as_json: bool) -> None:
+    """Save the report, if one was asked for, and say what was done."""
     if report is not None:
         done.save(report)
     if as_json:
         terminal.print_json({**asdict(done), "ratio": done.ratio, "gb_per_s": done.gb_per_s})
     else:
         show(done, terminal.console())
+
+
+def refuse_occupied(source: Path, target: Path, overwrite: bool) -> None:
+    refuse_same_file(source, target)
+    if occupied(target) and not overwrite:
+        raise ValueError(f"{quote(target, PATH_LIMIT)} exists; add --overwrite to replace it")
 
 
 def occupied(target: Path) -> bool:

@@ -10,8 +10,7 @@ from rich.console import Console
 from ..model import Report, Restored, TensorReport, compress_lossless
 from ..model import restore as restore_checkpoint
 from . import progress, terminal
-from .compress import Options, check_report_path, smaller
-from .split import refuse_occupied
+from .compress import Options, check_paths, close, refuse_occupied, smaller
 
 LARGEST = 5  # tensors that the closing table names
 
@@ -24,17 +23,10 @@ def run(
         raise ValueError(f"--lossless must be given without {given}: it changes no weight")
     if dry_run:
         raise ValueError("--lossless must be given without --dry-run: only compressing tells the size")
-    refuse_occupied(source, target, overwrite)
-    if report is not None:
-        check_report_path(source, target, report)
+    check_paths(source, target, report, overwrite)
     with progress.shown("compressing") as callback:
         done = compress_lossless(source, target, overwrite=overwrite, progress=callback)
-    if report is not None:
-        done.save(report)
-    if as_json:
-        terminal.print_json({**asdict(done), "ratio": done.ratio, "gb_per_s": done.gb_per_s})
-    else:
-        show(done, terminal.console())
+    close(done, report, show, as_json)
 
 
 def show(report: Report, out: Console) -> None:

@@ -11,8 +11,8 @@ from ..files import open_checkpoint, refuse_same_file
 from ..files.errors import PATH_LIMIT, quote
 from ..model.split import Written, layer_scores, merge_checkpoint, plan_merge
 from . import progress, terminal
-from .compress import occupied
-from .split import as_data, refuse_occupied, score_cells, score_data, total_line
+from .compress import occupied, refuse_occupied
+from .split import as_data, score_cells, score_data, total_line
 
 
 def run(

@@ -14,7 +14,7 @@ from ..model.parts import Part, Score, plan_parts
 from ..model.sizes import parse_size
 from ..model.split import Written, check_folder, part_scores, split_checkpoint
 from . import progress, terminal
-from .compress import occupied
+from .compress import occupied, refuse_occupied
 
 
 def run(
@@ -50,12 +50,6 @@ def dry_run(
         terminal.print_line(out, f"{total_line(plan)}. Nothing was written.", style="bold")
     if occupied(target) and not overwrite:
         terminal.say("warning", f"{quote(target, PATH_LIMIT)} exists; to replace it will take --overwrite")
-
-
-def refuse_occupied(source: Path, target: Path, overwrite: bool) -> None:
-    refuse_same_file(source, target)
-    if occupied(target) and not overwrite:
-        raise ValueError(f"{quote(target, PATH_LIMIT)} exists; add --overwrite to replace it")
 
 
 def as_data(written: Written, scores: Sequence[Score] | None = None) -> dict[str, Any]:

@@ -44,10 +44,15 @@ class ScoreData:
             checkpoint.check_unchanged()
 
     def check(self, wanted: Iterable[tuple[TensorInfo, Settings]]) -> None:
-        """FormatError where a tensor lacks its data, or has data of another form."""
+        """FormatError where a tensor lacks its data, or has data of another form or that says nothing."""
         for info, settings in wanted:
-            if settings.prune and settings.prune_score in DATA_SCORES:
-                self._found(info, settings)
+            if not settings.prune or settings.prune_score not in DATA_SCORES:
+                continue
+            checkpoint, data = self._found(info, settings)
+            # as where nothing was calibrated
+            if settings.prune_score == "wanda" and not checkpoint.read(data.name).any():
+                problem = "prune_data must have a norm above 0 for 'wanda', not zeros alone"
+                raise FormatError(problem, path=data.path, tensor=data.name, offset=data.offset)
 
     def score(self, info: TensorInfo, settings: Settings) -> Score | None:
         """The score that these settings ask for; None for those that the weights say themselves."""
@@ -72,9 +77,6 @@ class ScoreData:
             wanted = f"{' or '.join(READABLE)} of shape {' or '.join(map(str, shapes))} for {score!r}"
             problem = f"prune_data must be {wanted}, not {data.dtype} of shape {data.shape}"
             raise FormatError(problem, path=data.path, tensor=data.name)
-        if score == "wanda" and not any(checkpoint.raw(info.name)):  # as where nothing was calibrated
-            problem = "prune_data must have a norm above 0 for 'wanda', not zeros alone"
-            raise FormatError(problem, path=data.path, tensor=data.name, offset=data.offset)
         return checkpoint, data
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -131,15 +132,16 @@ def remove_from(checkpoint: Checkpoint, removals: Sequence[UnitRemoval], folder:
         if not chains:
             wanted = f"must have a module {quote(removal.chain[0][0])} for remove_units, but none matches"
             raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)} {wanted}")
-        for chain in chains:
-            for name, array, what in _smaller(checkpoint, removal, chain, folder or Path()):
-                if name in smaller:
-                    raise ValueError(f"{_at(checkpoint, name)} must be in one table of remove_units, not two")
-                smaller[name] = array
-                if what:
-                    reasons[name] = what
-            first = f"{chain[0][0]}.weight"
-            widths.append((checkpoint.tensors[first].shape[0], len(smaller[first])) if len(chain) == 2 else (0, 0))
+        with nullcontext() if removal.data is None else open_checkpoint((folder or Path()) / removal.data) as data:
+            for chain in chains:
+                for name, array, what in _smaller(checkpoint, removal, chain, data):
+                    if name in smaller:
+                        raise ValueError(f"{_at(checkpoint, name)} must be in one table of remove_units, not two")
+                    smaller[name] = array
+                    if what:
+                        reasons[name] = what
+                first = f"{chain[0][0]}.weight"
+                widths.append((checkpoint.tensors[first].shape[0], len(smaller[first])) if len(chain) == 2 else (0, 0))
     for name, array in smaller.items():
         checkpoint.hold(name, array)
     return Removed(reasons, _config(checkpoint.config or {}, widths))
@@ -153,7 +155,7 @@ def _config(config: Mapping[str, Any], widths: Sequence[tuple[int, int]]) -> dic
 
 
 def _smaller(
-    checkpoint: Checkpoint, removal: UnitRemoval, chain: tuple[Modules, ...], folder: Path
+    checkpoint: Checkpoint, removal: UnitRemoval, chain: tuple[Modules, ...], data: Checkpoint | None
 ) -> Iterator[tuple[str, Array, str]]:
     """The tensors of a chain after their units are removed, with what was done to each."""
     layers = [[_layer(checkpoint, module) for module in modules] for modules in chain]
@@ -163,27 +165,29 @@ def _smaller(
         if len(set(units)) > 1:
             path = quote(checkpoint.path, PATH_LIMIT)
             raise ValueError(f"{path}, {list(modules)} must have as many units each to share them, not {units}")
-        scores = _scores(modules[0], [weight for weight, _ in shared], removal, folder)
+        scores = _scores(modules[0], [weight for weight, _ in shared], removal.score, data)
         keep.append(prune_mask(scores, removal.sparsity))
         if not keep[-1].any():
             raise ValueError(f"{_at(checkpoint, f'{modules[0]}.weight')} must keep a unit, not lose all {units[0]}")
     act = None if removal.activation is None else ACTIVATIONS[removal.activation]
     folded = None if act is None else lambda bias: act(bias.astype(np.float64))
-    for k, modules in enumerate(chain):
-        said = [f"{np.count_nonzero(~keep[k])} of {keep[k].size} units removed"] if k < len(keep) else []
-        said += [f"{np.count_nonzero(~keep[k - 1])} inputs with them"] if k else []
-        for module, own in zip(modules, layers[k], strict=True):
-            # the chain as it is through this module: of those that share units any one stands for all
-            through = [*(shared[0] for shared in layers[:k]), own, *(shared[0] for shared in layers[k + 1 :])]
-            try:
-                weight, bias = remove_units(through, keep, folded)[k]
-            except ValueError as error:
-                raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)}, {list(removal.layers)}: {error}") from None
-            yield f"{module}.weight", weight, ", ".join(said)
-            if bias is not None and own[1] is None:
-                raise ValueError(f"{_at(checkpoint, f'{module}.weight')} needs a bias for what removed units put out")
+    for turn in range(max(map(len, chain))):  # of modules that share units each has its turn to stand for all
+        through = [shared[min(turn, len(shared) - 1)] for shared in layers]
+        try:
+            found = remove_units(through, keep, folded)
+        except ValueError as error:
+            raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)}, {list(removal.layers)}: {error}") from None
+        for k, (modules, (weight, bias)) in enumerate(zip(chain, found, strict=True)):
+            if turn >= len(modules):
+                continue
+            said = [f"{np.count_nonzero(~keep[k])} of {keep[k].size} units removed"] if k < len(keep) else []
+            said += [f"{np.count_nonzero(~keep[k - 1])} inputs with them"] if k else []
+            yield f"{modules[turn]}.weight", weight, ", ".join(said)
+            if bias is not None and through[k][1] is None:
+                at = _at(checkpoint, f"{modules[turn]}.weight")
+                raise ValueError(f"{at} needs a bias for what removed units put out")
             if bias is not None:
-                yield f"{module}.bias", bias, said[0] if k < len(keep) else ""
+                yield f"{modules[turn]}.bias", bias, said[0] if k < len(keep) else ""
 
 
 def _layer(checkpoint: Checkpoint, module: str) -> tuple[Array, Array | None]:
@@ -207,22 +211,22 @@ def _floats(checkpoint: Checkpoint, name: str, axes: int) -> Array:
     return _finite(checkpoint, info, "weights")
 
 
-def _scores(module: str, weights: list[Array], removal: UnitRemoval, folder: Path) -> Array:
-    """A score for each unit of the modules that share them, of which `module` is the first."""
+def _scores(module: str, weights: list[Array], score: str, data: Checkpoint | None) -> Array:
+    """A score for each unit of the modules that share them, of which `module` is the first. data: where they are
+    given."""
     units = weights[0].shape[:1]
-    if removal.data is None:
-        norm = importance.l1 if removal.score == "l1" else importance.l2
+    if data is None:
+        norm = importance.l1 if score == "l1" else importance.l2
         scores: Array = norm(weights[0] if len(weights) == 1 else np.concatenate(weights, axis=1), axis=1)
         return scores
-    with open_checkpoint(folder / removal.data) as data:
-        name = f"{module}.weight"
-        if name not in data:
-            raise FormatError(f"data must have a tensor {quote(name)} of scores", path=data.path)
-        info = data.tensors[name]
-        if info.dtype not in DTYPES or info.shape != units:
-            wanted = f"scores of shape {units} in {', '.join(DTYPES)}"
-            raise FormatError(f"must be {wanted}, not {info.dtype} of {info.shape}", path=info.path, tensor=name)
-        return _finite(data, info, "scores")
+    name = f"{module}.weight"
+    if name not in data:
+        raise FormatError(f"data must have a tensor {quote(name)} of scores", path=data.path)
+    info = data.tensors[name]
+    if info.dtype not in DTYPES or info.shape != units:
+        wanted = f"scores of shape {units} in {', '.join(DTYPES)}"
+        raise FormatError(f"must be {wanted}, not {info.dtype} of {info.shape}", path=info.path, tensor=name)
+    return _finite(data, info, "scores")
 
 
 def _finite(checkpoint: Checkpoint, info: TensorInfo, what: str) -> Array:
