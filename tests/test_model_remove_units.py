@@ -148,6 +148,16 @@ def test_a_config_that_may_mean_other_layers_stays(tmp_path: Path, change: dict[
     assert "config.json stays as it is" in " ".join(report.notes)
 
 
+@pytest.mark.parametrize("other", [0, 1])
+def test_a_config_stays_where_blocks_are_not_alike(tmp_path: Path, other: int) -> None:
+    arrays = gated()
+    for name, shape in (("gate", (80, 32)), ("up", (80, 32)), ("down", (32, 80))):
+        arrays[f"blocks.{other}.mlp.{name}.weight"] = weights(*shape)
+    source = save_folder(tmp_path / "m", arrays, config=CONFIG)
+    compress(source, tmp_path / "t", recipe=recipe(table=GATED))
+    assert json.loads((tmp_path / "t" / "config.json").read_text()) == CONFIG
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [

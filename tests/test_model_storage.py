@@ -481,6 +481,16 @@ def test_C51_parts_that_do_not_fit(tmp_path: Path, options: dict[str, Any], arra
     refused(tampered(tmp_path / "t.safetensors", lambda c: None, arrays), words)
 
 
+def test_of_the_grids_that_hold_the_weights_the_smallest_is_taken(tmp_path: Path) -> None:
+    """One scale for all needs seven bits here, one for each row four."""
+    codes = np.random.default_rng(0).integers(-7, 8, (8, 2048)).astype(np.float32)
+    codes[:, :2] = 7, 1
+    codes[4:] *= 8
+    source = save(tmp_path / "m.safetensors", {"a.weight": codes})
+    (tensor,) = compress(source, tmp_path / "t.safetensors", bits=None, recognize=True).tensors
+    assert tensor.bits == 4 and "channel" in tensor.stored
+
+
 def test_powers_of_two_too_small_become_zeros_and_are_told_of(tmp_path: Path) -> None:
     w = weights(64, 64)
     w[3, 32:] = np.float32(1e-38)
