@@ -124,10 +124,11 @@ struct StoredWeights {  // in order: floats, or packed codes with the grid they 
   X(bool, shrink,            (Weights w, int64_t n, float l1, float divisor, MutableWeights out, bool streamed))
 
 #define selection_rows(X) \
-  /* keys[i]; keys in low..high, at most `room`, appended (how many there were), and how many are below low; */ \
+  /* keys[i]; keys in low..high, as long as there is `room`, appended (how many there were), and how many are below low: of scores, or of keys; */ \
   /* bins[key >> shift] for keys whose higher bits are `prefix`; the cut that `rank` keys fall under, in keys of low..high */ \
   X(bool, selection_keys,    (Weights scores, int64_t n, bool absolute, uint32_t* keys)) \
   X(bool, collect_keys,      (Weights scores, int64_t n, bool absolute, int32_t low, int32_t high, uint32_t* keys, int64_t room, int64_t* collected, int64_t* below)) \
+  X(void, narrow_keys,       (const uint32_t* from, int64_t n, int32_t low, int32_t high, uint32_t* keys, int64_t room, int64_t* collected, int64_t* below)) \
   X(int64_t, count_below,    (const uint32_t* keys, int64_t n, int32_t cut)) \
   X(Below, select_rank,      (const uint32_t* keys, int64_t n, int64_t rank)) \
   X(void, mask_below,        (Weights scores, int64_t n, bool absolute, Below below, uint8_t* mask)) \

@@ -147,6 +147,10 @@ class Round {
       hash.add(collected);
       hash.add(under);
       hash.add(found.data(), static_cast<size_t>(collected) * sizeof(uint32_t));
+      k.narrow_keys(keys.data(), n_, -0x3f000000, 0x40000000, found.data(), n_ + 16, &collected, &under);
+      hash.add(collected);
+      hash.add(under);
+      hash.add(found.data(), static_cast<size_t>(collected) * sizeof(uint32_t));
     }
   }
 

@@ -55,7 +55,9 @@ BREAKS = [
     ),
     Break(
         "another order of lanes",
-        "importance", "vec.h", "lane[j] += lane[j + half]", "lane[j] = lane[2 * j] + lane[2 * j + 1]", "norm_rows",
+        "importance", "vec_avx2.h",
+        "_mm_add_ps(four, _mm_movehl_ps(four, four))", "_mm_hadd_ps(four, four)",
+        "norm_rows",
     ),
     Break(
         "a tail of one is left out",
@@ -68,6 +70,16 @@ BREAKS = [
     Break(
         "infinity passes",
         "importance", "vec.h", "largest(peak) < 0x7f800000", "largest(peak) <= 0x7f800000", "A1_A2 and magnitude",
+    ),
+    Break(
+        "a sum of NaN passes",
+        "importance", "importance.h",
+        "__builtin_isfinite(sums[i])", "sums[i] != __builtin_inff()",
+        "A1_A2 and norm_rows",
+    ),
+    Break(
+        "the third candidate of a word is lost",
+        "selection", "selection.h", "for (; marks; marks &= marks - 1)", "if (0)", "large_sets and float32-1",
     ),
     Break(
         "the later of equals goes",
@@ -87,6 +99,14 @@ BREAKS = [
         "grid.seed, static_cast<uint64_t>(first + i)",
         "grid.seed, static_cast<uint64_t>(i)",
         "quantize-4-stochastic",
+    ),
+    Break(
+        "codes in the order of packing",
+        "quantization", "vec_codes.h", "_mm_unpackhi_epi32(low, high)", "_mm_unpacklo_epi32(low, high)", "quantize-8",
+    ),
+    Break(
+        "half of each group is not ranged",
+        "quantization", "vec_avx2.h", "(x, y, 0x31)", "(x, y, 0x20)", "quantize-4",
     ),
     Break(
         "tiny scales are not lifted",

@@ -12,14 +12,42 @@ namespace {
 constexpr int64_t kSlice = 1 << 18;      // scores of one slice of a large set: its ties are counted apart
 constexpr int64_t kRoom = kSlice / 8;    // candidates that a slice may hand on
 constexpr int64_t kSampleBlocks = 8192;  // places where a large set is looked at first, sixteen scores each
-constexpr double kDeviations = 6;        // half the width of the bracket, in standard deviations of the sample's rank
+constexpr double kDeviations = 4;        // half the width of a bracket, in standard deviations of the sample's rank
+constexpr int64_t kPoints = 512;         // keys that are sorted to narrow down many others
 
 int64_t slices_of(int64_t n) { return (n + kSlice - 1) / kSlice; }
 int64_t size_of(int64_t slice, int64_t n) { return std::min(kSlice, n - slice * kSlice); }
 
 struct Bracket {
   int32_t low, high;
+  int32_t middle() const { return static_cast<int32_t>((int64_t{low} + high) >> 1); }
 };
+
+// The places in a sorted sample of `size` that the rank `part` of 0..1 almost surely lies between; they may lie
+// outside.
+struct Around {
+  int64_t low, middle, high;
+};
+Around around(double part, int64_t size) {
+  const double n = static_cast<double>(size), width = kDeviations * std::sqrt(n * part * (1 - part)) + 2;
+  return {static_cast<int64_t>(std::floor(part * n - width)), static_cast<int64_t>(part * n),
+          static_cast<int64_t>(std::ceil(part * n + width))};
+}
+
+// select_rank() for many keys: a sample says which of them to look at again and again (Floyd and Rivest 1975).
+// `scratch` has room for as many keys.
+Below select(const Kernels& kernels, const uint32_t* keys, int64_t n, int64_t rank, uint32_t* scratch) {
+  if (n < 16 * kPoints) return kernels.select_rank(keys, n, rank);
+  int32_t points[kPoints];
+  for (int64_t i = 0; i < kPoints; ++i) points[i] = static_cast<int32_t>(keys[i * (n / kPoints)]);
+  std::sort(points, points + kPoints);
+  const auto [low, middle, high] = around(static_cast<double>(rank) / static_cast<double>(n), kPoints);
+  int64_t inside, below;
+  kernels.narrow_keys(keys, n, low < 0 ? INT32_MIN : points[low], high < kPoints ? points[high] : INT32_MAX, scratch, n,
+                      &inside, &below);
+  if (below > rank || rank > below + inside || inside > n - 16) return kernels.select_rank(keys, n, rank);
+  return kernels.select_rank(scratch, inside, rank - below);
+}
 
 // One large set of scores, and what is known of where its `rank` lowest end.
 class Search {
@@ -39,11 +67,11 @@ class Search {
   std::vector<Below> run() {
     if (rank_ <= 0 || rank_ >= n_) return trivial();
     Bracket known{INT32_MIN, INT32_MAX};
-    const auto [around, at] = sampled();
-    for (int pass = 0;; ++pass) {
-      // First the sample's bracket; where too many scores are equal for it, their value alone; then bisection.
-      const int32_t middle = static_cast<int32_t>((int64_t{known.low} + known.high) >> 1);
-      const Bracket probe = pass == 0 ? around : pass == 1 ? at : Bracket{middle, middle};
+    const std::vector<uint32_t> keys = sample();
+    const auto [low, middle, high] = around(static_cast<double>(rank_) / static_cast<double>(n_), kSampleBlocks * 16);
+    // First the sample's bracket; where too many scores are equal for it, their value alone; then bisection.
+    Bracket probe{key_at(keys, low), key_at(keys, high)};
+    for (int pass = 1;; ++pass) {
       count(probe);
       if (rank_ < under_) {
         known.high = probe.low - 1;
@@ -56,6 +84,8 @@ class Search {
       } else {
         known = probe;
       }
+      const int32_t value = pass == 1 ? key_at(keys, middle) : known.middle();
+      probe = {value, value};
     }
   }
 
@@ -68,8 +98,8 @@ class Search {
     return std::vector<Below>(slices_, rank_ <= 0 ? Below{INT32_MIN, 0} : Below{INT32_MAX, n_});
   }
 
-  // The keys of ranks around `rank` in a sample, and the one at it. Blocks are taken evenly, each at a hashed place.
-  std::pair<Bracket, Bracket> sampled() const {
+  // Blocks of the scores are taken evenly, each at a hashed place.
+  std::vector<uint32_t> sample() const {
     std::vector<uint32_t> keys(kSampleBlocks * 16);
     const int64_t stretch = n_ / kSampleBlocks;
     for (int64_t b = 0; b < kSampleBlocks; ++b) {
@@ -77,16 +107,16 @@ class Search {
       const int64_t first = b * stretch + static_cast<int64_t>((hash >> 32) % static_cast<uint64_t>(stretch - 15));
       kernels_.selection_keys(scores_.at(first), 16, absolute_, keys.data() + b * 16);
     }
-    const auto size = static_cast<double>(keys.size()), part = static_cast<double>(rank_) / static_cast<double>(n_);
-    const double width = kDeviations * std::sqrt(size * part * (1 - part)) + 16;
-    const auto key = [&](double rank) {
-      return kernels_.select_rank(keys.data(), static_cast<int64_t>(keys.size()), static_cast<int64_t>(rank)).cut;
-    };
-    const double middle = part * size;
-    const int32_t low = middle > width ? key(middle - width) : INT32_MIN;
-    const int32_t high = middle + width < size ? key(middle + width) : INT32_MAX;
-    const int32_t at = key(middle);
-    return {{low, high}, {at, at}};
+    return keys;
+  }
+
+  // The key at a place of a sorted sample, or the end beyond it.
+  int32_t key_at(const std::vector<uint32_t>& sample, int64_t place) const {
+    const auto size = static_cast<int64_t>(sample.size());
+    if (place < 0) return INT32_MIN;
+    if (place >= size) return INT32_MAX;
+    std::vector<uint32_t> scratch(sample.size());
+    return select(kernels_, sample.data(), size, place, scratch.data()).cut;
   }
 
   // How many scores are below the probe and within it; those within are kept, as far as there is room.
@@ -111,7 +141,8 @@ class Search {
     all.reserve(static_cast<size_t>(within_));
     for (int64_t s = 0; s < slices_; ++s)
       all.insert(all.end(), candidates_.get() + s * kRoom, candidates_.get() + s * kRoom + inside_[s]);
-    const Below answer = kernels_.select_rank(all.data(), within_, rank_ - under_);
+    std::vector<uint32_t> scratch(all.size());
+    const Below answer = select(kernels_, all.data(), within_, rank_ - under_, scratch.data());
     std::vector<int64_t> equal(slices_);
     if (answer.ties > 0)
       for (int64_t s = 0; s < slices_; ++s) {
@@ -162,13 +193,13 @@ bool each_answer(const Kernels& kernels, Weights scores, int64_t sets, int64_t n
     return finite;
   }
   const int slices = slice_count(sets, n);
-  const std::unique_ptr<uint32_t[]> scratch(new uint32_t[slices * n]);
+  const std::unique_ptr<uint32_t[]> scratch(new uint32_t[slices * 2 * n]);
   return parallel_slices(sets, slices, [&](int64_t first, int64_t some, int slice) {
-    uint32_t* keys = scratch.get() + slice * n;
+    uint32_t* keys = scratch.get() + slice * 2 * n;
     bool all = true;
     for (int64_t set = first; set < first + some; ++set) {
       all &= kernels.selection_keys(scores.at(set * n), n, absolute, keys);
-      all &= apply(set * n, n, kernels.select_rank(keys, n, rank));
+      all &= apply(set * n, n, select(kernels, keys, n, rank, keys + n));
     }
     return all;
   });

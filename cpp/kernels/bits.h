@@ -1,4 +1,6 @@
 #pragma once
+#include "vec_codes.h"
+
 // Eight codes in the bytes of a word become 8 * bits bits: neighbours join in pairs, fours and eights.
 //   h000 g000 ... b000 a000  ->  hg00 fe00 dc00 ba00  ->  hgfe0000 dcba0000  ->  hgfedcba
 inline uint64_t join_eight(uint64_t x, int bits) {
@@ -47,16 +49,11 @@ inline void with_bits(int bits, const Body& body) {
 APART inline void pack_row(const uint8_t* codes, int64_t n, int bits, uint8_t* packed, bool streamed = false) {
   int64_t i = 0;
   if (bits == 8 && streamed)
-    for (; i + 16 <= n; i += 16) stream_16(packed + i, codes + i);
+    for (; i + 16 <= n; i += 16) stream_sixteen(packed + i, load_sixteen(codes + i));
   if (bits == 8) return static_cast<void>(__builtin_memcpy(packed + i, codes + i, static_cast<size_t>(n - i)));
-  if (bits == 4 && !streamed)
-    for (; i + 32 <= n; i += 32) join_nibbles(packed + i / 2, codes + i);
   if (bits == 4)
-    for (; i + 32 <= n; i += 32) {
-      alignas(16) uint8_t some[16];
-      join_nibbles(some, codes + i);
-      stream_16(packed + i / 2, some);
-    }
+    for (; i + 32 <= n; i += 32)
+      put_sixteen(packed + i / 2, join_nibbles(load_sixteen(codes + i), load_sixteen(codes + i + 16)), streamed);
   packed += i / 8 * bits;
   with_bits(bits, [&](auto bytes) {
     for (; i + 8 <= n; i += 8, packed += bytes) {

@@ -19,18 +19,8 @@ inline void each_group(int64_t n, int count, Size size, const Body& body) {
   if (whole < count) body(whole, whole * size, n - whole * size);
 }
 
-// Memory where a last full vector may be stored whole.
-struct Roomy {
-  uint8_t* p;
-  Roomy operator+(int64_t i) const { return {p + i}; }
-};
-template <class Part>
-inline void store_bytes(Roomy to, I32x16 codes, Part) {
-  store_bytes(to.p, codes);
-}
-
-// What else is done with places whose weights are coded: their successors in a large group are fetched, since nothing
-// else uses the memory then; or nothing.
+// What else is done with places whose weights are coded: their successors in a large group are fetched, or those that
+// small groups will be fitted to soon, since nothing else uses the memory then.
 struct FetchNext {
   int64_t group_size;
   template <class T, class Part>
@@ -38,68 +28,110 @@ struct FetchNext {
     __builtin_prefetch(p + group_size, 0, 2);
   }
 };
-struct Nothing {
+struct FetchAhead {
   template <class T, class Part>
-  void operator()(const T*, Part) const {}
+  void operator()(const T* p, Part) const {
+    fetch_ahead(p);
+  }
 };
 
-// Codes of n weights of group k.
-template <Rounding rounding, class T, class Target, class Beside>
-inline void code_weights(const T* x, int64_t n, const Coders& coders, int k, const Grid& grid, int64_t first,
-                         Target codes, Finite& finite, const Beside& beside) {
-  const I32x16 zero = splat(static_cast<int32_t>(coders.zero[k]));
-  with_constant(!needs_ranges(grid), [&](auto unseen) {
-    Finite here;
-    sixteens(n, [&](int64_t i, auto part) {
-      beside(x + i, part);
-      alignas(64) float u[16];
-      if constexpr (rounding == Rounding::kStochastic) uniform_from(grid.seed, static_cast<uint64_t>(first + i), 16, u);
-      const F32x16 v = load(x + i, part);
-      if constexpr (unseen) here.see(v);
-      store_bytes(codes + i, nearest(coders.steps<rounding>(v, k, u)) + zero, part);
-    });
-    if constexpr (unseen) finite.peak = max(finite.peak, here.peak);
-  });
+// Steps of n places: put(i, the first and the second half of 32), and for the last few put_last(i, codes, how many).
+template <class Steps, class Put, class PutLast>
+inline void thirty_twos(int64_t n, const CodeClip& clip, const Steps& steps, const Put& put, const PutLast& put_last) {
+  int64_t i = 0;
+  for (; i + 32 <= n; i += 32) {
+    const F32x16 a = steps(i, All{}), b = steps(i + 16, All{});
+    put(i, a.r, b.r);
+  }
+  if (i == n) return;
+  alignas(32) uint8_t codes[32];
+  sixteens(n - i, [&](int64_t k, auto part) { store_sixteen(codes + k, clip.sixteen(steps(i + k, part).r)); });
+  put_last(i, codes, n - i);
 }
 
-// Codes of 8 bits go where they belong.
-template <class Target>
-struct ByteRow {
-  Target to;
+// Codes of n weights of group k go to place `at` of a row, and further. unseen: whether nobody looked at them before.
+template <Rounding rounding, class T, class Row, class Beside>
+inline void code_weights(Row& row, int64_t at, const T* x, int64_t n, const Coders& coders, int k, auto unseen,
+                         const Grid& grid, int64_t first, Finite& finite, const Beside& beside) {
+  const Coder coder(coders, k);
+  Finite here;
+  const auto steps = [&](int64_t i, auto part) {
+    beside(x + i, part);
+    alignas(64) float u[16];
+    if constexpr (rounding == Rounding::kStochastic) uniform_from(grid.seed, static_cast<uint64_t>(first + i), 16, u);
+    const F32x16 v = load(x + i, part);
+    if constexpr (unseen) here.see(v);
+    return coder.steps<rounding>(v, u);
+  };
+  thirty_twos(
+      n, coder.clip, steps, [&](int64_t i, const FloatReg* a, const FloatReg* b) { row.put(at + i, coder.clip, a, b); },
+      [&](int64_t i, const uint8_t* codes, int64_t some) { row.put_last(at + i, codes, some); });
+  if constexpr (unseen) finite.peak = max(finite.peak, here.peak);
+}
+
+// Codes of 8 bits, or of 4 where every group starts on sixteen bytes, go where they belong.
+template <int bits>
+struct DirectRow {
+  uint8_t* to;
+  bool streamed;
+
+  void put(int64_t i, const CodeClip& clip, const FloatReg* a, const FloatReg* b) {
+    if constexpr (bits == 4) return put_sixteen(to + i / 2, clip.nibbles(a, b), streamed);
+    BytesReg codes[2];
+    clip.thirty_two(a, b, codes);
+    put_sixteen(to + i, codes[0], streamed);
+    put_sixteen(to + i + 16, codes[1], streamed);
+  }
+  void put_last(int64_t i, const uint8_t* codes, int64_t n) { pack_row(codes, n, bits, to + i * bits / 8); }
 
   template <Rounding rounding, class T, class Size>
   void code(const T* x, int64_t n, int count, Size size, const Coders& coders, const Grid& grid, int64_t first,
             Finite& finite) {
-    each_group(n, count, size, [&](int k, int64_t at, auto some) {
-      code_weights<rounding>(x + at, some, coders, k, grid, first + at, to + at, finite, Nothing{});
+    with_constant(!needs_ranges(grid), [&](auto unseen) {
+      each_group(n, count, size, [&](int k, int64_t at, auto some) {
+        code_weights<rounding>(*this, at, x + at, some, coders, k, unseen, grid, first + at, finite, FetchAhead{});
+      });
     });
-    to = to + smaller(count * size, n);
+    to += (smaller(count * size, n) * bits + 7) / 8;
   }
   template <Rounding rounding, class T, class Beside>
   void code_large(const T* x, int64_t n, const Coders& coders, const Grid& grid, int64_t first, Finite& finite,
                   const Beside& beside) {
-    code_weights<rounding>(x, n, coders, 0, grid, first, to, finite, beside);
-    to = to + n;
+    with_constant(!needs_ranges(grid), [&](auto unseen) {
+      code_weights<rounding>(*this, 0, x, n, coders, 0, unseen, grid, first, finite, beside);
+    });
+    to += (n * bits + 7) / 8;
   }
   void end() {}
 };
 
-// Codes of fewer bits gather until a stretch is full, and are packed then.
+// Codes of other bits gather until a stretch is full, and are packed then.
 struct PackedRow {
   uint8_t* to;
   int bits;
   bool streamed;
   int64_t count = 0;
-  alignas(64) uint8_t codes[kStretch + 16];
+  alignas(64) uint8_t codes[kStretch];
+
+  void put(int64_t i, const CodeClip& clip, const FloatReg* a, const FloatReg* b) {
+    BytesReg some[2];
+    clip.thirty_two(a, b, some);
+    store_sixteen(codes + count + i, some[0]);
+    store_sixteen(codes + count + i + 16, some[1]);
+  }
+  void put_last(int64_t i, const uint8_t* some, int64_t n) {
+    __builtin_memcpy(codes + count + i, some, static_cast<size_t>(n));
+  }
 
   // Several groups that fit into a stretch; sixteen are whole bytes.
   template <Rounding rounding, class T, class Size>
   void code(const T* x, int64_t n, int groups, Size size, const Coders& coders, const Grid& grid, int64_t first,
             Finite& finite) {
     if (count + size * kTogether > kStretch) end_stretch();
-    const Roomy start{codes + count};
-    each_group(n, groups, size, [&](int k, int64_t at, auto some) {
-      code_weights<rounding>(x + at, some, coders, k, grid, first + at, start + at, finite, Nothing{});
+    with_constant(!needs_ranges(grid), [&](auto unseen) {
+      each_group(n, groups, size, [&](int k, int64_t at, auto some) {
+        code_weights<rounding>(*this, at, x + at, some, coders, k, unseen, grid, first + at, finite, FetchAhead{});
+      });
     });
     count += smaller(groups * size, n);
   }
@@ -109,7 +141,9 @@ struct PackedRow {
                   const Beside& beside) {
     for (int64_t at = 0; at < n;) {
       const int64_t some = smaller(n - at, kStretch - count);
-      code_weights<rounding>(x + at, some, coders, 0, grid, first + at, Roomy{codes + count}, finite, beside);
+      with_constant(!needs_ranges(grid), [&](auto unseen) {
+        code_weights<rounding>(*this, 0, x + at, some, coders, 0, unseen, grid, first + at, finite, beside);
+      });
       count += some;
       if (count == kStretch) end_stretch();
       at += some;

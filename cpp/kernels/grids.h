@@ -16,14 +16,25 @@ inline F32x16 rounded(F32x16 x, const float* u) {
 
 // What codes sixteen groups: steps = clip(round(x * lift * inverse), lowest, highest) are counted from the zero point.
 struct Coders {
-  alignas(64) float scale[16], lift[16], inverse[16], lowest[16], highest[16];
-  alignas(64) uint32_t zero[16];
+  alignas(64) float scale[16], lift[16], inverse[16], highest[16];
+  alignas(64) uint32_t lowest[16], zero[16];
   bool lifted;  // any of them
+};
+
+// Those of one group in registers: bytes that are stored might be any in memory.
+struct Coder {
+  F32x16 lift, inverse;
+  bool lifted;
+  CodeClip clip;
+  Coder(const Coders& all, int k)
+      : lift(splat(all.lift[k])),
+        inverse(splat(all.inverse[k])),
+        lifted(all.lifted),
+        clip(static_cast<int>(all.lowest[k]), all.highest[k], static_cast<int>(all.zero[k])) {}
 
   template <Rounding rounding>
-  F32x16 steps(F32x16 x, int k, const float* u) const {
-    const F32x16 y = (lifted ? x * splat(lift[k]) : x) * splat(inverse[k]);
-    return min(max(rounded<rounding>(y, u), splat(lowest[k])), splat(highest[k]));
+  F32x16 steps(F32x16 x, const float* u) const {
+    return rounded<rounding>((lifted ? x * lift : x) * inverse, u);
   }
 };
 
@@ -100,6 +111,6 @@ inline void set_zeros(Coders& coders, F32x16 zero, const Grid& grid) {
     highest = min(reach, highest);
   }
   store(coders.zero, nearest(zero));
-  store(coders.lowest, lowest);
+  store(coders.lowest, nearest(lowest));
   store(coders.highest, highest);
 }

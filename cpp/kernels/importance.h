@@ -50,7 +50,7 @@ KERNEL bool wanda(Weights w, const float* norm, int64_t rows, int64_t cols, floa
 
 // Calls body with what is summed: |x| or x * x.
 template <class Body>
-inline bool with_power(int power, const Body& body) {
+inline auto with_power(int power, const Body& body) {
   if (power == 1) return body([](F32x16 x) { return abs(x); });
   return body([](F32x16 x) { return x * x; });
 }
@@ -58,50 +58,51 @@ inline bool with_power(int power, const Body& body) {
 // The sums of `count` rows side by side: each is one chain of additions, which alone would wait for one another. The
 // processor itself fetches several rows ahead; one alone it fetches too late.
 template <int count, class T, class Powered>
-inline void sum_rows(const T* x, int64_t cols, Finite& finite, const Powered& powered, float* out) {
+inline void sum_rows(const T* x, int64_t cols, const Powered& powered, float* out) {
   F32x16 totals[count];
   for (F32x16& total : totals) total = splat(0.0f);
-  I32x16 peak = finite.peak;
   sixteens(cols, [&](int64_t i, auto part) {
     for (int k = 0; k < count; ++k) {
       if (count == 1) fetch_ahead(x + i);
-      const F32x16 v = load(x + k * cols + i, part);
-      peak = max(peak, magnitude_bits(v));
-      totals[k] = totals[k] + powered(v);
+      totals[k] = totals[k] + powered(load(x + k * cols + i, part));
     }
   });
-  finite.peak = peak;
   for (int k = 0; k < count; ++k) out[k] = sum(totals[k]);
+}
+
+// Whether all weights were finite of which `sums` of magnitudes or squares are made: NaN and infinity stay in a sum, so
+// that they are looked for only where one is not finite, as one of large weights may be.
+inline bool finite_sums(const float* sums, int64_t n, Weights w, int64_t rows, int64_t cols, int64_t stride) {
+  bool finite = true;
+  for (int64_t i = 0; i < n; ++i) finite &= __builtin_isfinite(sums[i]);
+  for (int64_t r = 0; !finite && r < rows; ++r)
+    if (!all_finite(w.at(r * stride), cols)) return false;
+  return true;
 }
 
 KERNEL bool norm_rows(Weights w, int64_t rows, int64_t cols, int power, float* out) {
   constexpr int kTogether = kRegs > 2 ? 2 : 4;  // whose totals fit into registers
-  return typed(w, [&](auto* x) {
-    return with_power(power, [&](auto powered) {
-      Finite finite;
+  typed(w, [&](auto* x) {
+    with_power(power, [&](auto powered) {
       int64_t r = 0;
-      for (; r + kTogether <= rows; r += kTogether) sum_rows<kTogether>(x + r * cols, cols, finite, powered, out + r);
-      for (; r < rows; ++r) sum_rows<1>(x + r * cols, cols, finite, powered, out + r);
-      return finite.all();
+      for (; r + kTogether <= rows; r += kTogether) sum_rows<kTogether>(x + r * cols, cols, powered, out + r);
+      for (; r < rows; ++r) sum_rows<1>(x + r * cols, cols, powered, out + r);
     });
   });
+  return finite_sums(out, rows, w, rows, cols, cols);
 }
 
 // Adds `depth` rows that are `apart` elements apart to the totals of their lane.
 template <int depth, class T, class Powered>
-inline void add_rows(const T* x, int64_t apart, int64_t n, float* sums, Finite& finite, const Powered& powered) {
-  I32x16 peak = finite.peak;
+inline void add_rows(const T* x, int64_t apart, int64_t n, float* sums, const Powered& powered) {
   sixteens(n, [&](int64_t i, auto part) {
     F32x16 total = load(sums + i, part);
     for (int d = 0; d < depth; ++d) {
       __builtin_prefetch(x + d * apart + i + 512);
-      const F32x16 v = load(x + d * apart + i, part);
-      peak = max(peak, magnitude_bits(v));
-      total = total + powered(v);
+      total = total + powered(load(x + d * apart + i, part));
     }
     store(sums + i, total, part);
   });
-  finite.peak = peak;
 }
 
 // Lane j of a column takes rows j, j + 16, ...: sixteen rows of totals. Four rows of a lane are added at a visit, so
@@ -109,27 +110,26 @@ inline void add_rows(const T* x, int64_t apart, int64_t n, float* sums, Finite& 
 KERNEL bool norm_columns(Weights w, int64_t rows, int64_t cols, int64_t stride, int power, float* totals, float* out) {
   constexpr int kDepth = 4;
   const auto sums = [&](int lane) { return totals + lane * cols; };
-  return typed(w, [&](auto* x) {
-    return with_power(power, [&](auto powered) {
-      Finite finite;
+  typed(w, [&](auto* x) {
+    with_power(power, [&](auto powered) {
       __builtin_memset(totals, 0, static_cast<size_t>(16 * cols) * sizeof(float));
       for (int64_t r = 0; r < rows; r += 16 * kDepth)
         for (int j = 0; j < 16; ++j) {
           const auto* row = x + (r + j) * stride;
           if (r + j + 16 * (kDepth - 1) < rows)
-            add_rows<kDepth>(row, 16 * stride, cols, sums(j), finite, powered);
+            add_rows<kDepth>(row, 16 * stride, cols, sums(j), powered);
           else
             for (int64_t left = r + j; left < rows; left += 16, row += 16 * stride)
-              add_rows<1>(row, 0, cols, sums(j), finite, powered);
+              add_rows<1>(row, 0, cols, sums(j), powered);
         }
-      for (int half = 8; half; half /= 2)
-        for (int j = 0; j < half; ++j)
-          sixteens(cols, [&](int64_t i, auto part) {
-            store((half > 1 ? sums(j) : out) + i, load(sums(j) + i, part) + load(sums(j + half) + i, part), part);
-          });
-      return finite.all();
     });
   });
+  for (int half = 8; half; half /= 2)
+    for (int j = 0; j < half; ++j)
+      sixteens(cols, [&](int64_t i, auto part) {
+        store((half > 1 ? sums(j) : out) + i, load(sums(j) + i, part) + load(sums(j + half) + i, part), part);
+      });
+  return finite_sums(out, cols, w, rows, cols, stride);
 }
 
 KERNEL void uniform(uint64_t seed, uint64_t first, int64_t n, float* out) { uniform_from(seed, first, n, out); }

@@ -121,6 +121,7 @@ KERNEL bool prune_n_of_m(Weights w, Weights scores, int64_t count, int n, int m,
     Finite finite;
     with_target(as_type_of(x, out), streamed && (m == 2 || m == 4), [&](auto to) {
       const auto put = [&](int64_t i, Mask16 keep, auto part) {
+        if (streamed) fetch_ahead(x + i);
         const F32x16 v = load(x + i, part);
         finite.see(v);
         store(to + i, select(keep, v, splat(0.0f)), part);

@@ -5,7 +5,8 @@
 
 constexpr int kClips = 48;  // clips that ScaleRule::kMse tries: 1, 63/64, 62/64, ...
 
-// The range of what it sees, with 0 in it. Symmetric grids need the largest magnitude alone.
+// The range of what it sees, with 0 in it. Symmetric grids need the largest magnitude alone, which tells as well
+// whether all were finite.
 template <bool symmetric>
 struct Range {
   I32x16 most = splat(0);
@@ -20,28 +21,29 @@ struct Range {
       most = max(most, bits(v));  // as integers, positive floats are in order and above the negative ones
     }
   }
-  void end(Finite& finite, float* low, float* high) const {
-    const int32_t top = largest(most);
-    __builtin_memcpy(high, &top, 4);
-    if constexpr (symmetric) {
-      finite.peak = max(finite.peak, most);
-    } else {
-      const int32_t bottom = largest(bits(splat(0.0f) - least));
-      __builtin_memcpy(low, &bottom, 4);
-      *low = -*low;
-    }
+};
+
+// The ranges of up to sixteen groups, which become numbers together.
+template <bool symmetric>
+struct Ranges {
+  IntReg most[16], least[16];
+
+  void set(int k, const Range<symmetric>& range) {
+    most[k] = in_one(range.most);
+    if constexpr (!symmetric) least[k] = in_one(bits(splat(0.0f) - range.least));
+  }
+  void end(int count, float* low, float* high) {
+    for (int k = count; k < 16; ++k) most[k] = least[k] = splat_int(0);
+    store(high, from_bits(largest_of_sixteen(most)));
+    if constexpr (!symmetric) store(low, splat(0.0f) - from_bits(largest_of_sixteen(least)));
   }
 };
 
-// The range of a group with 0 in it.
 template <bool symmetric, class T>
-inline void range_with_zero(const T* x, int64_t n, Finite& finite, float* low, float* high) {
+inline Range<symmetric> range_of(const T* x, int64_t n, Finite& finite) {
   Range<symmetric> range;
-  sixteens(n, [&](int64_t i, auto part) {
-    fetch_ahead(x + i);
-    range.see(load(x + i, part), finite);
-  });
-  range.end(finite, low, high);
+  sixteens(n, [&](int64_t i, auto part) { range.see(load(x + i, part), finite); });
+  return range;
 }
 
 // The clip of kClips with the least squared error for one group, the wider among equals. Sixteen are prepared at once.
@@ -57,10 +59,12 @@ APART float best_clip(const T* x, int64_t n, float low, float high, const Grid& 
     set_zeros(coders, zeros_for(lowest, coders, grid), grid);
     for (int k = 0; k < 16; ++k) {
       F32x16 total = splat(0.0f);
+      const Coder coder(coders, k);
+      const F32x16 lowest_step = splat(static_cast<float>(static_cast<int32_t>(coders.lowest[k])));
       sixteens(n, [&](int64_t i, auto part) {
         const F32x16 v = load(x + i, part);
-        const F32x16 miss =
-            v - to_float(nearest(coders.steps<Rounding::kEven>(v, k, nullptr))) * splat(coders.scale[k]);
+        const F32x16 y = min(max(coder.steps<Rounding::kEven>(v, nullptr), lowest_step), splat(coders.highest[k]));
+        const F32x16 miss = v - to_float(nearest(y)) * splat(coders.scale[k]);
         total = total + miss * miss;
       });
       const float error = sum(total);
@@ -95,11 +99,12 @@ APART void fit(const T* x, int64_t n, int count, Size size, const Grid& grid, fl
   alignas(64) float low[16] = {}, high[16] = {};
   if (needs_ranges(grid))
     with_constant(grid.symmetric, [&](auto symmetric) {
+      Ranges<symmetric> ranges;
       Finite here;  // in a register; `finite` is in memory by now
-      each_group(n, count, size, [&](int k, int64_t at, auto some) {
-        range_with_zero<symmetric>(x + at, some, here, low + k, high + k);
-      });
-      finite.peak = max(finite.peak, here.peak);
+      each_group(n, count, size,
+                 [&](int k, int64_t at, auto some) { ranges.set(k, range_of<symmetric>(x + at, some, here)); });
+      ranges.end(count, low, high);
+      finite.peak = max(finite.peak, max(here.peak, bits(load(high))));
     });
   if (grid.rule == ScaleRule::kMse)
     each_group(n, count, size, [&](int k, int64_t at, auto some) {
@@ -131,7 +136,7 @@ inline void quantize_into(Row& row, const T* x, int64_t rows, int64_t cols, Size
         row.template code<rounding>(x + at, left, count, size, coders[turn], grid, first + at, finite);
       if (coded && together == 1)
         row.template code_large<rounding>(x + at, smaller(size, left), coders[turn], grid, first + at, finite,
-                                          FetchNext{size});
+                                          FetchNext{needs_ranges(grid) ? size : 8192 / int64_t{sizeof(T)}});
     }
     row.end();
     scales += groups;
@@ -145,24 +150,29 @@ inline void quantize_channels(Row& row, const T* x, int64_t rows, int64_t cols, 
                               float* scales, uint8_t* zeros, Finite& finite) {
   alignas(64) float low[16] = {}, high[16] = {};
   Coders coders;
-  range_with_zero<symmetric>(x, rows ? cols : 0, finite, low, high);
+  Ranges<symmetric> ranges;
+  Finite here;
+  const auto end = [&](const Range<symmetric>& range) {
+    ranges.set(0, range);
+    ranges.end(1, low, high);
+    finite.peak = max(finite.peak, max(here.peak, bits(load(high))));
+  };
+  end(range_of<symmetric>(x, rows ? cols : 0, here));
   for (int64_t r = 0; r < rows; ++r, x += cols, first += cols) {
     settle(low, high, 1, grid, scales + r, zeros ? zeros + r : nullptr, coders);
     const int64_t next = r + 1 < rows ? cols : 0;  // the last row sees itself, for nothing
     Range<symmetric> range;
-    Finite here;
     row.template code_large<Rounding::kEven>(x, cols, coders, grid, first, finite, [&](const T* p, auto part) {
       fetch_ahead(p + next);
       range.see(load(p + next, part), here);
     });
     row.end();
-    range.end(here, low, high);
-    finite.peak = max(finite.peak, here.peak);
+    end(range);
   }
 }
 
-// Rounding to even, the usual one, stores codes of 8 bits where they belong; the others always gather them first, which
-// keeps the compiled code small.
+// Rounding to even, the usual one, stores codes of 4 and 8 bits where they belong; the others always gather them first,
+// which keeps the compiled code small.
 template <Rounding rounding, class T, class Size>
 APART bool quantize_rows(const T* x, int64_t rows, int64_t cols, Size size, const Grid& grid, int64_t first,
                          uint8_t* data, float* scales, uint8_t* zeros, bool streamed) {
@@ -175,14 +185,14 @@ APART bool quantize_rows(const T* x, int64_t rows, int64_t cols, Size size, cons
         });
     quantize_into<rounding>(row, x, rows, cols, size, grid, first, data != nullptr, scales, zeros, finite);
   };
-  if constexpr (rounding == Rounding::kEven) {
-    if (grid.bits == 8 && data) {
-      const bool in_pieces = size % 16 == 0;  // every group starts on one
-      with_target(data, streamed && in_pieces, [&](auto to) { run(ByteRow<decltype(to)>{to}); });
-      return finite.all();
-    }
-  }
-  run(PackedRow{data, grid.bits, streamed, 0, {}});
+  const bool direct = data && rounding == Rounding::kEven;
+  const bool in_pieces = size * grid.bits % 128 == 0 || size >= cols;  // every group starts on sixteen bytes of its row
+  if (direct && grid.bits == 8)
+    run(DirectRow<8>{data, streamed && in_pieces});
+  else if (direct && grid.bits == 4 && in_pieces)
+    run(DirectRow<4>{data, streamed});
+  else
+    run(PackedRow{data, grid.bits, streamed, 0, {}});
   if (streamed) stream_end();
   return finite.all();
 }
@@ -219,7 +229,13 @@ KERNEL bool extent(Weights w, int64_t n, bool symmetric, float* low, float* high
   return typed(w, [&](auto* x) {
     return with_constant(symmetric, [&](auto even) {
       Finite finite;
-      range_with_zero<even>(x, n, finite, low, high);
+      Ranges<even> ranges;
+      ranges.set(0, range_of<even>(x, n, finite));
+      alignas(64) float lows[16] = {}, highs[16];
+      ranges.end(1, lows, highs);
+      *low = lows[0];
+      *high = highs[0];
+      finite.peak = max(finite.peak, bits(load(highs)));
       return finite.all();
     });
   });
@@ -278,24 +294,49 @@ KERNEL void dequantize(const uint8_t* data, int64_t rows, int64_t cols, int bits
   });
 }
 
+// round_to_int() where words cannot hold the steps.
+template <class T>
+APART bool round_far(const T* x, int64_t n, F32x16 factor, int offset, int low, int high, Rounding rounding,
+                     uint64_t seed, int64_t first, uint8_t* out) {
+  const F32x16 below = splat(static_cast<float>(low - offset)), above = splat(static_cast<float>(high - offset));
+  Finite finite;
+  sixteens(n, [&](int64_t i, auto part) {
+    const F32x16 v = load(x + i, part);
+    finite.see(v);
+    alignas(64) float u[16];
+    if (rounding == Rounding::kStochastic) uniform_from(seed, static_cast<uint64_t>(first + i), 16, u);
+    const F32x16 steps = with_rounding(rounding, [&](auto mode) { return rounded<mode>(v * factor, u); });
+    store_bytes(out + i, nearest(min(max(steps, below), above)) + splat(offset), part);
+  });
+  return finite.all();
+}
+
 KERNEL bool round_to_int(Weights w, int64_t n, float multiplier, int offset, int low, int high, Rounding rounding,
                          uint64_t seed, int64_t first, uint8_t* out, bool streamed) {
-  const F32x16 factor = splat(multiplier), below = splat(static_cast<float>(low - offset)),
-               above = splat(static_cast<float>(high - offset));
-  const I32x16 shift = splat(offset);
+  const F32x16 factor = splat(multiplier);
+  const CodeClip clip(low - offset, static_cast<float>(high - offset), offset - low);  // codes count from the lowest
   return typed(w, [&](auto* x) {
+    if (offset < -(1 << 14) || offset > 1 << 14)
+      return round_far(x, n, factor, offset, low, high, rounding, seed, first, out);
     return with_rounding(rounding, [&](auto mode) {
       Finite finite;
-      with_target(out, streamed, [&](auto to) {
-        sixteens(n, [&](int64_t i, auto part) {
-          const F32x16 v = load(x + i, part);
-          finite.see(v);
-          alignas(64) float u[16];
-          if constexpr (mode == Rounding::kStochastic) uniform_from(seed, static_cast<uint64_t>(first + i), 16, u);
-          const F32x16 steps = min(max(rounded<mode>(v * factor, u), below), above);
-          store_bytes(to + i, nearest(steps) + shift, part);
-        });
+      const auto steps = [&](int64_t i, auto part) {
+        fetch_ahead(x + i);
+        const F32x16 v = load(x + i, part);
+        finite.see(v);
+        alignas(64) float u[16];
+        if constexpr (mode == Rounding::kStochastic) uniform_from(seed, static_cast<uint64_t>(first + i), 16, u);
+        return rounded<mode>(v * factor, u);
+      };
+      const auto put = [&](int64_t i, const FloatReg* a, const FloatReg* b) {
+        BytesReg codes[2];
+        clip.thirty_two(a, b, codes);
+        for (int k = 0; k < 2; ++k) put_sixteen(out + i + 16 * k, add_bytes(codes[k], low), streamed);
+      };
+      thirty_twos(n, clip, steps, put, [&](int64_t i, const uint8_t* codes, int64_t some) {
+        for (int64_t k = 0; k < some; ++k) out[i + k] = static_cast<uint8_t>(codes[k] + low);
       });
+      if (streamed) stream_end();
       return finite.all();
     });
   });

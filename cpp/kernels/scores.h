@@ -19,11 +19,3 @@ APART inline bool mask_weights(Weights w, const uint8_t* mask, int64_t n, Mutabl
     return select(load(mask + i, part) == splat(0), splat(0.0f), x);
   });
 }
-
-APART inline bool all_finite(Weights w, int64_t n) {
-  return typed(w, [&](auto* x) {
-    Finite finite;
-    sixteens(n, [&](int64_t i, auto part) { finite.see(load(x + i, part)); });
-    return finite.all();
-  });
-}

@@ -15,33 +15,74 @@ KERNEL bool selection_keys(Weights scores, int64_t n, bool absolute, uint32_t* k
   });
 }
 
+// Appends those of 64 keys that have a bit. Mostly there are none to two of them: those take no branch to mispredict.
+inline uint32_t* append_few(uint32_t* end, const uint32_t* keys, uint64_t marks) {
+  for (int k = 0; k < 2; ++k) {
+    *end = keys[__builtin_ctzll(marks | uint64_t{1} << 63)];
+    end += marks != 0;
+    marks &= marks - 1;
+  }
+  for (; marks; marks &= marks - 1) *end++ = keys[__builtin_ctzll(marks)];
+  return end;
+}
+
+// Appends the keys of low..high to `keys` while there is room for them, and counts those and the ones below.
 // One comparison says low <= key <= high: as unsigned, key - low is at most high - low. Flipping the top bit of both
-// sides turns the signed comparison that every ISA has into the unsigned one.
+// sides turns the signed comparison that every ISA has into the unsigned one; the flip of key - low is part of `start`.
+template <class Key>
+inline void collect(int64_t n, int32_t low, int32_t high, uint32_t* keys, int64_t room, int64_t* collected,
+                    int64_t* below, const Key& key_at) {
+  constexpr int64_t kBatch = 1024;
+  alignas(64) uint32_t batch[kBatch];
+  const uint32_t flip = 0x80000000u, span = static_cast<uint32_t>(high) - static_cast<uint32_t>(low);
+  const I32x16 start = splat(static_cast<int32_t>(static_cast<uint32_t>(low) ^ flip)), lowest = splat(low),
+               limit = splat(static_cast<int32_t>(span ^ flip));
+  I32x16 under = splat(0);  // of each lane, for a slice of a set: they do not overflow
+  int64_t all = 0;
+  uint32_t* end = keys;
+  uint32_t* const last = keys + room - 16;
+  for (int64_t first = 0; first < n; first += kBatch) {
+    const int64_t some = smaller(kBatch, n - first);
+    uint16_t marks[kBatch / 16];  // a bit for each key of the batch that is inside
+    for (int64_t i = some / 16; i < kBatch / 16; ++i) marks[i] = 0;
+    sixteens(some, [&](int64_t i, auto part) {
+      const I32x16 key = key_at(first + i, part);
+      store(batch + i, key);
+      const Mask16 less = key < lowest;
+      under = under - minus_ones(std::is_same_v<decltype(part), All> ? less : less & mask_of(lanes(part)));
+      marks[i / 16] = static_cast<uint16_t>(~bits(limit < key - start) & lanes(part));
+    });
+    uint64_t sixty_four[kBatch / 64];
+    __builtin_memcpy(sixty_four, marks, sizeof marks);
+    int64_t here = 0;
+    for (const uint64_t m : sixty_four) here += __builtin_popcountll(m);
+    all += here;
+    if (end + here <= last)
+      for (size_t k = 0; k < kBatch / 64; ++k) end = append_few(end, batch + 64 * k, sixty_four[k]);
+  }
+  *below = sum(under);
+  *collected = all;
+}
+
 KERNEL bool collect_keys(Weights scores, int64_t n, bool by_magnitude, int32_t low, int32_t high, uint32_t* keys,
                          int64_t room, int64_t* collected, int64_t* below) {
-  const uint32_t span = static_cast<uint32_t>(high) - static_cast<uint32_t>(low);
-  const I32x16 start = splat(low), top = splat(INT32_MIN), limit = splat(static_cast<int32_t>(span ^ 0x80000000u));
   return typed(scores, [&](auto* s) {
     return with_constant(by_magnitude, [&](auto absolute) {
       Finite finite;
-      int64_t under = 0, all = 0;
-      uint32_t* end = keys;
-      uint32_t* const last = keys + room - 16;
-      sixteens(n, [&](int64_t i, auto part) {
+      collect(n, low, high, keys, room, collected, below, [&](int64_t i, auto part) {
         fetch_ahead(s + i);
         const F32x16 v = load(s + i, part);
         finite.see(v);
-        const I32x16 key = key_of(v, absolute);
-        under += __builtin_popcount(bits(key < start) & lanes(part));
-        const uint32_t inside = bits(((key - start) ^ top) <= limit) & lanes(part);
-        if (end <= last) end = append(end, inside, key);
-        all += __builtin_popcount(inside);
+        return key_of(v, absolute);
       });
-      *below = under;
-      *collected = all;
       return finite.all();
     });
   });
+}
+
+KERNEL void narrow_keys(const uint32_t* from, int64_t n, int32_t low, int32_t high, uint32_t* keys, int64_t room,
+                        int64_t* collected, int64_t* below) {
+  collect(n, low, high, keys, room, collected, below, [&](int64_t i, auto part) { return load(from + i, part); });
 }
 
 KERNEL int64_t count_below(const uint32_t* keys, int64_t n, int32_t cut) {

@@ -12,6 +12,10 @@ inline void stream_16(void* p, const void* from) { __builtin_memcpy(p, from, 16)
 inline void stream_sixteen(uint8_t* p, BytesReg a) { store_sixteen(p, a); }
 inline void stream_end() {}
 #endif
+// Where the choice costs less than the code for both.
+inline void put_sixteen(uint8_t* p, BytesReg a, bool streamed) {
+  streamed ? stream_sixteen(p, a) : store_sixteen(p, a);
+}
 
 // A place to store to, like a pointer, past the caches.
 template <class T>
@@ -34,8 +38,6 @@ template <class T>
 inline void store(Past<T> out, F32x16 a, Some some) {
   store(out.p, a, some.n);
 }
-inline void store_bytes(Past<uint8_t> out, I32x16 a, All) { stream_sixteen(out.p, low_bytes(a.r)); }
-inline void store_bytes(Past<uint8_t> out, I32x16 a, Some some) { store_bytes(out.p, a, some.n); }
 
 // Calls body with `out` as what it is to be stored through.
 template <class T, class Body>

@@ -74,6 +74,7 @@ inline F32x16 splat(float x) EACH_REGISTER(F32x16, splat_float(x));
 inline I32x16 splat(int32_t x) EACH_REGISTER(I32x16, splat_int(x));
 inline I32x16 select(Mask16 m, I32x16 a, I32x16 b) EACH_REGISTER(I32x16, select_int(m.r[k], a.r[k], b.r[k]));
 inline F32x16 select(Mask16 m, F32x16 a, F32x16 b) { return from_bits(select(m, bits(a), bits(b))); }
+inline I32x16 minus_ones(Mask16 m) EACH_REGISTER(I32x16, int_of_mask(m.r[k]));  // -1 under the mask, 0 elsewhere
 inline I32x16 magnitude_bits(F32x16 a) { return bits(a) & splat(0x7fffffff); }
 inline F32x16 abs(F32x16 a) { return from_bits(magnitude_bits(a)); }
 
@@ -85,11 +86,14 @@ inline uint32_t bits(Mask16 m) {
 }
 inline Mask16 mask_of(uint32_t all) EACH_REGISTER(Mask16, mask_of_bits(all >> (k * kLanes)));
 
-inline int32_t largest(I32x16 a) {
+// Lane j: the largest lane of register j of sixteen.
+inline I32x16 largest_of_sixteen(const IntReg* a) EACH_REGISTER(I32x16, largest_of_each(a + k * kLanes));
+inline IntReg in_one(I32x16 a) {  // the largest of each lane of the registers
   IntReg m = a.r[0];
   for (int k = 1; k < kRegs; ++k) m = max_int(m, a.r[k]);
-  return largest_lane(m);
+  return m;
 }
+inline int32_t largest(I32x16 a) { return largest_lane(in_one(a)); }
 
 // The one order of sums: lane j takes lane j + 8, then + 4, + 2, + 1.
 template <class T>
@@ -99,9 +103,9 @@ inline T fold(T* lane) {
   return lane[0];
 }
 inline float sum(F32x16 a) {
-  alignas(64) float lane[16];
-  for (int k = 0; k < kRegs; ++k) store_float(lane + k * kLanes, a.r[k]);
-  return fold(lane);
+  for (int half = kRegs / 2; half; half /= 2)
+    for (int k = 0; k < half; ++k) a.r[k] = add_float(a.r[k], a.r[k + half]);
+  return folded(a.r[0]);
 }
 
 inline int64_t sum(I32x16 a) {
@@ -181,32 +185,6 @@ inline T* append(T* p, uint32_t mask, I32x16 a) {
   }
   return p;
 }
-
-// Codes of 4 bits: 32 bytes of one code each, and 16 bytes with element 2i in the low half of byte i.
-#if defined(__x86_64__)
-inline void join_nibbles(uint8_t* packed, const uint8_t* codes) {
-  const __m128i weight = _mm_set1_epi16(0x1001);  // a byte pair (l, h) becomes the word l + 16 h
-  const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
-  const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + 16));
-  const __m128i words = _mm_packus_epi16(_mm_maddubs_epi16(a, weight), _mm_maddubs_epi16(b, weight));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(packed), words);
-}
-inline void split_nibbles(uint8_t* codes, const uint8_t* packed) {
-  const __m128i p = _mm_loadu_si128(reinterpret_cast<const __m128i*>(packed)), low = _mm_set1_epi8(15);
-  const __m128i even = _mm_and_si128(p, low), odd = _mm_and_si128(_mm_srli_epi16(p, 4), low);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), _mm_unpacklo_epi8(even, odd));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + 16), _mm_unpackhi_epi8(even, odd));
-}
-#else
-inline void join_nibbles(uint8_t* packed, const uint8_t* codes) {
-  const uint8x16x2_t c = vld2q_u8(codes);
-  vst1q_u8(packed, vorrq_u8(c.val[0], vshlq_n_u8(c.val[1], 4)));
-}
-inline void split_nibbles(uint8_t* codes, const uint8_t* packed) {
-  const uint8x16_t p = vld1q_u8(packed);
-  vst2q_u8(codes, uint8x16x2_t{{vandq_u8(p, vdupq_n_u8(15)), vshrq_n_u8(p, 4)}});
-}
-#endif
 
 // The first n < 16 elements; lanes past them read as zero.
 template <class T>

@@ -23,6 +23,12 @@ inline FloatReg mul_float(FloatReg a, FloatReg b) { return _mm256_mul_ps(a, b); 
 inline FloatReg div_float(FloatReg a, FloatReg b) { return _mm256_div_ps(a, b); }
 inline FloatReg min_float(FloatReg a, FloatReg b) { return _mm256_min_ps(a, b); }
 inline FloatReg max_float(FloatReg a, FloatReg b) { return _mm256_max_ps(a, b); }
+// The sum of lanes in the one order: j and j + 4, j and j + 2, then the two.
+inline float folded(FloatReg a) {
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
 inline FloatReg floor_float(FloatReg a) { return _mm256_floor_ps(a); }
 inline FloatReg trunc_float(FloatReg a) { return _mm256_round_ps(a, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC); }
 inline MaskReg less_float(FloatReg a, FloatReg b) { return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
@@ -73,6 +79,7 @@ inline IntReg swap_pairs(IntReg a) {
   return _mm256_shuffle_epi32(a, 0xb1);
 }  // lane 2i receives lane 2i + 1 and the other way round
 
+inline IntReg int_of_mask(MaskReg m) { return m; }
 inline MaskReg and_mask(MaskReg a, MaskReg b) { return _mm256_and_si256(a, b); }
 inline MaskReg or_mask(MaskReg a, MaskReg b) { return _mm256_or_si256(a, b); }
 inline IntReg select_int(MaskReg m, IntReg a, IntReg b) { return _mm256_blendv_epi8(b, a, m); }
@@ -121,6 +128,18 @@ inline BytesReg low_bytes(const IntReg* a) {
   const __m256i words = _mm256_packus_epi32(_mm256_and_si256(a[0], low), _mm256_and_si256(a[1], low));
   const __m256i bytes = _mm256_packus_epi16(words, words);
   return _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
+}
+// Lane k: the largest lane of register k.
+inline IntReg largest_of_each(const IntReg* a) {
+  const auto pair = [](IntReg x, IntReg y) {
+    return max_int(_mm256_unpacklo_epi32(x, y), _mm256_unpackhi_epi32(x, y));
+  };
+  const auto four = [&](const IntReg* b) {  // of the halves of registers: b0 b1 b2 b3 | b0 b1 b2 b3
+    const IntReg x = pair(b[0], b[1]), y = pair(b[2], b[3]);
+    return max_int(_mm256_unpacklo_epi64(x, y), _mm256_unpackhi_epi64(x, y));
+  };
+  const IntReg x = four(a), y = four(a + 4);
+  return max_int(_mm256_permute2x128_si256(x, y, 0x20), _mm256_permute2x128_si256(x, y, 0x31));
 }
 inline void store_sixteen(uint8_t* p, BytesReg a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), a); }
 inline FloatReg load_half(const uint16_t* p) {

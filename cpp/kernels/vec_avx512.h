@@ -23,6 +23,13 @@ inline FloatReg mul_float(FloatReg a, FloatReg b) { return _mm512_mul_ps(a, b); 
 inline FloatReg div_float(FloatReg a, FloatReg b) { return _mm512_div_ps(a, b); }
 inline FloatReg min_float(FloatReg a, FloatReg b) { return _mm512_min_ps(a, b); }
 inline FloatReg max_float(FloatReg a, FloatReg b) { return _mm512_max_ps(a, b); }
+// The sum of lanes in the one order: j and j + 8, j and j + 4, j and j + 2, then the two.
+inline float folded(FloatReg a) {
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
 inline FloatReg floor_float(FloatReg a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
 inline FloatReg trunc_float(FloatReg a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC); }
 inline MaskReg less_float(FloatReg a, FloatReg b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
@@ -67,6 +74,7 @@ inline IntReg swap_pairs(IntReg a) {
   return _mm512_shuffle_epi32(a, static_cast<_MM_PERM_ENUM>(0xb1));
 }  // lane 2i receives lane 2i + 1 and the other way round
 
+inline IntReg int_of_mask(MaskReg m) { return _mm512_movm_epi32(m); }
 inline MaskReg and_mask(MaskReg a, MaskReg b) { return a & b; }
 inline MaskReg or_mask(MaskReg a, MaskReg b) { return a | b; }
 inline IntReg select_int(MaskReg m, IntReg a, IntReg b) { return _mm512_mask_blend_epi32(m, b, a); }
@@ -92,6 +100,12 @@ inline void store_low8(uint8_t* p, IntReg a) {
 }
 using BytesReg = __m128i;  // sixteen of them
 inline BytesReg low_bytes(const IntReg* a) { return _mm512_cvtepi32_epi8(a[0]); }
+// Lane k: the largest lane of register k.
+inline IntReg largest_of_each(const IntReg* a) {
+  alignas(64) int32_t lane[16];
+  for (int k = 0; k < 16; ++k) lane[k] = largest_lane(a[k]);
+  return _mm512_load_si512(lane);
+}
 inline void store_sixteen(uint8_t* p, BytesReg a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), a); }
 inline FloatReg load_half(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));

@@ -17,6 +17,11 @@ inline FloatReg div_float(FloatReg a, FloatReg b) { return vdivq_f32(a, b); }
 // As x86 has it: the second operand where the comparison is false.
 inline FloatReg min_float(FloatReg a, FloatReg b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
 inline FloatReg max_float(FloatReg a, FloatReg b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+// The sum of lanes in the one order: j and j + 2, then the two.
+inline float folded(FloatReg a) {
+  const float32x2_t two = vadd_f32(vget_low_f32(a), vget_high_f32(a));
+  return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+}
 inline FloatReg floor_float(FloatReg a) { return vrndmq_f32(a); }
 inline FloatReg trunc_float(FloatReg a) { return vrndq_f32(a); }
 inline MaskReg less_float(FloatReg a, FloatReg b) { return vcltq_f32(a, b); }
@@ -59,6 +64,7 @@ inline IntReg rotate_quads(IntReg a) {
 }
 inline IntReg swap_pairs(IntReg a) { return vrev64q_s32(a); }  // lane 2i receives lane 2i + 1 and the other way round
 
+inline IntReg int_of_mask(MaskReg m) { return vreinterpretq_s32_u32(m); }
 inline MaskReg and_mask(MaskReg a, MaskReg b) { return vandq_u32(a, b); }
 inline MaskReg or_mask(MaskReg a, MaskReg b) { return vorrq_u32(a, b); }
 inline IntReg select_int(MaskReg m, IntReg a, IntReg b) { return vbslq_s32(m, a, b); }
@@ -101,6 +107,8 @@ inline BytesReg low_bytes(const IntReg* a) {
   const auto words = [&](int k) { return vmovn_u32(vreinterpretq_u32_s32(a[k])); };
   return vcombine_u8(vmovn_u16(vcombine_u16(words(0), words(1))), vmovn_u16(vcombine_u16(words(2), words(3))));
 }
+// Lane k: the largest lane of register k.
+inline IntReg largest_of_each(const IntReg* a) { return vpmaxq_s32(vpmaxq_s32(a[0], a[1]), vpmaxq_s32(a[2], a[3])); }
 inline void store_sixteen(uint8_t* p, BytesReg a) { vst1q_u8(p, a); }
 inline FloatReg load_half(const uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 inline void store_half(uint16_t* p, FloatReg a) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(a))); }

@@ -20,6 +20,11 @@ inline FloatReg mul_float(FloatReg a, FloatReg b) { return _mm_mul_ps(a, b); }
 inline FloatReg div_float(FloatReg a, FloatReg b) { return _mm_div_ps(a, b); }
 inline FloatReg min_float(FloatReg a, FloatReg b) { return _mm_min_ps(a, b); }
 inline FloatReg max_float(FloatReg a, FloatReg b) { return _mm_max_ps(a, b); }
+// The sum of lanes in the one order: j and j + 2, then the two.
+inline float folded(FloatReg a) {
+  const __m128 two = _mm_add_ps(a, _mm_movehl_ps(a, a));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
 inline FloatReg floor_float(FloatReg a) { return _mm_floor_ps(a); }
 inline FloatReg trunc_float(FloatReg a) { return _mm_round_ps(a, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC); }
 inline MaskReg less_float(FloatReg a, FloatReg b) { return _mm_castps_si128(_mm_cmplt_ps(a, b)); }
@@ -67,6 +72,7 @@ inline IntReg swap_pairs(IntReg a) {
   return _mm_shuffle_epi32(a, 0xb1);
 }  // lane 2i receives lane 2i + 1 and the other way round
 
+inline IntReg int_of_mask(MaskReg m) { return m; }
 inline MaskReg and_mask(MaskReg a, MaskReg b) { return _mm_and_si128(a, b); }
 inline MaskReg or_mask(MaskReg a, MaskReg b) { return _mm_or_si128(a, b); }
 inline IntReg select_int(MaskReg m, IntReg a, IntReg b) { return _mm_blendv_epi8(b, a, m); }
@@ -110,6 +116,12 @@ inline BytesReg low_bytes(const IntReg* a) {
   const __m128i first = _mm_packus_epi32(_mm_and_si128(a[0], low), _mm_and_si128(a[1], low));
   const __m128i second = _mm_packus_epi32(_mm_and_si128(a[2], low), _mm_and_si128(a[3], low));
   return _mm_packus_epi16(first, second);
+}
+// Lane k: the largest lane of register k.
+inline IntReg largest_of_each(const IntReg* a) {
+  const auto pair = [](IntReg x, IntReg y) { return max_int(_mm_unpacklo_epi32(x, y), _mm_unpackhi_epi32(x, y)); };
+  const IntReg x = pair(a[0], a[1]), y = pair(a[2], a[3]);
+  return max_int(_mm_unpacklo_epi64(x, y), _mm_unpackhi_epi64(x, y));
 }
 inline void store_sixteen(uint8_t* p, BytesReg a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), a); }
 #include "half_in_integers.h"

@@ -33,3 +33,11 @@ inline bool map_weights(Weights w, int64_t n, MutableWeights out, bool streamed,
     return finite.all();
   });
 }
+
+APART inline bool all_finite(Weights w, int64_t n) {
+  return typed(w, [&](auto* x) {
+    Finite finite;
+    sixteens(n, [&](int64_t i, auto part) { finite.see(load(x + i, part)); });
+    return finite.all();
+  });
+}
