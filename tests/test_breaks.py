@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
-import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from children import child
-from kernel_families import built, families
+from kernel_families import ROOT, families
+from kernel_workshop import Workshop, matrix
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[1]
-GXX = shutil.which("g++")
-FLAGS = [
-    "-std=c++20",
-    "-O0",
-    "-ffp-contract=off",
-    "-fno-math-errno",
-    "-fPIC",
-    "-fvisibility=hidden",
-    "-fopenmp",
-]
 
 
 @dataclass(frozen=True)
@@ -191,70 +177,9 @@ BREAKS = [
 ]  # fmt: skip
 
 
-class Workshop:
-    """Copies of cpp/, of which single families are compiled; what else a module needs is built already."""
-
-    def __init__(self, folder: Path, objects: dict[str, Path]) -> None:
-        self.folder, self.objects = folder, objects
-
-    def run(self, *command: object) -> None:
-        done = subprocess.run([str(part) for part in command], cwd=self.folder, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-
-    def compile(self, cpp: Path, isa: str, family: str) -> Path:
-        to = cpp.with_name(f"{cpp.name}-{isa}-{family}.o")
-        level = "x86-64-" + isa.split("_")[1]
-        flags = [*FLAGS, f"-DISA={isa}", f"-DFAMILY={family}", f"-march={level}"]
-        self.run(GXX, *flags, "-c", cpp / "kernels.cpp", "-o", to)
-        return to
-
-    def link(self, name: str, anew: dict[tuple[str, str], Path]) -> Path:
-        """The module with some families of some instruction sets, (isa, family), from other objects."""
-        objects = dict(self.objects)
-        for (isa, family), path in anew.items():
-            (built_as,) = (key for key in objects if f"/{isa}-{family}.dir/" in key)
-            objects[built_as] = path
-        module = self.folder / f"{name}.so"
-        self.run(GXX, "-shared", "-fopenmp", *objects.values(), "-o", module)
-        return module
-
-    def broken(self, plan: Break, number: int) -> Path:
-        """The module with one family compiled from a broken copy."""
-        cpp = self.folder / f"cpp{number}"
-        shutil.copytree(ROOT / "cpp", cpp)
-        file = cpp / "kernels" / plan.file
-        text = file.read_text()
-        assert text.count(plan.right) == 1, f"{plan.file} must hold {plan.right!r} once: plan the break anew"
-        file.write_text(text.replace(plan.right, plan.wrong))
-        compiled = self.compile(cpp, plan.isa, plan.family)
-        return self.link(f"broken{number}", {(plan.isa, plan.family): compiled})
-
-
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    if not GXX or platform.machine() != "x86_64":
-        pytest.skip("needs g++ on an x86-64 machine")
-    objects = built()
-    if not objects:
-        pytest.skip("needs the objects that pip install -e leaves in build/")
-    return Workshop(tmp_path_factory.mktemp("workshop"), objects)
-
-
-def matrix(module: Path, select: str) -> tuple[int, str]:
-    """Exit code and output of the selected tests of test_kernels.py with this compiled module."""
-    code = f"""
-import importlib.util, sys
-import pytest
-spec = importlib.util.spec_from_file_location("quantrim._core", {str(module)!r})
-sys.modules[spec.name] = core = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(core)
-import quantrim.backend
-assert quantrim.backend._core is core
-tests = ["tests/test_kernels.py", "-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-k", {select!r}]
-sys.exit(pytest.main(["--rootdir", {str(ROOT)!r}, "-c", {str(ROOT / "pyproject.toml")!r}, *tests]))
-"""
-    result = child(f"import os; os.chdir({str(ROOT)!r})\n{code}", limit=600)
-    return result.returncode, result.stdout + result.stderr
+    return Workshop(tmp_path_factory.mktemp("workshop"))
 
 
 @pytest.mark.parametrize("family", families())
@@ -265,7 +190,7 @@ def test_control_without_a_break(workshop: Workshop, family: str) -> None:
     assert isas, "every family has a break"
     cpp = workshop.folder / f"whole-{family}"
     shutil.copytree(ROOT / "cpp", cpp)
-    module = workshop.link(cpp.name, {(isa, family): workshop.compile(cpp, isa, family) for isa in isas})
+    module = workshop.link(cpp.name, {(isa, family): workshop.compile(cpp, isa, family, "-O0") for isa in isas})
     code, output = matrix(module, " or ".join(f"({plan.seen_by} and {plan.isa})" for plan in plans))
     assert code == pytest.ExitCode.OK, output
 
@@ -273,6 +198,8 @@ def test_control_without_a_break(workshop: Workshop, family: str) -> None:
 @pytest.mark.parametrize("number", range(len(BREAKS)), ids=lambda n: BREAKS[n].name)
 def test_break_is_seen(workshop: Workshop, number: int) -> None:
     plan = BREAKS[number]
-    code, output = matrix(workshop.broken(plan, number), f"{plan.seen_by} and {plan.isa}")
+    cpp = workshop.changed(f"broken{number}", plan.file, plan.right, plan.wrong)
+    anew = {(plan.isa, plan.family): workshop.compile(cpp, plan.isa, plan.family, "-O0")}
+    code, output = matrix(workshop.link(cpp.name, anew), f"{plan.seen_by} and {plan.isa}")
     assert code == pytest.ExitCode.TESTS_FAILED, output
     assert "AssertionError" in output
