@@ -80,9 +80,8 @@ def _narrowed(name: str, x: Array) -> Array:
 def vector(name: str, a: object, length: int) -> Array:
     """`a` as `length` finite, non-negative float32 values (one per column, say)."""
     x = floats(name, a, (length,)).astype(np.float32, copy=False)
-    bad = ~(x >= 0) | np.isinf(x)
-    if bad.any():
-        at = int(bad.argmax())
+    if x.size and not (x.min() >= 0 and x.max() < math.inf):  # NaN is neither
+        at = int((~(x >= 0) | np.isinf(x)).argmax())
         raise ValueError(f"{name} must be finite and not negative, not {x[at]} at index {at}")
     return x
 

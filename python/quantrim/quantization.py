@@ -163,6 +163,7 @@ def round_to_int(
 
 
 _FLOAT32_MAX = checks.LARGEST["float32"]
+_LEAST_SCALE = 2.0**-149
 
 
 def _reused(out: object, x: checks.Array, bits: int, group_size: GroupSize, symmetric: bool) -> QuantizedTensor:
@@ -199,6 +200,9 @@ def _scale_rule(scale: object, scales: NDArray[np.float32], scale_dtype: str) ->
 
 def write_given_scales(scale: object, scales: NDArray[np.float32], scale_dtype: str) -> None:
     """Positive scales of the caller's, rounded to scale_dtype, to `scales`, to which they broadcast."""
+    if type(scale) is float and scale_dtype == "float32" and _LEAST_SCALE <= scale <= _FLOAT32_MAX:
+        scales.fill(scale)  # one for all, in a tenth of the time
+        return
     given = checks.floats("scale", np.atleast_1d(checks.array("scale", scale))).astype(np.float32, copy=False)
     with np.errstate(over="ignore"):
         given = given.astype(np.dtype(scale_dtype)).astype(np.float32)
