@@ -315,6 +315,10 @@ CASES = [
     Case("quantize-4-given", grid(4, 32, False, "given"), "quantize"),
     Case("quantize-4-scale-symmetric", grid(4, 32, True, "scale"), "quantize"),
     Case("quantize-8-given-channel", grid(8, 0, True, "given"), "quantize"),
+    *(  # steps beyond any int32, of both signs
+        Case(f"quantize-{bits}-far-{rule}", grid(bits, 32, symmetric, rule, of=largest), "quantize")
+        for bits, rule, symmetric in ((4, "scale", False), (8, "given", True), (3, "given", False))
+    ),
     *(
         Case(f"quantize-{b}-largest-{rule}", grid(b, 32, symmetric, rule, of=largest), "quantize")
         for b, symmetric, rule in ((4, True, "absmax"), (3, False, "absmax"), (5, True, "power_of_two"))

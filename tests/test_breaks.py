@@ -91,6 +91,12 @@ BREAKS = [
         "quantization", "vec_codes.h", "_mm_unpackhi_epi32(low, high)", "_mm_unpacklo_epi32(low, high)", "quantize-8",
     ),
     Break(
+        "steps above int32 are the lowest",
+        "quantization", "vec_codes.h",
+        "_mm256_packs_epi32(nearest_int(min_float(x[0], most))", "_mm256_packs_epi32(nearest_int(x[0])",
+        "quantize-8-far",
+    ),
+    Break(
         "half of each group is not ranged",
         "quantization", "vec_avx2.h", "(x, y, 0x31)", "(x, y, 0x20)", "quantize-4",
     ),

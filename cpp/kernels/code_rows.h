@@ -11,6 +11,9 @@ inline bool needs_ranges(const Grid& grid) {
   return grid.rule != ScaleRule::kGiven && !(grid.rule == ScaleRule::kScale && grid.symmetric);
 }
 
+// Whether scales are the caller's, who may have chosen any.
+inline bool given_scales(const Grid& grid) { return grid.rule == ScaleRule::kGiven || grid.rule == ScaleRule::kScale; }
+
 // Calls body(k, weights of group k, how many) for groups that follow each other; `size` may be a constant.
 template <class Size, class Body>
 inline void each_group(int64_t n, int count, Size size, const Body& body) {
@@ -36,8 +39,8 @@ struct FetchAhead {
 };
 
 // Steps of n places: put(i, the first and the second half of 32), and for the last few put_last(i, codes, how many).
-template <class Steps, class Put, class PutLast>
-inline void thirty_twos(int64_t n, const CodeClip& clip, const Steps& steps, const Put& put, const PutLast& put_last) {
+template <class Clip, class Steps, class Put, class PutLast>
+inline void thirty_twos(int64_t n, const Clip& clip, const Steps& steps, const Put& put, const PutLast& put_last) {
   int64_t i = 0;
   for (; i + 32 <= n; i += 32) {
     const F32x16 a = steps(i, All{}), b = steps(i + 16, All{});
@@ -49,24 +52,25 @@ inline void thirty_twos(int64_t n, const CodeClip& clip, const Steps& steps, con
   put_last(i, codes, n - i);
 }
 
-// Codes of n weights of group k go to place `at` of a row, and further. unseen: whether nobody looked at them before.
+// Codes of n weights of group k go to place `at` of a row, and further. Where scales are `given`, nobody has looked at
+// the weights before, and steps may be of any size.
 template <Rounding rounding, class T, class Row, class Beside>
-inline void code_weights(Row& row, int64_t at, const T* x, int64_t n, const Coders& coders, int k, auto unseen,
+inline void code_weights(Row& row, int64_t at, const T* x, int64_t n, const Coders& coders, int k, auto given,
                          const Grid& grid, int64_t first, Finite& finite, const Beside& beside) {
-  const Coder coder(coders, k);
+  const Coder<rounding, !given> coder(coders, k);
   Finite here;
   const auto steps = [&](int64_t i, auto part) {
     beside(x + i, part);
     alignas(64) float u[16];
     if constexpr (rounding == Rounding::kStochastic) uniform_from(grid.seed, static_cast<uint64_t>(first + i), 16, u);
     const F32x16 v = load(x + i, part);
-    if constexpr (unseen) here.see(v);
-    return coder.steps<rounding>(v, u);
+    if constexpr (given) here.see(v);
+    return coder.steps(v, u);
   };
   thirty_twos(
       n, coder.clip, steps, [&](int64_t i, const FloatReg* a, const FloatReg* b) { row.put(at + i, coder.clip, a, b); },
       [&](int64_t i, const uint8_t* codes, int64_t some) { row.put_last(at + i, codes, some); });
-  if constexpr (unseen) finite.peak = max(finite.peak, here.peak);
+  if constexpr (given) finite.peak = max(finite.peak, here.peak);
 }
 
 // Codes of 8 bits, or of 4 where every group starts on sixteen bytes, go where they belong.
@@ -75,7 +79,8 @@ struct DirectRow {
   uint8_t* to;
   bool streamed;
 
-  void put(int64_t i, const CodeClip& clip, const FloatReg* a, const FloatReg* b) {
+  template <class Clip>
+  void put(int64_t i, const Clip& clip, const FloatReg* a, const FloatReg* b) {
     if constexpr (bits == 4) return put_sixteen(to + i / 2, clip.nibbles(a, b), streamed);
     BytesReg codes[2];
     clip.thirty_two(a, b, codes);
@@ -87,9 +92,9 @@ struct DirectRow {
   template <Rounding rounding, class T, class Size>
   void code(const T* x, int64_t n, int count, Size size, const Coders& coders, const Grid& grid, int64_t first,
             Finite& finite) {
-    with_constant(!needs_ranges(grid), [&](auto unseen) {
+    with_constant(given_scales(grid), [&](auto given) {
       each_group(n, count, size, [&](int k, int64_t at, auto some) {
-        code_weights<rounding>(*this, at, x + at, some, coders, k, unseen, grid, first + at, finite, FetchAhead{});
+        code_weights<rounding>(*this, at, x + at, some, coders, k, given, grid, first + at, finite, FetchAhead{});
       });
     });
     to += (smaller(count * size, n) * bits + 7) / 8;
@@ -97,8 +102,8 @@ struct DirectRow {
   template <Rounding rounding, class T, class Beside>
   void code_large(const T* x, int64_t n, const Coders& coders, const Grid& grid, int64_t first, Finite& finite,
                   const Beside& beside) {
-    with_constant(!needs_ranges(grid), [&](auto unseen) {
-      code_weights<rounding>(*this, 0, x, n, coders, 0, unseen, grid, first, finite, beside);
+    with_constant(given_scales(grid), [&](auto given) {
+      code_weights<rounding>(*this, 0, x, n, coders, 0, given, grid, first, finite, beside);
     });
     to += (n * bits + 7) / 8;
   }
@@ -113,7 +118,8 @@ struct PackedRow {
   int64_t count = 0;
   alignas(64) uint8_t codes[kStretch];
 
-  void put(int64_t i, const CodeClip& clip, const FloatReg* a, const FloatReg* b) {
+  template <class Clip>
+  void put(int64_t i, const Clip& clip, const FloatReg* a, const FloatReg* b) {
     BytesReg some[2];
     clip.thirty_two(a, b, some);
     store_sixteen(codes + count + i, some[0]);
@@ -128,9 +134,9 @@ struct PackedRow {
   void code(const T* x, int64_t n, int groups, Size size, const Coders& coders, const Grid& grid, int64_t first,
             Finite& finite) {
     if (count + size * kTogether > kStretch) end_stretch();
-    with_constant(!needs_ranges(grid), [&](auto unseen) {
+    with_constant(given_scales(grid), [&](auto given) {
       each_group(n, groups, size, [&](int k, int64_t at, auto some) {
-        code_weights<rounding>(*this, at, x + at, some, coders, k, unseen, grid, first + at, finite, FetchAhead{});
+        code_weights<rounding>(*this, at, x + at, some, coders, k, given, grid, first + at, finite, FetchAhead{});
       });
     });
     count += smaller(groups * size, n);
@@ -141,8 +147,8 @@ struct PackedRow {
                   const Beside& beside) {
     for (int64_t at = 0; at < n;) {
       const int64_t some = smaller(n - at, kStretch - count);
-      with_constant(!needs_ranges(grid), [&](auto unseen) {
-        code_weights<rounding>(*this, 0, x + at, some, coders, 0, unseen, grid, first + at, finite, beside);
+      with_constant(given_scales(grid), [&](auto given) {
+        code_weights<rounding>(*this, 0, x + at, some, coders, 0, given, grid, first + at, finite, beside);
       });
       count += some;
       if (count == kStretch) end_stretch();

@@ -16,26 +16,26 @@ inline F32x16 rounded(F32x16 x, const float* u) {
 
 // What codes sixteen groups: steps = clip(round(x * lift * inverse), lowest, highest) are counted from the zero point.
 struct Coders {
-  alignas(64) float scale[16], lift[16], inverse[16], highest[16];
-  alignas(64) uint32_t lowest[16], zero[16];
+  alignas(64) float scale[16], lift[16], inverse[16];
+  alignas(64) uint32_t lowest[16], highest[16], zero[16];
   bool lifted;  // any of them
 };
 
-// Those of one group in registers: bytes that are stored might be any in memory.
+// Those of one group in registers: bytes that are stored might be any in memory. Steps are `bounded` where the scale
+// was found from the weights that are coded: they are 255, a little more where the scale was rounded or weights are
+// clipped.
+template <Rounding rounding, bool bounded>
 struct Coder {
   F32x16 lift, inverse;
   bool lifted;
-  CodeClip clip;
+  CodeClip<bounded> clip;
   Coder(const Coders& all, int k)
       : lift(splat(all.lift[k])),
         inverse(splat(all.inverse[k])),
         lifted(all.lifted),
-        clip(static_cast<int>(all.lowest[k]), all.highest[k], static_cast<int>(all.zero[k])) {}
+        clip(static_cast<int>(all.lowest[k]), static_cast<int>(all.highest[k]), static_cast<int>(all.zero[k])) {}
 
-  template <Rounding rounding>
-  F32x16 steps(F32x16 x, const float* u) const {
-    return rounded<rounding>((lifted ? x * lift : x) * inverse, u);
-  }
+  F32x16 steps(F32x16 x, const float* u) const { return rounded<rounding>((lifted ? x * lift : x) * inverse, u); }
 };
 
 inline F32x16 through(F32x16 scale, Dtype dtype) {
@@ -112,5 +112,5 @@ inline void set_zeros(Coders& coders, F32x16 zero, const Grid& grid) {
   }
   store(coders.zero, nearest(zero));
   store(coders.lowest, nearest(lowest));
-  store(coders.highest, highest);
+  store(coders.highest, nearest(highest));
 }

@@ -59,11 +59,12 @@ APART float best_clip(const T* x, int64_t n, float low, float high, const Grid& 
     set_zeros(coders, zeros_for(lowest, coders, grid), grid);
     for (int k = 0; k < 16; ++k) {
       F32x16 total = splat(0.0f);
-      const Coder coder(coders, k);
-      const F32x16 lowest_step = splat(static_cast<float>(static_cast<int32_t>(coders.lowest[k])));
+      const Coder<Rounding::kEven, true> coder(coders, k);
+      const F32x16 least_step = to_float(splat(static_cast<int32_t>(coders.lowest[k])));
+      const F32x16 most_step = to_float(splat(static_cast<int32_t>(coders.highest[k])));
       sixteens(n, [&](int64_t i, auto part) {
         const F32x16 v = load(x + i, part);
-        const F32x16 y = min(max(coder.steps<Rounding::kEven>(v, nullptr), lowest_step), splat(coders.highest[k]));
+        const F32x16 y = min(max(coder.steps(v, nullptr), least_step), most_step);
         const F32x16 miss = v - to_float(nearest(y)) * splat(coders.scale[k]);
         total = total + miss * miss;
       });
@@ -80,10 +81,9 @@ APART float best_clip(const T* x, int64_t n, float low, float high, const Grid& 
 APART void settle(const float* low, const float* high, int count, const Grid& grid, float* scales, uint8_t* zeros,
                   Coders& coders) {
   alignas(64) float given[16] = {}, zero[16];
-  const bool given_scale = grid.rule == ScaleRule::kScale || grid.rule == ScaleRule::kGiven;
-  for (int k = 0; given_scale && k < count; ++k) given[k] = scales[k];
-  set_scales(coders, given_scale ? load(given) : scales_for(load(low), load(high), grid));
-  for (int k = 0; !given_scale && k < count; ++k) scales[k] = coders.scale[k];
+  for (int k = 0; given_scales(grid) && k < count; ++k) given[k] = scales[k];
+  set_scales(coders, given_scales(grid) ? load(given) : scales_for(load(low), load(high), grid));
+  for (int k = 0; !given_scales(grid) && k < count; ++k) scales[k] = coders.scale[k];
   store(zero, zeros_for(load(low), coders, grid));
   for (int k = 0; zeros && k < count; ++k) {
     if (grid.rule == ScaleRule::kGiven) zero[k] = static_cast<float>(zeros[k]);
@@ -314,7 +314,7 @@ APART bool round_far(const T* x, int64_t n, F32x16 factor, int offset, int low, 
 KERNEL bool round_to_int(Weights w, int64_t n, float multiplier, int offset, int low, int high, Rounding rounding,
                          uint64_t seed, int64_t first, uint8_t* out, bool streamed) {
   const F32x16 factor = splat(multiplier);
-  const CodeClip clip(low - offset, static_cast<float>(high - offset), offset - low);  // codes count from the lowest
+  const CodeClip<false> clip(low - offset, high - offset, offset - low);  // codes count from the lowest
   return typed(w, [&](auto* x) {
     if (offset < -(1 << 14) || offset > 1 << 14)
       return round_far(x, n, factor, offset, low, high, rounding, seed, first, out);

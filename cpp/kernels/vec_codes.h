@@ -28,13 +28,17 @@ inline void split_nibbles(uint8_t* codes, const uint8_t* packed) {
 }
 #endif
 
-// clip(nearest(x), lowest, highest) + zero as bytes. Steps below any int32 become its lowest, and words saturate.
+// clip(nearest(x), lowest, highest) + zero as bytes: of sixteen steps, of 32, or of 32 in nibbles. `bounded` steps are
+// known to fit int32; of others, those above would become its lowest, as those below rightly do. Words saturate.
 #if defined(__AVX512BW__)
+template <bool bounded>
 struct CodeClip {
   FloatReg lowest, highest;
   IntReg zero;
-  CodeClip(int low, float high, int zero_point)
-      : lowest(splat_float(static_cast<float>(low))), highest(splat_float(high)), zero(splat_int(zero_point)) {}
+  CodeClip(int low, int high, int zero_point)
+      : lowest(splat_float(static_cast<float>(low))),
+        highest(splat_float(static_cast<float>(high))),
+        zero(splat_int(zero_point)) {}
   BytesReg sixteen(const FloatReg* x) const {
     return _mm512_cvtepi32_epi8(add_int(nearest_int(min_float(max_float(x[0], lowest), highest)), zero));
   }
@@ -45,48 +49,64 @@ struct CodeClip {
   BytesReg nibbles(const FloatReg* x, const FloatReg* y) const { return join_nibbles(sixteen(x), sixteen(y)); }
 };
 #elif defined(__AVX2__)
+template <bool bounded>
 struct CodeClip {
-  FloatReg highest;
-  __m256i lowest, zero;  // words
-  CodeClip(int low, float high, int zero_point)
-      : highest(_mm256_set1_ps(high)),
+  FloatReg most;
+  __m256i lowest, highest, zero;     // words
+  __m256i lowest8, highest8, zero8;  // bytes
+  CodeClip(int low, int high, int zero_point)
+      : most(_mm256_set1_ps(static_cast<float>(high))),
         lowest(_mm256_set1_epi16(static_cast<int16_t>(low))),
-        zero(_mm256_set1_epi16(static_cast<int16_t>(zero_point))) {}
-  __m256i words(const FloatReg* x) const {  // x0..x3 y0..y3 | x4..x7 y4..y7
-    const __m256i steps =
-        _mm256_packs_epi32(nearest_int(min_float(x[0], highest)), nearest_int(min_float(x[1], highest)));
-    return _mm256_add_epi16(_mm256_max_epi16(steps, lowest), zero);
+        highest(_mm256_set1_epi16(static_cast<int16_t>(high))),
+        zero(_mm256_set1_epi16(static_cast<int16_t>(zero_point))),
+        lowest8(_mm256_set1_epi8(static_cast<char>(low))),
+        highest8(_mm256_set1_epi8(static_cast<char>(high))),
+        zero8(_mm256_set1_epi8(static_cast<char>(zero_point))) {}
+  __m256i steps(const FloatReg* x) const {  // x0..x3 y0..y3 | x4..x7 y4..y7
+    if constexpr (bounded) return _mm256_packs_epi32(nearest_int(x[0]), nearest_int(x[1]));
+    return _mm256_packs_epi32(nearest_int(min_float(x[0], most)), nearest_int(min_float(x[1], most)));
+  }
+  __m256i words(const FloatReg* x) const {
+    __m256i w = _mm256_max_epi16(steps(x), lowest);
+    if constexpr (bounded) w = _mm256_min_epi16(w, highest);
+    return _mm256_add_epi16(w, zero);
   }
   BytesReg sixteen(const FloatReg* x) const {
     const __m256i w = words(x), bytes = _mm256_packus_epi16(w, w);
     return _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
   }
-  __m256i quads(const FloatReg* x, const FloatReg* y) const {  // x0..x3 x8..x11 y0..y3 y8..y11 | x4..x7 ...
-    return _mm256_packus_epi16(words(x), words(y));
-  }
   void thirty_two(const FloatReg* x, const FloatReg* y, BytesReg* to) const {
-    const __m256i q = quads(x, y);
-    const __m128i low = _mm256_castsi256_si128(q), high = _mm256_extracti128_si256(q, 1);
+    const __m256i quads = _mm256_packus_epi16(words(x), words(y));  // x0..x3 x8..x11 y0..y3 y8..y11 | x4..x7 ...
+    const __m128i low = _mm256_castsi256_si128(quads), high = _mm256_extracti128_si256(quads, 1);
     to[0] = _mm_unpacklo_epi32(low, high);
     to[1] = _mm_unpackhi_epi32(low, high);
   }
   BytesReg nibbles(const FloatReg* x, const FloatReg* y) const {  // joined while they are quads, two bytes each then
-    const __m256i joined = _mm256_maddubs_epi16(quads(x, y), _mm256_set1_epi16(0x1001));
+    __m256i quads = _mm256_max_epi8(_mm256_packs_epi16(steps(x), steps(y)), lowest8);
+    if constexpr (bounded) quads = _mm256_min_epi8(quads, highest8);
+    const __m256i joined = _mm256_maddubs_epi16(_mm256_add_epi8(quads, zero8), _mm256_set1_epi16(0x1001));
     const __m256i pairs = _mm256_packus_epi16(joined, joined);
     return _mm_unpacklo_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
   }
 };
 #elif defined(__SSE4_2__)
+template <bool bounded>
 struct CodeClip {
-  FloatReg highest;
-  __m128i lowest, zero;  // words
-  CodeClip(int low, float high, int zero_point)
-      : highest(_mm_set1_ps(high)),
+  FloatReg most;
+  __m128i lowest, highest, zero;  // words
+  CodeClip(int low, int high, int zero_point)
+      : most(_mm_set1_ps(static_cast<float>(high))),
         lowest(_mm_set1_epi16(static_cast<int16_t>(low))),
+        highest(_mm_set1_epi16(static_cast<int16_t>(high))),
         zero(_mm_set1_epi16(static_cast<int16_t>(zero_point))) {}
+  __m128i steps(FloatReg a, FloatReg b) const {
+    if constexpr (bounded) return _mm_packs_epi32(nearest_int(a), nearest_int(b));
+    return _mm_packs_epi32(nearest_int(min_float(a, most)), nearest_int(min_float(b, most)));
+  }
   __m128i words(FloatReg a, FloatReg b) const {
-    const __m128i steps = _mm_packs_epi32(nearest_int(min_float(a, highest)), nearest_int(min_float(b, highest)));
-    return _mm_add_epi16(_mm_max_epi16(steps, lowest), zero);
+    __m128i w = _mm_max_epi16(steps(a, b), lowest);
+    if constexpr (bounded) w = _mm_min_epi16(w, highest);
+    return _mm_add_epi16(w, zero);
   }
   BytesReg sixteen(const FloatReg* x) const { return _mm_packus_epi16(words(x[0], x[1]), words(x[2], x[3])); }
   void thirty_two(const FloatReg* x, const FloatReg* y, BytesReg* to) const {
@@ -96,15 +116,16 @@ struct CodeClip {
   BytesReg nibbles(const FloatReg* x, const FloatReg* y) const { return join_nibbles(sixteen(x), sixteen(y)); }
 };
 #else
+template <bool bounded>
 struct CodeClip {
-  FloatReg highest;
+  FloatReg most;
   int16x8_t lowest, zero;
-  CodeClip(int low, float high, int zero_point)
-      : highest(vdupq_n_f32(high)),
+  CodeClip(int low, int high, int zero_point)
+      : most(vdupq_n_f32(static_cast<float>(high))),
         lowest(vdupq_n_s16(static_cast<int16_t>(low))),
         zero(vdupq_n_s16(static_cast<int16_t>(zero_point))) {}
   uint8x8_t eight(FloatReg a, FloatReg b) const {
-    const auto steps = [&](FloatReg x) { return vqmovn_s32(nearest_int(min_float(x, highest))); };
+    const auto steps = [&](FloatReg x) { return vqmovn_s32(nearest_int(min_float(x, most))); };
     return vqmovun_s16(vaddq_s16(vmaxq_s16(vcombine_s16(steps(a), steps(b)), lowest), zero));
   }
   BytesReg sixteen(const FloatReg* x) const { return vcombine_u8(eight(x[0], x[1]), eight(x[2], x[3])); }
