@@ -65,7 +65,7 @@ BREAKS = [
     ),
     Break(
         "the third candidate of a word is lost",
-        "selection", "selection.h", "for (; marks; marks &= marks - 1)", "if (0)", "large_sets and float32-1",
+        "selection", "selection.h", "for (; marks; marks &= marks - 1)", "if (0)", "narrows_down",
     ),
     Break(
         "the later of equals goes",
@@ -82,8 +82,8 @@ BREAKS = [
     Break(
         "random numbers start again",
         "quantization", "code_rows.h",
-        "grid.seed, static_cast<uint64_t>(first + i)",
-        "grid.seed, static_cast<uint64_t>(i)",
+        "grid.seed, first + i",
+        "grid.seed, i",
         "quantize-4-stochastic",
     ),
     Break(

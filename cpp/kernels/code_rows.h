@@ -14,6 +14,19 @@ inline bool needs_ranges(const Grid& grid) {
 // Whether scales are the caller's, who may have chosen any.
 inline bool given_scales(const Grid& grid) { return grid.rule == ScaleRule::kGiven || grid.rule == ScaleRule::kScale; }
 
+// Whole steps by the rarer roundings, of weights first.. of their tensor. Even is what nearest() does anyway.
+APART F32x16 rounded(F32x16 x, Rounding rounding, uint64_t seed, int64_t first) {
+  if (rounding == Rounding::kFloor) return floor(x);
+  if (rounding == Rounding::kStochastic) {
+    alignas(64) float u[16];
+    uniform_from(seed, static_cast<uint64_t>(first), 16, u);
+    return floor(x + load(u));
+  }
+  const F32x16 whole = trunc(x);  // x - whole is exact, so that 0.49999997 stays below a half
+  const I32x16 one = bits(splat(1.0f)) | (bits(x) & splat(INT32_MIN));
+  return whole + select(splat(0.5f) <= abs(x - whole), from_bits(one), splat(0.0f));
+}
+
 // Calls body(k, weights of group k, how many) for groups that follow each other; `size` may be a constant.
 template <class Size, class Body>
 inline void each_group(int64_t n, int count, Size size, const Body& body) {
@@ -54,18 +67,18 @@ inline void thirty_twos(int64_t n, const Clip& clip, const Steps& steps, const P
 
 // Codes of n weights of group k go to place `at` of a row, and further. Where scales are `given`, nobody has looked at
 // the weights before, and steps may be of any size.
-template <Rounding rounding, class T, class Row, class Beside>
+template <bool even, class T, class Row, class Beside>
 inline void code_weights(Row& row, int64_t at, const T* x, int64_t n, const Coders& coders, int k, auto given,
                          const Grid& grid, int64_t first, Finite& finite, const Beside& beside) {
-  const Coder<rounding, !given> coder(coders, k);
+  const Coder<!given> coder(coders, k);
   Finite here;
   const auto steps = [&](int64_t i, auto part) {
     beside(x + i, part);
-    alignas(64) float u[16];
-    if constexpr (rounding == Rounding::kStochastic) uniform_from(grid.seed, static_cast<uint64_t>(first + i), 16, u);
     const F32x16 v = load(x + i, part);
     if constexpr (given) here.see(v);
-    return coder.steps(v, u);
+    const F32x16 steps = coder.steps(v);
+    if constexpr (even) return steps;
+    return rounded(steps, grid.rounding, grid.seed, first + i);
   };
   thirty_twos(
       n, coder.clip, steps, [&](int64_t i, const FloatReg* a, const FloatReg* b) { row.put(at + i, coder.clip, a, b); },
@@ -89,22 +102,18 @@ struct DirectRow {
   }
   void put_last(int64_t i, const uint8_t* codes, int64_t n) { pack_row(codes, n, bits, to + i * bits / 8); }
 
-  template <Rounding rounding, class T, class Size>
-  void code(const T* x, int64_t n, int count, Size size, const Coders& coders, const Grid& grid, int64_t first,
-            Finite& finite) {
-    with_constant(given_scales(grid), [&](auto given) {
-      each_group(n, count, size, [&](int k, int64_t at, auto some) {
-        code_weights<rounding>(*this, at, x + at, some, coders, k, given, grid, first + at, finite, FetchAhead{});
-      });
+  template <bool even, class T, class Size>
+  void code(const T* x, int64_t n, int count, Size size, const Coders& coders, auto given, const Grid& grid,
+            int64_t first, Finite& finite) {
+    each_group(n, count, size, [&](int k, int64_t at, auto some) {
+      code_weights<even>(*this, at, x + at, some, coders, k, given, grid, first + at, finite, FetchAhead{});
     });
     to += (smaller(count * size, n) * bits + 7) / 8;
   }
-  template <Rounding rounding, class T, class Beside>
-  void code_large(const T* x, int64_t n, const Coders& coders, const Grid& grid, int64_t first, Finite& finite,
-                  const Beside& beside) {
-    with_constant(given_scales(grid), [&](auto given) {
-      code_weights<rounding>(*this, 0, x, n, coders, 0, given, grid, first, finite, beside);
-    });
+  template <bool even, class T, class Beside>
+  void code_large(const T* x, int64_t n, const Coders& coders, auto given, const Grid& grid, int64_t first,
+                  Finite& finite, const Beside& beside) {
+    code_weights<even>(*this, 0, x, n, coders, 0, given, grid, first, finite, beside);
     to += (n * bits + 7) / 8;
   }
   void end() {}
@@ -130,26 +139,22 @@ struct PackedRow {
   }
 
   // Several groups that fit into a stretch; sixteen are whole bytes.
-  template <Rounding rounding, class T, class Size>
-  void code(const T* x, int64_t n, int groups, Size size, const Coders& coders, const Grid& grid, int64_t first,
-            Finite& finite) {
+  template <bool even, class T, class Size>
+  void code(const T* x, int64_t n, int groups, Size size, const Coders& coders, auto given, const Grid& grid,
+            int64_t first, Finite& finite) {
     if (count + size * kTogether > kStretch) end_stretch();
-    with_constant(given_scales(grid), [&](auto given) {
-      each_group(n, groups, size, [&](int k, int64_t at, auto some) {
-        code_weights<rounding>(*this, at, x + at, some, coders, k, given, grid, first + at, finite, FetchAhead{});
-      });
+    each_group(n, groups, size, [&](int k, int64_t at, auto some) {
+      code_weights<even>(*this, at, x + at, some, coders, k, given, grid, first + at, finite, FetchAhead{});
     });
     count += smaller(groups * size, n);
   }
   // One group, of any size.
-  template <Rounding rounding, class T, class Beside>
-  void code_large(const T* x, int64_t n, const Coders& coders, const Grid& grid, int64_t first, Finite& finite,
-                  const Beside& beside) {
+  template <bool even, class T, class Beside>
+  void code_large(const T* x, int64_t n, const Coders& coders, auto given, const Grid& grid, int64_t first,
+                  Finite& finite, const Beside& beside) {
     for (int64_t at = 0; at < n;) {
       const int64_t some = smaller(n - at, kStretch - count);
-      with_constant(given_scales(grid), [&](auto given) {
-        code_weights<rounding>(*this, 0, x + at, some, coders, 0, given, grid, first + at, finite, beside);
-      });
+      code_weights<even>(*this, 0, x + at, some, coders, 0, given, grid, first + at, finite, beside);
       count += some;
       if (count == kStretch) end_stretch();
       at += some;

@@ -2,18 +2,6 @@
 #pragma once
 constexpr float kLift = 0x1p100f;  // scales below 1 / kLift are lifted by it, so that their inverse is finite
 
-template <Rounding rounding>
-inline F32x16 rounded(F32x16 x, const float* u) {
-  if constexpr (rounding == Rounding::kFloor) return floor(x);
-  if constexpr (rounding == Rounding::kStochastic) return floor(x + load(u));
-  if constexpr (rounding == Rounding::kAway) {  // x - trunc(x) is exact, so that 0.49999997 stays below a half
-    const F32x16 whole = trunc(x);
-    const I32x16 one = bits(splat(1.0f)) | (bits(x) & splat(INT32_MIN));
-    return whole + select(splat(0.5f) <= abs(x - whole), from_bits(one), splat(0.0f));
-  }
-  return x;  // kEven: nearest() rounds so, and the clips are whole numbers
-}
-
 // What codes sixteen groups: steps = clip(round(x * lift * inverse), lowest, highest) are counted from the zero point.
 struct Coders {
   alignas(64) float scale[16], lift[16], inverse[16];
@@ -24,7 +12,7 @@ struct Coders {
 // Those of one group in registers: bytes that are stored might be any in memory. Steps are `bounded` where the scale
 // was found from the weights that are coded: they are 255, a little more where the scale was rounded or weights are
 // clipped.
-template <Rounding rounding, bool bounded>
+template <bool bounded>
 struct Coder {
   F32x16 lift, inverse;
   bool lifted;
@@ -35,7 +23,7 @@ struct Coder {
         lifted(all.lifted),
         clip(static_cast<int>(all.lowest[k]), static_cast<int>(all.highest[k]), static_cast<int>(all.zero[k])) {}
 
-  F32x16 steps(F32x16 x, const float* u) const { return rounded<rounding>((lifted ? x * lift : x) * inverse, u); }
+  F32x16 steps(F32x16 x) const { return (lifted ? x * lift : x) * inverse; }  // not rounded
 };
 
 inline F32x16 through(F32x16 scale, Dtype dtype) {

@@ -1,6 +1,5 @@
 #include "code_rows.h"
 #include "grids.h"
-#include "random.h"
 #include "scores.h"
 
 constexpr int kClips = 48;  // clips that ScaleRule::kMse tries: 1, 63/64, 62/64, ...
@@ -59,12 +58,12 @@ APART float best_clip(const T* x, int64_t n, float low, float high, const Grid& 
     set_zeros(coders, zeros_for(lowest, coders, grid), grid);
     for (int k = 0; k < 16; ++k) {
       F32x16 total = splat(0.0f);
-      const Coder<Rounding::kEven, true> coder(coders, k);
+      const Coder<true> coder(coders, k);
       const F32x16 least_step = to_float(splat(static_cast<int32_t>(coders.lowest[k])));
       const F32x16 most_step = to_float(splat(static_cast<int32_t>(coders.highest[k])));
       sixteens(n, [&](int64_t i, auto part) {
         const F32x16 v = load(x + i, part);
-        const F32x16 y = min(max(coder.steps(v, nullptr), least_step), most_step);
+        const F32x16 y = min(max(coder.steps(v), least_step), most_step);
         const F32x16 miss = v - to_float(nearest(y)) * splat(coders.scale[k]);
         total = total + miss * miss;
       });
@@ -115,9 +114,9 @@ APART void fit(const T* x, int64_t n, int count, Size size, const Grid& grid, fl
   settle(low, high, count, grid, scales, zeros, coders);
 }
 
-template <Rounding rounding, class T, class Size, class Row>
-inline void quantize_into(Row& row, const T* x, int64_t rows, int64_t cols, Size size, const Grid& grid, int64_t first,
-                          bool coded, float* scales, uint8_t* zeros, Finite& finite) {
+template <bool even, class T, class Size, class Row>
+inline void quantize_into(Row& row, const T* x, int64_t rows, int64_t cols, Size size, auto given, const Grid& grid,
+                          int64_t first, bool coded, float* scales, uint8_t* zeros, Finite& finite) {
   Coders coders[2];  // the next groups are fitted before these are coded, so that the divisions are done when needed
   const int64_t groups = (cols + size - 1) / size;
   const int64_t together = size * kTogether <= kStretch ? kTogether : 1;  // their weights stay in L1
@@ -133,10 +132,10 @@ inline void quantize_into(Row& row, const T* x, int64_t rows, int64_t cols, Size
       const int count = static_cast<int>(smaller(together, groups - g));
       fit_from(g + together, coders[turn ^ 1]);
       if (coded && together > 1)
-        row.template code<rounding>(x + at, left, count, size, coders[turn], grid, first + at, finite);
+        row.template code<even>(x + at, left, count, size, coders[turn], given, grid, first + at, finite);
       if (coded && together == 1)
-        row.template code_large<rounding>(x + at, smaller(size, left), coders[turn], grid, first + at, finite,
-                                          FetchNext{needs_ranges(grid) ? size : 8192 / int64_t{sizeof(T)}});
+        row.template code_large<even>(x + at, smaller(size, left), coders[turn], given, grid, first + at, finite,
+                                      FetchNext{needs_ranges(grid) ? size : 8192 / int64_t{sizeof(T)}});
     }
     row.end();
     scales += groups;
@@ -162,7 +161,7 @@ inline void quantize_channels(Row& row, const T* x, int64_t rows, int64_t cols, 
     settle(low, high, 1, grid, scales + r, zeros ? zeros + r : nullptr, coders);
     const int64_t next = r + 1 < rows ? cols : 0;  // the last row sees itself, for nothing
     Range<symmetric> range;
-    row.template code_large<Rounding::kEven>(x, cols, coders, grid, first, finite, [&](const T* p, auto part) {
+    row.template code_large<true>(x, cols, coders, std::false_type{}, grid, first, finite, [&](const T* p, auto part) {
       fetch_ahead(p + next);
       range.see(load(p + next, part), here);
     });
@@ -173,55 +172,42 @@ inline void quantize_channels(Row& row, const T* x, int64_t rows, int64_t cols, 
 
 // Rounding to even, the usual one, stores codes of 4 and 8 bits where they belong; the others always gather them first,
 // which keeps the compiled code small.
-template <Rounding rounding, class T, class Size>
+template <bool even, class T, class Size>
 APART bool quantize_rows(const T* x, int64_t rows, int64_t cols, Size size, const Grid& grid, int64_t first,
                          uint8_t* data, float* scales, uint8_t* zeros, bool streamed) {
   Finite finite;
   const auto run = [&](auto&& row) {
-    if constexpr (rounding == Rounding::kEven && std::is_same_v<Size, int64_t>)
-      if (data && size >= cols && cols * kTogether > kStretch && needs_ranges(grid) && grid.rule != ScaleRule::kMse)
-        return with_constant(grid.symmetric, [&](auto even) {
-          quantize_channels<even>(row, x, rows, cols, grid, first, scales, zeros, finite);
+    if constexpr (even && std::is_same_v<Size, int64_t>)
+      if (data && size >= cols && cols * kTogether > kStretch && !given_scales(grid) && grid.rule != ScaleRule::kMse)
+        return with_constant(grid.symmetric, [&](auto symmetric) {
+          quantize_channels<symmetric>(row, x, rows, cols, grid, first, scales, zeros, finite);
         });
-    quantize_into<rounding>(row, x, rows, cols, size, grid, first, data != nullptr, scales, zeros, finite);
+    with_constant(given_scales(grid), [&](auto given) {
+      quantize_into<even>(row, x, rows, cols, size, given, grid, first, data != nullptr, scales, zeros, finite);
+    });
   };
-  const bool direct = data && rounding == Rounding::kEven;
-  const bool in_pieces = size * grid.bits % 128 == 0 || size >= cols;  // every group starts on sixteen bytes of its row
-  if (direct && grid.bits == 8)
-    run(DirectRow<8>{data, streamed && in_pieces});
-  else if (direct && grid.bits == 4 && in_pieces)
-    run(DirectRow<4>{data, streamed});
-  else
+  const auto choose = [&] {
+    if constexpr (even) {
+      const bool in_pieces = size * grid.bits % 128 == 0 || size >= cols;  // groups start on sixteen bytes of their row
+      if (data && grid.bits == 8) return run(DirectRow<8>{data, streamed && in_pieces});
+      if (data && grid.bits == 4 && in_pieces) return run(DirectRow<4>{data, streamed});
+    }
     run(PackedRow{data, grid.bits, streamed, 0, {}});
+  };
+  choose();
   if (streamed) stream_end();
   return finite.all();
 }
 
-// Calls body with the rounding as a constant.
-template <class Body>
-inline auto with_rounding(Rounding rounding, const Body& body) {
-  switch (rounding) {
-    case Rounding::kAway:
-      return body(std::integral_constant<Rounding, Rounding::kAway>{});
-    case Rounding::kFloor:
-      return body(std::integral_constant<Rounding, Rounding::kFloor>{});
-    case Rounding::kStochastic:
-      return body(std::integral_constant<Rounding, Rounding::kStochastic>{});
-    default:
-      return body(std::integral_constant<Rounding, Rounding::kEven>{});
-  }
-}
-
 bool quantize(Weights w, int64_t rows, int64_t cols, const Grid& grid, int64_t first, uint8_t* data, float* scales,
               uint8_t* zeros, bool streamed) {
+  const auto run = [&](auto even, auto* x, auto size) {
+    return quantize_rows<even>(x, rows, cols, size, grid, first, data, scales, zeros, streamed);
+  };
   return typed(w, [&](auto* x) {
-    return with_rounding(grid.rounding, [&](auto rounding) {
-      if constexpr (rounding == Rounding::kEven)
-        if (grid.group_size == 32)  // the commonest group, unrolled
-          return quantize_rows<rounding>(x, rows, cols, std::integral_constant<int64_t, 32>{}, grid, first, data,
-                                         scales, zeros, streamed);
-      return quantize_rows<rounding>(x, rows, cols, grid.group_size, grid, first, data, scales, zeros, streamed);
-    });
+    if (grid.rounding != Rounding::kEven) return run(std::false_type{}, x, grid.group_size);
+    if (grid.group_size != 32) return run(std::true_type{}, x, grid.group_size);
+    return run(std::true_type{}, x, std::integral_constant<int64_t, 32>{});  // the commonest group, unrolled
   });
 }
 
@@ -295,20 +281,12 @@ KERNEL void dequantize(const uint8_t* data, int64_t rows, int64_t cols, int bits
 }
 
 // round_to_int() where words cannot hold the steps.
-template <class T>
-APART bool round_far(const T* x, int64_t n, F32x16 factor, int offset, int low, int high, Rounding rounding,
-                     uint64_t seed, int64_t first, uint8_t* out) {
+template <class Steps>
+inline void round_far(int64_t n, int offset, int low, int high, const Steps& steps, uint8_t* out) {
   const F32x16 below = splat(static_cast<float>(low - offset)), above = splat(static_cast<float>(high - offset));
-  Finite finite;
   sixteens(n, [&](int64_t i, auto part) {
-    const F32x16 v = load(x + i, part);
-    finite.see(v);
-    alignas(64) float u[16];
-    if (rounding == Rounding::kStochastic) uniform_from(seed, static_cast<uint64_t>(first + i), 16, u);
-    const F32x16 steps = with_rounding(rounding, [&](auto mode) { return rounded<mode>(v * factor, u); });
-    store_bytes(out + i, nearest(min(max(steps, below), above)) + splat(offset), part);
+    store_bytes(out + i, nearest(min(max(steps(i, part), below), above)) + splat(offset), part);
   });
-  return finite.all();
 }
 
 KERNEL bool round_to_int(Weights w, int64_t n, float multiplier, int offset, int low, int high, Rounding rounding,
@@ -316,26 +294,27 @@ KERNEL bool round_to_int(Weights w, int64_t n, float multiplier, int offset, int
   const F32x16 factor = splat(multiplier);
   const CodeClip<false> clip(low - offset, high - offset, offset - low);  // codes count from the lowest
   return typed(w, [&](auto* x) {
-    if (offset < -(1 << 14) || offset > 1 << 14)
-      return round_far(x, n, factor, offset, low, high, rounding, seed, first, out);
-    return with_rounding(rounding, [&](auto mode) {
+    return with_constant(rounding == Rounding::kEven, [&](auto even) {
       Finite finite;
       const auto steps = [&](int64_t i, auto part) {
         fetch_ahead(x + i);
         const F32x16 v = load(x + i, part);
         finite.see(v);
-        alignas(64) float u[16];
-        if constexpr (mode == Rounding::kStochastic) uniform_from(seed, static_cast<uint64_t>(first + i), 16, u);
-        return rounded<mode>(v * factor, u);
+        if constexpr (even) return v * factor;
+        return rounded(v * factor, rounding, seed, first + i);
       };
       const auto put = [&](int64_t i, const FloatReg* a, const FloatReg* b) {
         BytesReg codes[2];
         clip.thirty_two(a, b, codes);
         for (int k = 0; k < 2; ++k) put_sixteen(out + i + 16 * k, add_bytes(codes[k], low), streamed);
       };
-      thirty_twos(n, clip, steps, put, [&](int64_t i, const uint8_t* codes, int64_t some) {
+      const auto put_last = [&](int64_t i, const uint8_t* codes, int64_t some) {
         for (int64_t k = 0; k < some; ++k) out[i + k] = static_cast<uint8_t>(codes[k] + low);
-      });
+      };
+      if (offset < -(1 << 14) || offset > 1 << 14)
+        round_far(n, offset, low, high, steps, out);
+      else
+        thirty_twos(n, clip, steps, put, put_last);
       if (streamed) stream_end();
       return finite.all();
     });
