@@ -29,7 +29,7 @@ class Break:
 BREAKS = [
     Break(
         "truncation instead of rounding",
-        "quantization", "vec_avx2.h", "_mm256_cvtps_epi32(a)", "_mm256_cvttps_epi32(a)", "quantize-4",
+        "quantization", "vec_avx2.h", "_mm256_cvtps_epi32(a)", "_mm256_cvttps_epi32(a)", "quantize-4-x86",
     ),
     Break(
         "float16 ties away from even",
@@ -88,7 +88,7 @@ BREAKS = [
     ),
     Break(
         "codes in the order of packing",
-        "quantization", "vec_codes.h", "_mm_unpackhi_epi32(low, high)", "_mm_unpacklo_epi32(low, high)", "quantize-8",
+        "quantization", "vec_codes.h", "_mm_unpackhi_epi32(low, high)", "_mm_unpacklo_epi32(low, high)", "quantize-8-x86",
     ),
     Break(
         "steps above int32 are the lowest",
@@ -98,11 +98,11 @@ BREAKS = [
     ),
     Break(
         "half of each group is not ranged",
-        "quantization", "vec_avx2.h", "(x, y, 0x31)", "(x, y, 0x20)", "quantize-4",
+        "quantization", "vec_avx2.h", "(x, y, 0x31)", "(x, y, 0x20)", "quantize-4-x86",
     ),
     Break(
         "tiny scales are not lifted",
-        "quantization", "grids.h", "splat(kLift), splat(1.0f)", "splat(1.0f), splat(1.0f)", "quantize-8",
+        "quantization", "grids.h", "splat(kLift), splat(1.0f)", "splat(1.0f), splat(1.0f)", "quantize-8-x86",
     ),
     Break(
         "an edge belongs to the upper value",
@@ -124,7 +124,7 @@ BREAKS = [
     ),
     Break(
         "the later of equal splits",
-        "codebooks", "codebooks.h", "here < found.at", "here > found.at", "fit_clusters", "x86_v2",
+        "codebooks", "codebooks.h", "here < found.at", "here > found.at", "fit_clusters-2", "x86_v2",
     ),
     Break(
         "a row has the range of the one above",

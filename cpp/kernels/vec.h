@@ -125,7 +125,12 @@ struct Brain {
 };
 
 inline F32x16 load(const float* p) EACH_REGISTER(F32x16, load_float(p + k * kLanes));
-inline F32x16 load(const Half* p) EACH_REGISTER(F32x16, load_half(&p[k * kLanes].bits));
+#if defined(__SSE4_2__) && !defined(__F16C__)  // many instructions: everywhere, they would double the time to compile
+APART inline
+#else
+inline
+#endif
+    F32x16 load(const Half* p) EACH_REGISTER(F32x16, load_half(&p[k * kLanes].bits));
 inline F32x16 load(const Brain* p) EACH_REGISTER(F32x16, float_of_bits(shift_left<16>(load_u16(&p[k * kLanes].bits))));
 inline I32x16 load(const uint8_t* p) EACH_REGISTER(I32x16, load_u8(p + k * kLanes));
 inline I32x16 load(const uint16_t* p) EACH_REGISTER(I32x16, load_u16(p + k * kLanes));
