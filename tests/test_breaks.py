@@ -88,7 +88,9 @@ BREAKS = [
     ),
     Break(
         "codes in the order of packing",
-        "quantization", "vec_codes.h", "_mm_unpackhi_epi32(low, high)", "_mm_unpacklo_epi32(low, high)", "quantize-8-x86",
+        "quantization", "vec_codes.h",
+        "_mm_unpackhi_epi32(low, high)", "_mm_unpacklo_epi32(low, high)",
+        "quantize-8-x86",
     ),
     Break(
         "steps above int32 are the lowest",

@@ -94,7 +94,7 @@ def wanda(w: object, input_norm: object, *, axis: Axis = EACH, block: object = N
         return reduced(wanda(w, input_norm), axis, block, out)
     x = checks.floats("w", w)
     norm = checks.vector("input_norm", input_norm, x.shape[-1])
-    if norm.size and not norm.any():
+    if norm.size and not norm[0] and not norm.any():
         raise ValueError("input_norm must have a norm above 0, not zeros alone")
     scores = output(out, x.shape, np.float32, w=x, input_norm=norm)
     checks.finite("w", x, backend.active.wanda(checks.rows(x), norm, checks.rows(scores)))
