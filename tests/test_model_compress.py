@@ -31,7 +31,7 @@ from numpy.typing import DTypeLike
 import quantrim as qt
 from quantrim.files import FormatError, open_checkpoint, read_header
 from quantrim.layouts import compressed_tensors as layout
-from quantrim.model import Recipe, Settings, chunks, compress, logical_tensors, plan, prune_stream, pruner, stream
+from quantrim.model import Recipe, Settings, chunks, compress, logical_tensors, plan, pruner, score_cut, stream
 from quantrim.model.settings import KEYS, Options
 
 BIG = (
@@ -116,8 +116,8 @@ def test_a_planted_bug_in_the_streaming_is_found(tmp_path: Path, bug: str, monke
     if bug == "counter":
         monkeypatch.setattr(stream, "_COUNTER_STEP", 1)
     elif bug == "ties":
-        real = prune_stream.find_cut
-        monkeypatch.setattr(pruner, "find_cut", lambda *a: prune_stream.Cut(real(*a).key))
+        real = pruner.score_cuts
+        monkeypatch.setattr(pruner, "score_cuts", lambda *a: [score_cut.ScoreCut(cut.key) for cut in real(*a)])
     elif bug == "zero points":
         monkeypatch.setattr(layout, "ZERO_POINT_ROWS", 1)
         monkeypatch.setattr(stream, "ZERO_POINT_BLOCK", 1)

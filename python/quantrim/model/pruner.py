@@ -12,7 +12,6 @@ from ..checks import Array
 from ..files import TensorInfo
 from ..pruning import apply_mask, prune, shrink, threshold
 from .chunks import Chunk
-from .prune_stream import Cut, apply_cut, find_cut
 from .score_cut import Ranked, ScoreCut, Scored, kept, score_cuts
 from .scores import Score
 from .settings import Settings
@@ -59,7 +58,7 @@ def pruner_of(info: TensorInfo, settings: Settings, score: Score | None, cut: Sc
         return _NOfM(settings.prune, score)
     if settings.prune_axis is not None:
         return _ByRow(settings.sparsity, score)
-    return _Ranked(info, settings, score) if score else _Smallest(info, settings.sparsity)
+    return _Ranked(info, settings, score) if score else _Smallest(info, settings, None)
 
 
 class _Threshold(Pruner):
@@ -99,30 +98,6 @@ class _ByRow(Pruner):
         prune(x, self._sparsity, scores=self._score and self._score(x, chunk), axis=1, out=out)
 
 
-class _Smallest(Pruner):
-    """The smallest magnitudes of a whole tensor."""
-
-    def __init__(self, info: TensorInfo, sparsity: float) -> None:
-        self._info, self._sparsity = info, sparsity
-        self._cut: Cut | None = None
-
-    def prepare(self, passes: Passes) -> None:
-        if len(passes.chunks) == 1:
-            return
-        size = self._info.size
-        bits = 16 if self._info.dtype in ("F16", "BF16") else 32
-        self._cut = find_cut(
-            round(self._sparsity * size), size, bits, len(passes.chunks),
-            lambda f, step=1: passes.each(lambda x, chunk: f(x), step),
-        )  # fmt: skip
-
-    def apply(self, x: Array, number: int, chunk: Chunk, out: Array) -> None:
-        if self._cut is None:
-            prune(x, self._sparsity, out=out)
-        elif not apply_cut(x, self._cut, number, out):
-            raise ValueError("weights must be finite")
-
-
 class _Ranked(Pruner):
     """The lowest scores of a whole tensor, or of several; of weights, or of blocks of them."""
 
@@ -145,6 +120,20 @@ class _Ranked(Pruner):
     def apply(self, x: Array, number: int, chunk: Chunk, out: Array) -> None:
         assert self._ranked is not None and self._cut is not None
         self._ranked.apply(x, chunk, self._cut, out)
+
+
+class _Smallest(_Ranked):
+    """The smallest magnitudes of a whole tensor, which a single chunk knows at once."""
+
+    def prepare(self, passes: Passes) -> None:
+        if len(passes.chunks) > 1:
+            super().prepare(passes)
+
+    def apply(self, x: Array, number: int, chunk: Chunk, out: Array) -> None:
+        if self._cut is None:
+            prune(x, self._settings.sparsity, out=out)
+        else:
+            super().apply(x, number, chunk, out)
 
 
 class _Columns(_Ranked):

@@ -56,8 +56,8 @@ class Passes:
     def read(self, chunk: Chunk) -> Array:
         return self.source.read(self.info, chunk)
 
-    def each(self, f: Callable[[Array, Chunk], T], step: int = 1) -> Generator[T, None, None]:
-        """f of every `step`-th chunk and its weights, on all threads; the results in order."""
+    def each(self, f: Callable[[Array, Chunk], T]) -> Generator[T, None, None]:
+        """f of every chunk and its weights, on all threads; the results in order."""
 
         def job(chunk: Chunk) -> T:
             x = self.source.read(self.info, chunk)
@@ -66,7 +66,7 @@ class Passes:
             except ValueError as error:
                 raise explained(error, self.info, x, chunk) from None
 
-        for found in self.workers.run(partial(job, chunk) for chunk in self.chunks[::step]):
+        for found in self.workers.run(partial(job, chunk) for chunk in self.chunks):
             self.progress(0)
             yield found
 

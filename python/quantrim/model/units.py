@@ -114,7 +114,7 @@ class _Once:
         self._scores = scores.reshape(1, -1)
         self.chunks: Sequence[Chunk] = [Chunk(0, 1, 0, scores.size)]
 
-    def each(self, f: Callable[[Array, Chunk], T], step: int = 1) -> Generator[T, None, None]:
+    def each(self, f: Callable[[Array, Chunk], T]) -> Generator[T, None, None]:
         yield f(self._scores, self.chunks[0])
 
     def read(self, chunk: Chunk) -> Array:
