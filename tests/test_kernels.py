@@ -118,8 +118,8 @@ def test_selection_in_large_sets(isa: str, dtype: str, threads: int) -> None:
 def test_selection_in_rows_that_a_sample_narrows_down(isa: str) -> None:
     """Rows too long for bisection over all of them, too short for a pass that collects: the same kinds of numbers."""
     for name, w, count, absolute, _ in selected("float32"):
-        rows = w[: 3 * 9001].reshape(3, 9001)
-        rank = count * 9001 // w.size
+        rows = w[: 2 * 33_001].reshape(2, 33_001)
+        rank = count * 33_001 // w.size
         want, mask = np.empty(rows.shape, np.bool_), np.empty(rows.shape, np.bool_)
         reference.lowest_mask(rows, rank, absolute, want)
         with qt.use_isa(isa), qt.use_threads(1):

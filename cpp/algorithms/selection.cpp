@@ -37,7 +37,7 @@ Around around(double part, int64_t size) {
 // select_rank() for many keys: a sample says which of them to look at again and again (Floyd and Rivest 1975).
 // `scratch` has room for as many keys.
 Below select(const Kernels& kernels, const uint32_t* keys, int64_t n, int64_t rank, uint32_t* scratch) {
-  if (n < 16 * kPoints) return kernels.select_rank(keys, n, rank);
+  if (n < 64 * kPoints) return kernels.select_rank(keys, n, rank);  // sooner than the points are sorted
   int32_t points[kPoints];
   for (int64_t i = 0; i < kPoints; ++i) points[i] = static_cast<int32_t>(keys[i * (n / kPoints)]);
   std::sort(points, points + kPoints);

@@ -10,8 +10,7 @@ struct Coders {
 };
 
 // Those of one group in registers: bytes that are stored might be any in memory. Steps are `bounded` where the scale
-// was found from the weights that are coded: they are 255, a little more where the scale was rounded or weights are
-// clipped.
+// was found from the weights that are coded: 255 at most, or a few times as many where the scale was rounded or clips.
 template <bool bounded>
 struct Coder {
   F32x16 lift, inverse;
