@@ -15,7 +15,7 @@ inline bool needs_ranges(const Grid& grid) {
 inline bool given_scales(const Grid& grid) { return grid.rule == ScaleRule::kGiven || grid.rule == ScaleRule::kScale; }
 
 // Whole steps by the rarer roundings, of weights first.. of their tensor. Even is what nearest() does anyway.
-APART F32x16 rounded(F32x16 x, Rounding rounding, uint64_t seed, int64_t first) {
+inline F32x16 rounded(F32x16 x, Rounding rounding, uint64_t seed, int64_t first) {
   if (rounding == Rounding::kFloor) return floor(x);
   if (rounding == Rounding::kStochastic) {
     alignas(64) float u[16];
