@@ -35,8 +35,8 @@ inline void each_group(int64_t n, int count, Size size, const Body& body) {
   if (whole < count) body(whole, whole * size, n - whole * size);
 }
 
-// What else is done with places whose weights are coded: their successors in a large group are fetched, or those that
-// small groups will be fitted to soon, since nothing else uses the memory then.
+// What else is done with places whose weights are coded: their successors in a large group are fetched, or what follows
+// the small groups that were fitted already, up to `fitted` weights further on: nothing else uses the memory then.
 struct FetchNext {
   int64_t group_size;
   template <class T, class Part>
@@ -45,9 +45,10 @@ struct FetchNext {
   }
 };
 struct FetchAhead {
+  int64_t fitted;
   template <class T, class Part>
   void operator()(const T* p, Part) const {
-    fetch_ahead(p);
+    fetch_ahead(p + fitted);
   }
 };
 
@@ -106,7 +107,8 @@ struct DirectRow {
   void code(const T* x, int64_t n, int count, Size size, const Coders& coders, auto given, const Grid& grid,
             int64_t first, Finite& finite) {
     each_group(n, count, size, [&](int k, int64_t at, auto some) {
-      code_weights<even>(*this, at, x + at, some, coders, k, given, grid, first + at, finite, FetchAhead{});
+      code_weights<even>(*this, at, x + at, some, coders, k, given, grid, first + at, finite,
+                         FetchAhead{size * kTogether});
     });
     to += (smaller(count * size, n) * bits + 7) / 8;
   }
@@ -144,7 +146,8 @@ struct PackedRow {
             int64_t first, Finite& finite) {
     if (count + size * kTogether > kStretch) end_stretch();
     each_group(n, groups, size, [&](int k, int64_t at, auto some) {
-      code_weights<even>(*this, at, x + at, some, coders, k, given, grid, first + at, finite, FetchAhead{});
+      code_weights<even>(*this, at, x + at, some, coders, k, given, grid, first + at, finite,
+                         FetchAhead{size * kTogether});
     });
     count += smaller(groups * size, n);
   }

@@ -41,7 +41,10 @@ struct Ranges {
 template <bool symmetric, class T>
 inline Range<symmetric> range_of(const T* x, int64_t n, Finite& finite) {
   Range<symmetric> range;
-  sixteens(n, [&](int64_t i, auto part) { range.see(load(x + i, part), finite); });
+  sixteens(n, [&](int64_t i, auto part) {
+    fetch_ahead(x + i);
+    range.see(load(x + i, part), finite);
+  });
   return range;
 }
 
@@ -135,7 +138,7 @@ inline void quantize_into(Row& row, const T* x, int64_t rows, int64_t cols, Size
         row.template code<even>(x + at, left, count, size, coders[turn], given, grid, first + at, finite);
       if (coded && together == 1)
         row.template code_large<even>(x + at, smaller(size, left), coders[turn], given, grid, first + at, finite,
-                                      FetchNext{needs_ranges(grid) ? size : 8192 / int64_t{sizeof(T)}});
+                                      FetchNext{needs_ranges(grid) ? size : kAhead / int64_t{sizeof(T)}});
     }
     row.end();
     scales += groups;

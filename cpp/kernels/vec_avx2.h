@@ -1,6 +1,7 @@
 // Two 256-bit registers hold sixteen lanes. Masks are registers of all ones or all zeros per lane.
 #include "vec_moves.h"
 
+constexpr int64_t kAhead = 8192;  // bytes
 constexpr int kLanes = 8;
 using FloatReg = __m256;
 using IntReg = __m256i;

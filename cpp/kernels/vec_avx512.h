@@ -1,4 +1,6 @@
 // One 512-bit register holds sixteen lanes. Masks are mask registers.
+constexpr int64_t kAhead =
+    2048;  // bytes; near enough to be in L2 on Intel by then, or it would hold one of few line buffers
 constexpr int kLanes = 16;
 using FloatReg = __m512;
 using IntReg = __m512i;
@@ -100,11 +102,19 @@ inline void store_low8(uint8_t* p, IntReg a) {
 }
 using BytesReg = __m128i;  // sixteen of them
 inline BytesReg low_bytes(const IntReg* a) { return _mm512_cvtepi32_epi8(a[0]); }
-// Lane k: the largest lane of register k.
+// Lane k: the largest lane of register k. Registers shrink in pairs, to halves of both.
 inline IntReg largest_of_each(const IntReg* a) {
-  alignas(64) int32_t lane[16];
-  for (int k = 0; k < 16; ++k) lane[k] = largest_lane(a[k]);
-  return _mm512_load_si512(lane);
+  const auto pair = [](IntReg x, IntReg y) {
+    return max_int(_mm512_unpacklo_epi32(x, y), _mm512_unpackhi_epi32(x, y));
+  };
+  const auto four = [&](const IntReg* b) {  // of the quarters of registers: b0 b1 b2 b3 | b0 b1 b2 b3 | ...
+    const IntReg x = pair(b[0], b[1]), y = pair(b[2], b[3]);
+    return max_int(_mm512_unpacklo_epi64(x, y), _mm512_unpackhi_epi64(x, y));
+  };
+  const auto quarters = [](IntReg x, IntReg y) {  // x x y y, of neighbours
+    return max_int(_mm512_shuffle_i32x4(x, y, 0x88), _mm512_shuffle_i32x4(x, y, 0xdd));
+  };
+  return quarters(quarters(four(a), four(a + 4)), quarters(four(a + 8), four(a + 12)));
 }
 inline void store_sixteen(uint8_t* p, BytesReg a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), a); }
 inline FloatReg load_half(const uint16_t* p) {

@@ -33,20 +33,37 @@ inline void split_nibbles(uint8_t* codes, const uint8_t* packed) {
 #if defined(__AVX512BW__)
 template <bool bounded>
 struct CodeClip {
-  FloatReg lowest, highest;
-  IntReg zero;
+  FloatReg most;
+  __m512i lowest, highest, zero;  // words
   CodeClip(int low, int high, int zero_point)
-      : lowest(splat_float(static_cast<float>(low))),
-        highest(splat_float(static_cast<float>(high))),
-        zero(splat_int(zero_point)) {}
-  BytesReg sixteen(const FloatReg* x) const {
-    return _mm512_cvtepi32_epi8(add_int(nearest_int(min_float(max_float(x[0], lowest), highest)), zero));
+      : most(splat_float(static_cast<float>(high))),
+        lowest(_mm512_set1_epi16(static_cast<int16_t>(low))),
+        highest(_mm512_set1_epi16(static_cast<int16_t>(high))),
+        zero(_mm512_set1_epi16(static_cast<int16_t>(zero_point))) {}
+  __m512i words(FloatReg x, FloatReg y) const {  // x0..x3 y0..y3 | x4..x7 y4..y7 | ...
+    if constexpr (!bounded) {
+      x = min_float(x, most);
+      y = min_float(y, most);
+    }
+    const __m512i steps = _mm512_max_epi16(_mm512_packs_epi32(nearest_int(x), nearest_int(y)), lowest);
+    return _mm512_add_epi16(bounded ? _mm512_min_epi16(steps, highest) : steps, zero);
   }
   void thirty_two(const FloatReg* x, const FloatReg* y, BytesReg* to) const {
-    to[0] = sixteen(x);
-    to[1] = sixteen(y);
+    const __m256i quads = _mm512_cvtepi16_epi8(words(x[0], y[0]));
+    const __m256i whole = _mm256_permutevar8x32_epi32(quads, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
+    to[0] = _mm256_castsi256_si128(whole);
+    to[1] = _mm256_extracti128_si256(whole, 1);
   }
-  BytesReg nibbles(const FloatReg* x, const FloatReg* y) const { return join_nibbles(sixteen(x), sixteen(y)); }
+  BytesReg sixteen(const FloatReg* x) const {
+    BytesReg twice[2];
+    thirty_two(x, x, twice);
+    return twice[0];
+  }
+  BytesReg nibbles(const FloatReg* x, const FloatReg* y) const {  // joined while they are quads, two bytes each then
+    const __m512i joined = _mm512_madd_epi16(words(x[0], y[0]), _mm512_set1_epi32(0x00100001));
+    const __m128i order = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+    return _mm_shuffle_epi8(_mm512_cvtepi32_epi8(joined), order);
+  }
 };
 #elif defined(__AVX2__)
 template <bool bounded>

@@ -110,7 +110,6 @@ MODEL_MASK(_mm512_test_epi32_mask, (__m512i a, __m512i b), (a.lane[j] & b.lane[j
 
 static inline __m512 _mm512_loadu_ps(const void* p) { return model_bits<__m512>(*static_cast<const __m512*>(p)); }
 static inline __m512i _mm512_loadu_si512(const void* p) { return model_bits<__m512i>(*static_cast<const __m512i*>(p)); }
-static inline __m512i _mm512_load_si512(const void* p) { return _mm512_loadu_si512(p); }
 static inline void _mm512_storeu_ps(void* p, __m512 a) { std::memcpy(p, &a, sizeof a); }
 static inline void _mm512_storeu_si512(void* p, __m512i a) { std::memcpy(p, &a, sizeof a); }
 static inline __m512i _mm512_castps_si512(__m512 a) { return model_bits<__m512i>(a); }
@@ -119,6 +118,28 @@ static inline __m128 _mm512_castps512_ps128(__m512 a) { return model_bits<__m128
 static inline __m256 _mm512_castps512_ps256(__m512 a) { return model_bits<__m256>(a); }
 static inline __m128 _mm512_extractf32x4_ps(__m512 a, int part) { return model_bits<__m128>(a, 16 * part); }
 static inline __m256 _mm512_extractf32x8_ps(__m512 a, int part) { return model_bits<__m256>(a, 32 * part); }
+// Where each quarter or half of the result is of the same quarters or halves: twice what 256 bits do.
+#define MODEL_HALVES(name, half)                                                              \
+  static inline __m512i name(__m512i a, __m512i b) {                                          \
+    const __m256i halves[2] = {half(model_bits<__m256i>(a), model_bits<__m256i>(b)),          \
+                               half(model_bits<__m256i>(a, 32), model_bits<__m256i>(b, 32))}; \
+    return model_bits<__m512i>(halves);                                                       \
+  }
+MODEL_HALVES(_mm512_unpacklo_epi32, _mm256_unpacklo_epi32)
+MODEL_HALVES(_mm512_unpackhi_epi32, _mm256_unpackhi_epi32)
+MODEL_HALVES(_mm512_unpacklo_epi64, _mm256_unpacklo_epi64)
+MODEL_HALVES(_mm512_unpackhi_epi64, _mm256_unpackhi_epi64)
+MODEL_HALVES(_mm512_packs_epi32, _mm256_packs_epi32)
+MODEL_HALVES(_mm512_max_epi16, _mm256_max_epi16)
+MODEL_HALVES(_mm512_min_epi16, _mm256_min_epi16)
+MODEL_HALVES(_mm512_add_epi16, _mm256_add_epi16)
+MODEL_HALVES(_mm512_madd_epi16, _mm256_madd_epi16)
+static inline __m512i _mm512_set1_epi16(int16_t x) {
+  return _mm512_set1_epi32(static_cast<int32_t>(0x10001u * static_cast<uint16_t>(x)));
+}
+static inline __m512i _mm512_shuffle_i32x4(__m512i a, __m512i b, int how) {
+  return model_each<__m512i>([&](int j) { return (j < 8 ? a : b).lane[4 * (how >> 2 * (j / 4) & 3) + j % 4]; });
+}
 static inline int32_t _mm512_reduce_max_epi32(__m512i a) {
   int32_t most = a.lane[0];
   for (const int32_t x : a.lane) most = x > most ? x : most;
@@ -132,6 +153,11 @@ static inline Result model_narrow(__m512i a) {
 }
 static inline __m256i _mm512_cvtepi32_epi16(__m512i a) { return model_narrow<__m256i, int16_t>(a); }
 static inline __m128i _mm512_cvtepi32_epi8(__m512i a) { return model_narrow<__m128i, int8_t>(a); }
+static inline __m256i _mm512_cvtepi16_epi8(__m512i a) {
+  int8_t low[32];
+  for (int j = 0; j < 32; ++j) low[j] = model_bits<int8_t>(a, 2 * j);
+  return model_bits<__m256i>(low);
+}
 static inline __m512 _mm512_cvtph_ps(__m256i a) {
   const __m256 halves[2] = {_mm256_cvtph_ps(_mm256_castsi256_si128(a)),
                             _mm256_cvtph_ps(_mm256_extracti128_si256(a, 1))};
@@ -144,5 +170,6 @@ static inline __m256i _mm512_cvtps_ph(__m512 a, int) {  // to nearest
 }
 
 #undef MODEL
+#undef MODEL_HALVES
 #undef MODEL_MASK
 }  // namespace ISA
