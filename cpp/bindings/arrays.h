@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <limits>
 #include <optional>
 #include <string>
 
@@ -22,6 +23,7 @@ bool holds(const py::array& a) {
   const py::dtype dtype = a.dtype();
   return dtype.normalized_num() == py::dtype::num_of<T>() && dtype.byteorder() != '>';
 }
+std::optional<Dtype> known_dtype(const py::array& a);
 Dtype dtype_of(const py::array& a);   // TypeError for what is not one of the three
 int64_t size_of(const py::array& a);  // elements; ValueError unless C-contiguous
 void same_size(const char* name, int64_t found, int64_t needed);

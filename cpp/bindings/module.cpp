@@ -13,10 +13,11 @@ void bind_activations(py::module_& m);
 void bind_selection(py::module_& m);
 void bind_codebooks(py::module_& m);
 void bind_sparse(py::module_& m);
+void bind_usual(py::module_& m);
 
 static int bfloat16_number = -1;  // numpy's number for the dtype that ml_dtypes registers
 
-Dtype dtype_of(const py::array& a) {
+std::optional<Dtype> known_dtype(const py::array& a) {
   constexpr int float16_number = 23;  // numpy's for float16, which no C++ type has
   const py::dtype dtype = a.dtype();
   if (dtype.byteorder() != '>') {
@@ -24,6 +25,11 @@ Dtype dtype_of(const py::array& a) {
     if (dtype.num() == float16_number) return Dtype::kFloat16;
     if (dtype.num() == bfloat16_number) return Dtype::kBfloat16;
   }
+  return std::nullopt;
+}
+
+Dtype dtype_of(const py::array& a) {
+  if (const auto dtype = known_dtype(a)) return *dtype;
   throw py::type_error("weights must be float32, float16 or bfloat16 in native byte order");
 }
 
@@ -62,4 +68,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   bind_selection(m);
   bind_codebooks(m);
   bind_sparse(m);
+  bind_usual(m);
 }

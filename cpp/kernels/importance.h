@@ -92,14 +92,17 @@ KERNEL bool norm_rows(Weights w, int64_t rows, int64_t cols, int power, float* o
   return finite_sums(out, rows, w, rows, cols, cols);
 }
 
-// Adds `depth` rows that are `apart` elements apart to the totals of their lane.
+// Adds `depth` rows of a strip, which are 16 strides apart, to the totals of their lane. Fetched are the places that
+// follow in the strip, in these rows or in those below them, which come next.
 template <int depth, class T, class Powered>
-inline void add_rows(const T* x, int64_t apart, int64_t n, float* sums, const Powered& powered) {
+inline void add_rows(const T* x, int64_t stride, int64_t n, float* sums, const Powered& powered) {
+  constexpr int64_t kFetched = 512;
   sixteens(n, [&](int64_t i, auto part) {
+    const int64_t next = i + kFetched < n ? i + kFetched : i + kFetched - n + stride;
     F32x16 total = load(sums + i, part);
     for (int d = 0; d < depth; ++d) {
-      __builtin_prefetch(x + d * apart + i + 512);
-      total = total + powered(load(x + d * apart + i, part));
+      __builtin_prefetch(x + 16 * d * stride + next);
+      total = total + powered(load(x + 16 * d * stride + i, part));
     }
     store(sums + i, total, part);
   });
@@ -117,10 +120,10 @@ KERNEL bool norm_columns(Weights w, int64_t rows, int64_t cols, int64_t stride, 
         for (int j = 0; j < 16; ++j) {
           const auto* row = x + (r + j) * stride;
           if (r + j + 16 * (kDepth - 1) < rows)
-            add_rows<kDepth>(row, 16 * stride, cols, sums(j), powered);
+            add_rows<kDepth>(row, stride, cols, sums(j), powered);
           else
             for (int64_t left = r + j; left < rows; left += 16, row += 16 * stride)
-              add_rows<1>(row, 0, cols, sums(j), powered);
+              add_rows<1>(row, stride, cols, sums(j), powered);
         }
     });
   });

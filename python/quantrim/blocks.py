@@ -46,23 +46,22 @@ def grouped(name: str, x: Array, axis: int | None, block: object, power: int, ou
     if axis is None and out is not None:
         raise ValueError("out must be None with axis=None: the result is a scalar")
     k = x.ndim - 1 if axis is None else checks.axis(axis, x.ndim)
-    before, n, after = x.shape[:k], x.shape[k], x.shape[k + 1 :]
-    scores = output(out, before + after, np.float32, **{name: x})
-    sums(name, x.reshape(math.prod(before), n, math.prod(after)), power, scores)
+    scores = output(out, x.shape[:k] + x.shape[k + 1 :], np.float32, **{name: x})
+    sums(name, x, k, power, scores)
     return total(scores.ravel(), power) if axis is None else scores
 
 
-def sums(name: str, x: Array, power: int, out: Array) -> None:
-    """Sums over the middle axis of x: (before, n, after). out: before * after values."""
-    before, n, after = x.shape
+def sums(name: str, x: Array, axis: int, power: int, out: Array) -> None:
+    """Sums over an axis of x. out: a value for each of the others' places."""
+    n, after = x.shape[axis], 1 if axis == x.ndim - 1 else math.prod(x.shape[axis + 1 :])
     if not x.size:
         out[...] = 0
     elif power == 0:
         block_sums(name, x.reshape(-1, n if after == 1 else after), (1, n) if after == 1 else (n, 1), 0, out)
     elif after == 1:
-        checks.finite(name, x, backend.active.norm_rows(x.reshape(before, n), power, out.reshape(before)))
+        checks.finite(name, x, backend.active.norm_rows(x.reshape(-1, n), power, out.ravel()))
     else:
-        checks.finite(name, x, backend.active.norm_columns(x, power, out.reshape(before, after)))
+        checks.finite(name, x, backend.active.norm_columns(x.reshape(-1, n, after), power, out.reshape(-1, after)))
 
 
 def total(parts: Array, power: int = 1) -> Any:

@@ -15,6 +15,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from . import _core
+
 Array = NDArray[Any]
 
 FLOATS = tuple(np.dtype(t) for t in (np.float32, np.float16, ml_dtypes.bfloat16))
@@ -45,8 +47,8 @@ def floats(name: str, a: object, shape: tuple[int, ...] | None = None) -> Array:
 
     float64 is narrowed to float32 and refused where that overflows; every other dtype is a TypeError.
     """
-    if type(a) is np.ndarray and a.dtype in FLOATS and a.ndim and (shape is None or a.shape == shape) and _in_order(a):
-        return a  # the usual case, in a tenth of the time
+    if _core.usual_input(a) and (shape is None or a.shape == shape):
+        return a
     x = array(name, a)
     native = x.dtype.newbyteorder("=")
     if native == np.float64:
@@ -79,6 +81,8 @@ def _narrowed(name: str, x: Array) -> Array:
 
 def vector(name: str, a: object, length: int) -> Array:
     """`a` as `length` finite, non-negative float32 values (one per column, say)."""
+    if _core.usual_vector(a, length):
+        return a
     x = floats(name, a, (length,)).astype(np.float32, copy=False)
     if x.size and not (x.min() >= 0 and x.max() < math.inf):  # NaN is neither
         at = int((~(x >= 0) | np.isinf(x)).argmax())
@@ -160,6 +164,8 @@ def output(
     """
     if out is None:
         return np.empty(shape, dtype)
+    if _core.usual_output(out, shape, dtype, *inputs):
+        return out
     into = writable(name, out, shape, dtype)
     for other in inputs:
         is_input(name, into, other, in_place)
@@ -168,8 +174,6 @@ def output(
 
 def writable(name: str, out: object, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """`out` if it is a plain array of this form that may be written."""
-    if type(out) is np.ndarray and out.dtype == dtype and out.shape == shape and out.flags.carray:
-        return out  # the usual case: carray is C-contiguous, aligned and writeable
     if not isinstance(out, np.ndarray) or (type(out) is not np.ndarray and not isinstance(out, np.memmap)):
         raise TypeError(f"{name} must be a plain ndarray, not {type(out).__name__}")
     if out.dtype != np.dtype(dtype):

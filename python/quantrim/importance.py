@@ -225,7 +225,7 @@ def share(w: object) -> Scores:
     """
     x = checks.floats("w", w)
     parts = np.empty(len(x), np.float32)
-    sums("w", x.reshape(len(x), x.size // max(len(x), 1), 1), 1, parts)
+    sums("w", x.reshape(len(x), x.size // max(len(x), 1)), 1, 1, parts)
     whole = total(parts)
     if np.isinf(whole):
         raise ValueError("w must have a sum of magnitudes within float32, not one that overflows it")
