@@ -48,7 +48,7 @@ struct FetchAhead {
   int64_t fitted;
   template <class T, class Part>
   void operator()(const T* p, Part) const {
-    fetch_ahead(p + fitted);
+    fetch_near(p + fitted);
   }
 };
 

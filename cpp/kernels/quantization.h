@@ -42,7 +42,7 @@ template <bool symmetric, class T>
 inline Range<symmetric> range_of(const T* x, int64_t n, Finite& finite) {
   Range<symmetric> range;
   sixteens(n, [&](int64_t i, auto part) {
-    fetch_ahead(x + i);
+    fetch_near(x + i);
     range.see(load(x + i, part), finite);
   });
   return range;
@@ -258,15 +258,17 @@ KERNEL bool ranges(Weights w, int64_t rows, int64_t cols, int64_t group_size, fl
   });
 }
 
+constexpr int64_t kUnpacked = 512;  // codes: stores of some drain while the next are unpacked
+
 KERNEL void dequantize(const uint8_t* data, int64_t rows, int64_t cols, int bits, int64_t group_size,
                        const float* scales, const uint8_t* zeros, MutableWeights out, bool streamed) {
-  alignas(64) uint8_t codes[kStretch + 16];
+  alignas(64) uint8_t codes[kUnpacked + 16];
   const int64_t groups = (cols + group_size - 1) / group_size;
   typed(Weights{out.data, out.dtype}, [&](auto* type) {
     with_target(as_type_of(type, out), streamed, [&](auto to) {
       for (int64_t r = 0; r < rows; ++r, data += (cols * bits + 7) / 8, scales += groups, zeros += zeros ? groups : 0)
-        for (int64_t first = 0; first < cols; first += kStretch) {
-          const int64_t end = smaller(first + kStretch, cols);
+        for (int64_t first = 0; first < cols; first += kUnpacked) {
+          const int64_t end = smaller(first + kUnpacked, cols);
           unpack_row(data + first / 8 * bits, end - first, bits, codes);
           for (int64_t at = first, group = first / group_size; at < end; ++group) {
             const int64_t here = smaller(end, (group + 1) * group_size) - at;

@@ -243,9 +243,10 @@ inline void sixteens(int64_t n, const Body& body) {
   if (i < n) body(i, Some{n - i});
 }
 
-// Loops that do much with each cache line leave the memory idle between them, unless they ask for lines further on.
-// How far is the machine's matter, so that each register file has its own kAhead.
-inline void fetch_ahead(const void* p) { __builtin_prefetch(static_cast<const char*>(p) + kAhead); }
+// Loops that do much with each cache line leave the memory idle between them, unless they ask for lines further on: how
+// far and into which cache is the machine's matter, so that each register file says it.
+inline void fetch_ahead(const void* p) { __builtin_prefetch(static_cast<const char*>(p) + kAhead, 0, kAheadCache); }
+inline void fetch_near(const void* p) { __builtin_prefetch(static_cast<const char*>(p) + kAhead); }  // into L1
 
 // Remembers whether every weight it saw was finite: the bits of infinity and NaN are the largest magnitudes.
 struct Finite {

@@ -1,6 +1,8 @@
 // One 512-bit register holds sixteen lanes. Masks are mask registers.
-constexpr int64_t kAhead =
-    2048;  // bytes; near enough to be in L2 on Intel by then, or it would hold one of few line buffers
+// Bytes, and the cache: L2, from where the processor fetches by itself. Into L1 or further on, line buffers that stores
+// need would wait for the memory.
+constexpr int64_t kAhead = 2048;
+constexpr int kAheadCache = 2;
 constexpr int kLanes = 16;
 using FloatReg = __m512;
 using IntReg = __m512i;
@@ -12,7 +14,8 @@ inline FloatReg load_float(const float* p) {
   return a;
 }
 inline void store_float(float* p, FloatReg a) { _mm512_storeu_ps(p, a); }
-inline void stream_float(float* p, FloatReg a) {  // p: a multiple of 16 bytes; whole lines combine on their way
+inline void stream_float(float* p, FloatReg a) {  // p: a multiple of 16 bytes; parts of lines combine on their way
+  if (reinterpret_cast<uintptr_t>(p) % 64 == 0) return _mm512_stream_ps(p, a);
   _mm_stream_ps(p, _mm512_castps512_ps128(a));
   _mm_stream_ps(p + 4, _mm512_extractf32x4_ps(a, 1));
   _mm_stream_ps(p + 8, _mm512_extractf32x4_ps(a, 2));

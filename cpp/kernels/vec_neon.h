@@ -1,7 +1,9 @@
 // Four 128-bit registers hold sixteen lanes. Masks are registers of all ones or all zeros per lane.
 #include "vec_moves.h"
 
-constexpr int64_t kAhead = 8192;  // bytes
+// Bytes, and the cache: L1.
+constexpr int64_t kAhead = 8192;
+constexpr int kAheadCache = 3;
 constexpr int kLanes = 4;
 using FloatReg = float32x4_t;
 using IntReg = int32x4_t;

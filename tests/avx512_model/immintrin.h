@@ -111,6 +111,7 @@ MODEL_MASK(_mm512_test_epi32_mask, (__m512i a, __m512i b), (a.lane[j] & b.lane[j
 static inline __m512 _mm512_loadu_ps(const void* p) { return model_bits<__m512>(*static_cast<const __m512*>(p)); }
 static inline __m512i _mm512_loadu_si512(const void* p) { return model_bits<__m512i>(*static_cast<const __m512i*>(p)); }
 static inline void _mm512_storeu_ps(void* p, __m512 a) { std::memcpy(p, &a, sizeof a); }
+static inline void _mm512_stream_ps(void* p, __m512 a) { std::memcpy(p, &a, sizeof a); }
 static inline void _mm512_storeu_si512(void* p, __m512i a) { std::memcpy(p, &a, sizeof a); }
 static inline __m512i _mm512_castps_si512(__m512 a) { return model_bits<__m512i>(a); }
 static inline __m512 _mm512_castsi512_ps(__m512i a) { return model_bits<__m512>(a); }
