@@ -58,12 +58,12 @@ inline auto with_power(int power, const Body& body) {
 // The sums of `count` rows side by side: each is one chain of additions, which alone would wait for one another. The
 // processor itself fetches several rows ahead; one alone it fetches too late.
 template <int count, class T, class Powered>
-inline void sum_rows(const T* x, int64_t cols, const Powered& powered, float* out) {
+inline void sum_rows(const T* x, int64_t cols, const Powered& powered, auto fetched, float* out) {
   F32x16 totals[count];
   for (F32x16& total : totals) total = splat(0.0f);
   sixteens(cols, [&](int64_t i, auto part) {
     for (int k = 0; k < count; ++k) {
-      if (count == 1) fetch_ahead(x + i);
+      if (count == 1 || fetched) fetch_ahead(x + k * cols + i);
       totals[k] = totals[k] + powered(load(x + k * cols + i, part));
     }
   });
@@ -80,13 +80,19 @@ inline bool finite_sums(const float* sums, int64_t n, Weights w, int64_t rows, i
   return true;
 }
 
+// Bytes of rows beyond which it gains a tenth to fetch several of them; only where lines go to L2.
+constexpr int64_t kCachedRows = kAheadCache == 2 ? 4 << 20 : INT64_MAX;
+
 KERNEL bool norm_rows(Weights w, int64_t rows, int64_t cols, int power, float* out) {
   constexpr int kTogether = kRegs > 2 ? 2 : 4;  // whose totals fit into registers
-  typed(w, [&](auto* x) {
-    with_power(power, [&](auto powered) {
-      int64_t r = 0;
-      for (; r + kTogether <= rows; r += kTogether) sum_rows<kTogether>(x + r * cols, cols, powered, out + r);
-      for (; r < rows; ++r) sum_rows<1>(x + r * cols, cols, powered, out + r);
+  typed(w, [&]<class T>(const T* x) {
+    with_constant(rows * cols * int64_t{sizeof(T)} > kCachedRows, [&](auto fetched) {
+      with_power(power, [&](auto powered) {
+        int64_t r = 0;
+        for (; r + kTogether <= rows; r += kTogether)
+          sum_rows<kTogether>(x + r * cols, cols, powered, fetched, out + r);
+        for (; r < rows; ++r) sum_rows<1>(x + r * cols, cols, powered, fetched, out + r);
+      });
     });
   });
   return finite_sums(out, rows, w, rows, cols, cols);
