@@ -128,16 +128,17 @@ def test_selection_in_rows_that_a_sample_narrows_down(isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", COMPILED)
-@pytest.mark.parametrize("kernel", ["threshold", "quantize", "dequantize"])
+@pytest.mark.parametrize("kernel", ["threshold", "quantize", "dequantize", "norm_rows"])
 def test_results_that_leave_the_caches(isa: str, kernel: str) -> None:
-    """Outputs above the limit are written past the caches, at any alignment: the same bits."""
+    """Outputs above the limit are written past the caches, at any alignment, and long inputs fetched: the same bits."""
     rng = np.random.default_rng(5)
     rows, cols = 4099, 1532 if kernel != "quantize" else 9024
     w = rng.standard_normal((rows, cols)).astype(np.float32)
     with qt.use_isa(isa):
         for shift in (0, 16, 4, 60):
-            memory = np.full(w.nbytes + 128, POISON, np.uint8)
-            out = memory[shift : shift + w.nbytes].view(np.float32).reshape(w.shape)
+            memory = np.full(w.nbytes + 192, POISON, np.uint8)
+            start = -memory.ctypes.data % 64 + shift
+            out = memory[start : start + w.nbytes].view(np.float32).reshape(w.shape)
             if kernel == "threshold":
                 backend.active.threshold(w.reshape(-1), 0.5, "magnitude", out.reshape(-1))
                 assert same_bits(out, np.where(np.abs(w) < 0.5, np.float32(0), w))
@@ -146,12 +147,17 @@ def test_results_that_leave_the_caches(isa: str, kernel: str) -> None:
                     whole = qt.quantize(w, bits, group_size=group)
                     for r in (0, 1, 2048, rows - 1):
                         assert same_bits(whole.data[r : r + 1], qt.quantize(w[r : r + 1], bits, group_size=group).data)
+            elif kernel == "norm_rows":
+                sums = qt.importance.l1(w, axis=1)
+                assert all(
+                    same_bits(sums[r : r + 1], qt.importance.l1(w[r : r + 1], axis=1)) for r in range(0, rows, 97)
+                )
             else:
                 q = qt.quantize(w, 5, group_size=48)
                 backend.active.dequantize(q.data, 5, 48, q.scales, None, out)
                 few = [qt.quantize(w[r : r + 1], 5, group_size=48).dequantize() for r in (0, 1, rows - 1)]
                 assert all(same_bits(out[r : r + 1], f) for r, f in zip((0, 1, rows - 1), few, strict=True))
-            assert (memory[:shift] == POISON).all() and (memory[shift + w.nbytes :] == POISON).all()
+            assert (memory[:start] == POISON).all() and (memory[start + w.nbytes :] == POISON).all()
 
 
 NOT_TELLING = (  # of their input whether it was finite
