@@ -76,6 +76,7 @@ def test_unusual_input(a: object) -> None:
         (W, (6, 4), np.float32, [], False),
         (W, (24,), np.float32, [], False),
         (W, (4,), np.float32, [], False),
+        (W, (4, 2**70), np.float32, [], False),
         (W, (4, 6), np.int32, [], False),
         (W, (4, 6), np.float16, [], False),
         (UNUSUAL["big-endian"], (4, 6), np.float32, [], False),

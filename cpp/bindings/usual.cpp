@@ -18,7 +18,8 @@ static bool has_shape(const py::array& a, const py::tuple& shape) {
   if (a.ndim() != static_cast<py::ssize_t>(shape.size())) return false;
   for (py::ssize_t k = 0; k < a.ndim(); ++k) {
     const py::handle n = PyTuple_GET_ITEM(shape.ptr(), k);
-    if (!PyLong_CheckExact(n.ptr()) || PyLong_AsSsize_t(n.ptr()) != a.shape(k)) return false;
+    int overflow = 0;  // then -1, which no array has, and no exception
+    if (!PyLong_CheckExact(n.ptr()) || PyLong_AsLongLongAndOverflow(n.ptr(), &overflow) != a.shape(k)) return false;
   }
   return true;
 }
