@@ -1,0 +1,152 @@
+"""What a judge of accuracy is, and one row of the table: compress, decode, measure, and ask transformers as well."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from quality_metrics import Array, largest_difference
+from quality_settings import Setting
+
+from quantrim import dequantize
+from quantrim.files import open_checkpoint
+from quantrim.model import compress, logical_tensors
+
+ORIGINAL = "as it was"
+TOLERANCE = 1e-4  # of the largest number: the reader adds float32 in another order, but multiplies the same weights
+
+Weights = Mapping[str, Array]
+Outputs = dict[str, Array]  # what a model says; the same keys for every setting
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of a judge in the table. text: how it is written, for str.format."""
+
+    key: str
+    title: str
+    text: str
+
+
+class Judge(Protocol):
+    """A model and a task. loss: of figures, what the plot shows upwards; less is better, and beyond the limit all are
+    equally useless."""
+
+    name: str
+    title: str
+    about: str
+    columns: tuple[Column, ...]
+    loss_title: str
+    loss_limit: float
+
+    @property
+    def folder(self) -> Path:
+        """The model as it was."""
+
+    def outputs(self, weights: Weights | None) -> Outputs:
+        """What the float model says with these weights in place of its own; None: with its own."""
+
+    def reader_outputs(self, folder: Path) -> Outputs:
+        """The first rows of the same, from the folder as transformers opens it, or whatever it raises."""
+
+    def figures(self, outputs: Outputs, original: Outputs) -> dict[str, float]:
+        """By keys of `columns`."""
+
+    def loss(self, figures: dict[str, float], original: dict[str, float]) -> float: ...
+
+
+@dataclass(frozen=True)
+class Row:
+    """nbytes: of the files of weights. snr_db: of what was rounded or pruned. seconds: of compress. loss: as the judge
+    defines it. reader: the largest difference of what transformers makes of the folder, None where it does not open;
+    reason: why not."""
+
+    model: str
+    label: str
+    options: dict[str, Any]
+    nbytes: int
+    ratio: float
+    snr_db: float | None
+    seconds: float
+    figures: dict[str, float]
+    loss: float
+    everything: bool = False
+    reader: float | None = None
+    reason: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def misread(self) -> bool:
+        """Whether transformers opens the folder and computes something else."""
+        return self.reader is not None and self.reader > TOLERANCE
+
+    def reader_text(self) -> str:
+        if self.label == ORIGINAL:
+            return "-"
+        if self.reader is None:
+            return "no"
+        if self.misread:
+            return f"DIFFERS by {self.reader:.1e}"
+        return f"yes, {self.reader:.0e}" if self.reader else "yes, equal"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The judge's model before anything was done to it."""
+
+    outputs: Outputs
+    row: Row
+
+
+def baseline(judge: Judge) -> Baseline:
+    outputs = judge.outputs(None)
+    figures = judge.figures(outputs, outputs)
+    nbytes = sum(path.stat().st_size for path in judge.folder.glob("*.safetensors"))
+    return Baseline(
+        outputs, Row(judge.name, ORIGINAL, {}, nbytes, 1.0, None, 0.0, figures, judge.loss(figures, figures))
+    )
+
+
+def evaluate(judge: Judge, setting: Setting, base: Baseline, scratch: Path, reader: bool = True) -> Row:
+    """One row. The written folder is gone afterwards."""
+    target = scratch / "out"
+    try:
+        report = compress(judge.folder, target, overwrite=True, **setting.options)
+        outputs = judge.outputs(decoded(target))
+        figures = judge.figures(outputs, base.outputs)
+        difference, reason = read_again(judge, target, outputs) if reader else (None, "not asked")
+    finally:
+        shutil.rmtree(target, ignore_errors=True)
+    return Row(
+        judge.name, setting.label, setting.options, report.stored_bytes, report.ratio, report.snr_db, report.seconds,
+        figures, judge.loss(figures, base.row.figures), setting.everything, difference, reason, report.notes,
+    )  # fmt: skip
+
+
+def decoded(folder: Path) -> dict[str, Array]:
+    """All weights that a folder holds, float32, in their shapes; integers, which are no weights, are left out.
+
+    Codes times scales are float32 here, as readers compute them in a float32 model; `rows` would round them to the
+    dtype of the scales."""
+    found: dict[str, Array] = {}
+    with open_checkpoint(folder) as checkpoint:
+        for name, tensor in logical_tensors(checkpoint).items():
+            if not np.issubdtype(tensor.dtype, np.integer):
+                count = tensor.matrix_shape[0]
+                rows = dequantize(tensor.quantized_rows(0, count)) if tensor.coded else tensor.rows(0, count)
+                found[name] = rows.astype(np.float32, copy=False).reshape(tensor.shape)
+    return found
+
+
+def read_again(judge: Judge, folder: Path, outputs: Outputs) -> tuple[float | None, str]:
+    """How far transformers is from our decoded weights, or why it does not open the folder."""
+    try:
+        found = judge.reader_outputs(folder)
+    except Exception as error:  # of other people's code: whatever it is, the folder does not open plainly
+        lines = str(error).strip().splitlines() or [""]
+        return None, f"{type(error).__name__}: {lines[0][:200]}"
+    return max(largest_difference(part, outputs[key]) for key, part in found.items()), ""
