@@ -6,11 +6,16 @@ from collections.abc import Sequence
 
 from quality_judge import Row
 
+SAME_BYTES = 1.001
+
 
 def front(rows: Sequence[Row]) -> list[Row]:
-    """The rows that no other beats in bytes and in loss, smallest first. Of rows equal in both, the first."""
+    """The rows that no other beats in bytes and in loss, smallest first; a few bytes more or less, of headers, are the
+    same bytes. Of rows equal in both, the first."""
     found: list[Row] = []
     for row in sorted(rows, key=lambda row: (row.nbytes, row.loss)):
         if not found or row.loss < found[-1].loss:
+            if found and row.nbytes <= SAME_BYTES * found[-1].nbytes:
+                found.pop()
             found.append(row)
     return found

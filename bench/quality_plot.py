@@ -73,14 +73,19 @@ def _range(rows: Sequence[Row], limit: float) -> Place:
 
 def _panel(axes: Any, rows: Sequence[Row], span: Place) -> Named:
     """Points, those beyond the axis as triangles on its edge, and a staircase through the front."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     low, high = span
     best = front(rows)
     sizes = [row.nbytes / 1e6 for row in rows]
     axes.set(xscale="log", yscale="log", ylim=(low / ROOM, high), xlim=(min(sizes) / 1.12, max(sizes) * 1.12))
-    axes.grid(which="both", color="#e4e4e4", linewidth=0.6)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(lambda loss, _: f"{loss:.9f}".rstrip("0").rstrip("."))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.grid(color="#e4e4e4", linewidth=0.6)
     stairs = [(row.nbytes / 1e6, _within(row.loss, span)) for row in best]
     axes.plot(*zip(*stairs, strict=True), drawstyle="steps-post", color=GREY, linewidth=1.2, zorder=1)
-    for row in rows:
+    for row in sorted(rows, key=best.__contains__):  # the front on top of what lies in the same place
         colour = COLOURS[_kind(row)]
         marker = "^" if row.loss > high else "s" if row.options.get("symmetric") is False else "o"
         face = colour if row in best else "white"
@@ -90,7 +95,7 @@ def _panel(axes: Any, rows: Sequence[Row], span: Place) -> Named:
     return Named(
         axes,
         [(row.nbytes / 1e6, _within(row.loss, span)) for row in rows],
-        [(row.label.removesuffix(PLUS), at) for row, at in zip(best, stairs, strict=True)],
+        [(_name(row), at) for row, at in zip(best, stairs, strict=True)],
     )
 
 
@@ -99,13 +104,17 @@ def _within(loss: float, span: Place) -> float:
     return min(max(loss, span[0]), span[1] / 1.1)
 
 
+def _name(row: Row) -> str:
+    return f"{ORIGINAL} (0)" if row.label == ORIGINAL else row.label.removesuffix(PLUS)
+
+
 def _kind(row: Row) -> str:
     return next(begin for begin in COLOURS if row.label.startswith(begin))
 
 
 def _megabytes(axes: Any, low: float, high: float) -> None:
-    """Plain numbers at 1, 1.5, 2, 3, 5, 7 of each power of ten, which a log axis of less than one would not show."""
-    steps = (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
+    """Plain numbers, which a log axis of less than a power of ten would not show."""
+    steps = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
     ticks = [step * 10.0**power for power in range(-3, 7) for step in steps]
     ticks = [tick for tick in ticks if low / 1.1 <= tick <= high * 1.1]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

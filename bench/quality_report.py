@@ -51,7 +51,7 @@ def as_text(result: Result) -> str:
 
 
 def table(rows: list[Row], columns: list[dict[str, str]]) -> list[str]:
-    """In the order of the settings; failures of a reader are listed below."""
+    """In the order of the settings; why a reader failed, and what compress had said, is listed below."""
     best = [row for scope in (False, True) for row in front([row for row in rows if in_scope(row, scope)])]
     head = ["setting", "front", "bytes", "ratio", "SNR dB", *(c["title"] for c in columns), "seconds", "transformers"]
     lines = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * (len(head) - 3) + "---|"]
@@ -63,7 +63,8 @@ def table(rows: list[Row], columns: list[dict[str, str]]) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for row in rows:
         if row.reason:
-            reasons.setdefault(row.reason, []).append(row.label)
+            said = "; ".join(row.notes) or "nothing"
+            reasons.setdefault(f"{row.reason} (compress said: {said})", []).append(row.label)
     return [*lines, "", *(f"- transformers does not open {', '.join(who)}: {why}" for why, who in reasons.items())]
 
 
