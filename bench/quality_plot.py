@@ -13,14 +13,14 @@ from quality_settings import PLUS
 
 from quantrim.demo.plot import free_place
 
-INCHES, DPI = (7.2, 5.2), 110  # of a panel
+INCHES, DPI = (7.2, 6.0), 110  # of a panel
 TEXT = 8.5  # points
 DARK, GREY = "#222222", "#999999"
+CODEBOOKS = ""  # any other label
 COLOURS = {  # by how a label begins; the first that fits
     "int8": "#08306b", "int6": "#2171b5", "int5": "#41b6c4", "int4": "#238b45", "int3": "#fe9929", "int2": "#cb181d",
-    "pruned": "#888888", ORIGINAL: "#000000", "": "#7a0177",
+    "pruned": "#888888", CODEBOOKS: "#7a0177",
 }  # fmt: skip
-NAMES = {"": "codebooks", ORIGINAL: ORIGINAL}  # in the legend, where the label's beginning says too little
 SCOPES = {False: "embeddings kept", True: "embeddings rounded as well"}
 DOT = 5  # pixels around a point that no label covers
 ROOM = 1.6  # by which the loss axis goes beyond the best and the worst
@@ -31,10 +31,11 @@ Box = tuple[float, float, float, float]  # left, bottom, right, top
 
 
 class Named(NamedTuple):
-    """A panel whose names are still to be placed: all its points, and those of the front with their names, in data."""
+    """A panel whose names are still to be placed: its points, the line of the front, and points with names, in data."""
 
     axes: Any
     points: list[Place]
+    stairs: list[Place]
     names: list[tuple[str, Place]]
 
 
@@ -50,12 +51,13 @@ def draw(rows: Sequence[Row], models: dict[str, dict[str, Any]], path: Path) -> 
     panels = []
     grid = figure.subplots(len(shown), 2, squeeze=False)
     for line, name in zip(grid, shown, strict=True):
-        mine = [row for row in rows if row.model == name]
+        mine = [row for row in rows if row.model == name and row.label != ORIGINAL]
+        original = "".join(f" ({r.nbytes / 1e6:.1f} MB as it was)" for r in rows if r.model == name and r not in mine)
         for axes, (everything, scope) in zip(line, SCOPES.items(), strict=True):
-            here = [row for row in mine if row.everything == everything or row.label == ORIGINAL]
-            panels.append(_panel(axes, here, _range(mine, models[name]["limit"])))
-            axes.set_title(f"{models[name]['title']}\n{scope}", fontsize=10)
+            axes.set_title(f"{models[name]['title']}\n{scope}{original}", fontsize=10)
             axes.set(xlabel="MB of the files of weights (log axis)", ylabel=models[name]["loss"])
+            if here := [row for row in mine if row.everything == everything]:
+                panels.append(_panel(axes, here, _losses(mine, models[name]["limit"])))
     _legend(figure, rows)
     canvas.draw()  # so that it is known where the points are
     figure.set_layout_engine("none")
@@ -65,47 +67,67 @@ def draw(rows: Sequence[Row], models: dict[str, dict[str, Any]], path: Path) -> 
     return figure
 
 
-def _range(rows: Sequence[Row], limit: float) -> Place:
-    """Of the loss axis: from below the least that is positive to the worst, but not beyond the limit."""
+def _losses(rows: Sequence[Row], limit: float) -> Place:
+    """The loss axis: from below the least that is positive to the worst, but not beyond the limit."""
     losses = [row.loss for row in rows if row.loss > 0] or [limit / 100]
-    return min(losses) / ROOM, max(min(max(losses), limit), 2 * min(losses)) * ROOM
+    return min(losses) / ROOM**2, max(min(max(losses), limit), 2 * min(losses)) * ROOM
 
 
-def _panel(axes: Any, rows: Sequence[Row], span: Place) -> Named:
-    """Points, those beyond the axis as triangles on its edge, and a staircase through the front."""
+def _sizes(rows: Sequence[Row], best: Sequence[Row]) -> Place:
+    """The axis of MB: as far as the front goes, with room for names, that rows which waste bytes do not squeeze it."""
+    low, high = min(row.nbytes for row in rows) / 1e6, best[-1].nbytes / 1e6
+    room = max(high / low, 1.1) ** 0.25
+    return low / room, high * room
+
+
+def _panel(axes: Any, rows: Sequence[Row], losses: Place) -> Named:
+    """Points, those beyond the axes as triangles on the edge, and a staircase through the front."""
     from matplotlib.ticker import LogLocator, NullLocator
 
-    low, high = span
     best = front(rows)
-    sizes = [row.nbytes / 1e6 for row in rows]
-    axes.set(xscale="log", yscale="log", ylim=(low / ROOM, high), xlim=(min(sizes) / 1.12, max(sizes) * 1.12))
+    sizes = _sizes(rows, best)
+    axes.set(xscale="log", yscale="log", xlim=sizes, ylim=losses)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(lambda loss, _: f"{loss:.9f}".rstrip("0").rstrip("."))
     axes.yaxis.set_minor_locator(NullLocator())
+    _megabytes(axes, *sizes)
     axes.grid(color="#e4e4e4", linewidth=0.6)
-    stairs = [(row.nbytes / 1e6, _within(row.loss, span)) for row in best]
+    stairs = [_place(row, sizes, losses) for row in best]
+    stairs.append((sizes[1], stairs[-1][1]))
     axes.plot(*zip(*stairs, strict=True), drawstyle="steps-post", color=GREY, linewidth=1.2, zorder=1)
     for row in sorted(rows, key=best.__contains__):  # the front on top of what lies in the same place
-        colour = COLOURS[_kind(row)]
-        marker = "^" if row.loss > high else "s" if row.options.get("symmetric") is False else "o"
+        colour, at = COLOURS[_kind(row)], _place(row, sizes, losses)
         face = colour if row in best else "white"
-        at = (row.nbytes / 1e6, _within(row.loss, span))
+        marker = _marker(row, sizes, losses)
         axes.plot(*at, marker, color=colour, markerfacecolor=face, markersize=7, markeredgewidth=1.4, zorder=3)
-    _megabytes(axes, min(sizes), max(sizes))
-    return Named(
-        axes,
-        [(row.nbytes / 1e6, _within(row.loss, span)) for row in rows],
-        [(_name(row), at) for row, at in zip(best, stairs, strict=True)],
-    )
+    names = [(row.label.removesuffix(PLUS), _place(row, sizes, losses)) for row in _ends(best)]
+    return Named(axes, [_place(row, sizes, losses) for row in rows], stairs, names)
 
 
-def _within(loss: float, span: Place) -> float:
-    """Where a loss is drawn: none at all, or less than none, on the lower edge."""
-    return min(max(loss, span[0]), span[1] / 1.1)
+def _place(row: Row, sizes: Place, losses: Place) -> Place:
+    """Where a row is drawn: within the axes; no loss at all, or less than none, is near the lower edge."""
+    return _within(row.nbytes / 1e6, sizes), _within(row.loss, losses)
 
 
-def _name(row: Row) -> str:
-    return f"{ORIGINAL} (0)" if row.label == ORIGINAL else row.label.removesuffix(PLUS)
+def _within(value: float, axis: Place) -> float:
+    edge = (axis[1] / axis[0]) ** 0.02  # the width of a point
+    return min(max(value, axis[0] * edge), axis[1] / edge)
+
+
+def _marker(row: Row, sizes: Place, losses: Place) -> str:
+    if row.loss > losses[1]:
+        return "^"
+    if row.nbytes / 1e6 > sizes[1]:
+        return ">"
+    return "s" if row.options.get("symmetric") is False else "o"
+
+
+def _ends(best: Sequence[Row]) -> list[Row]:
+    """Of the front the smallest and the best row of each kind: more names would be read by nobody."""
+    kinds: dict[str, list[Row]] = {}
+    for row in best:
+        kinds.setdefault(_kind(row), []).append(row)
+    return [row for rows in kinds.values() for row in (rows[:1] + rows[1:][-1:])]
 
 
 def _kind(row: Row) -> str:
@@ -114,9 +136,9 @@ def _kind(row: Row) -> str:
 
 def _megabytes(axes: Any, low: float, high: float) -> None:
     """Plain numbers, which a log axis of less than a power of ten would not show."""
-    steps = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
-    ticks = [step * 10.0**power for power in range(-3, 7) for step in steps]
-    ticks = [tick for tick in ticks if low / 1.1 <= tick <= high * 1.1]
+    from matplotlib.ticker import MaxNLocator
+
+    ticks = [tick for tick in MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= tick <= high]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
 
@@ -124,24 +146,24 @@ def _megabytes(axes: Any, low: float, high: float) -> None:
 def _legend(figure: Any, rows: Sequence[Row]) -> None:
     from matplotlib.lines import Line2D
 
-    kinds = [kind for kind in COLOURS if any(_kind(row) == kind for row in rows)]
+    kinds = [kind for kind in COLOURS if any(_kind(row) == kind for row in rows if row.label != ORIGINAL)]
     plain: dict[str, Any] = {"linestyle": "none", "markersize": 7, "markeredgewidth": 1.4}
-    handles = [Line2D([], [], marker="o", color=COLOURS[k], label=NAMES.get(k, k), **plain) for k in kinds]
+    handles = [Line2D([], [], marker="o", color=COLOURS[k], label=k or "codebooks", **plain) for k in kinds]
     handles += [
         Line2D([], [], marker="o", color=DARK, markerfacecolor="white", label="symmetric, or no grid", **plain),
         Line2D([], [], marker="s", color=DARK, markerfacecolor="white", label="asymmetric", **plain),
-        Line2D([], [], marker="^", color=DARK, markerfacecolor="white", label="beyond the axis", **plain),
+        Line2D([], [], marker=">", color=DARK, markerfacecolor="white", label="beyond an axis", **plain),
         Line2D([], [], color=GREY, marker="o", label="front: nothing smaller is better", markersize=7),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=9, frameon=False)
 
 
 def _labels(panel: Named, renderer: Any) -> None:
-    """A name at each point of the front, near it and on nothing else: below and left of a front nothing is."""
+    """Names near their points and on nothing else: below and left of a front nothing is."""
     axes = panel.axes
     to_pixels = axes.transData.transform
     points = [(x - DOT, y - DOT, x + DOT, y + DOT) for x, y in map(to_pixels, panel.points)]
-    taken = [*points, *_stairs([to_pixels(place) for _, place in panel.names])]
+    taken = [*points, *_stairs([to_pixels(place) for place in panel.stairs])]
     between: list[Box] = []
     frame = axes.get_window_extent(renderer).extents
     for name, place in panel.names:

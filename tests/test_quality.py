@@ -218,6 +218,7 @@ MADE_UP = [
     row("int4 g32 mse sym", 140_000, 0.1, reader=0.5),
     row("int3 g32 mse sym", 145_000, 0.3, reason="ValueError: no kernel for 3 bits", notes=("use 4", "or 8")),
     row("int2 g32 mse sym", 80_000, 400.0),
+    row("pruned 50 %", 600_000, 0.3),
     row("int4 g32 mse sym +embed", 70_000, 0.6, everything=True),
 ]
 
@@ -262,12 +263,13 @@ def test_files_are_written_and_read_again(tmp_path: Path) -> None:
 
 
 def test_the_picture_names_the_front_and_nothing_twice(tmp_path: Path) -> None:
-    """Left the rows that keep embeddings, right the others; the original in both. No name covers a point or a name."""
+    """Left the rows that keep embeddings, right the others; no name covers a point or a name."""
     result = made_up()
     figure = draw(result.rows, result.about["models"], tmp_path / "p.png")
     left, right = figure.axes
-    assert {t.get_text() for t in left.texts} == {*(r.label for r in front(MADE_UP[1:-1])), f"{ORIGINAL} (0)"}
-    assert {t.get_text() for t in right.texts} == {f"{ORIGINAL} (0)", "int4 g32 mse sym"} and len(right.texts) == 2
+    assert {t.get_text() for t in left.texts} == {r.label for r in front(MADE_UP[1:-1])} and len(left.texts) == 3
+    assert [t.get_text() for t in right.texts] == ["int4 g32 mse sym"]
+    assert "embeddings kept (1.0 MB as it was)" in left.get_title()
     renderer = figure.canvas.get_renderer()
     for axes in figure.axes:
         frame, boxes = axes.get_window_extent(renderer), [text_box(text, renderer) for text in axes.texts]
