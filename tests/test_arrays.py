@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import ctypes
 import decimal
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import quantrim as qt
+from quantrim import checks
 
 by_function = pytest.mark.parametrize("f", FUNCTIONS, ids=lambda f: f.name)
 FLOAT_FUNCTIONS = [f for f in FUNCTIONS if f.kind == "floats"]
@@ -202,7 +204,12 @@ def wrong_dtypes() -> Iterator[Array]:
 @by_function
 def test_A29_wrong_dtype_is_named(f: Function) -> None:
     integers = [np.int8, np.uint16, np.int32, np.int64]
-    accepted: dict[str, list[Any]] = {"floats": [np.float32], "uint8": [], "bool": [np.bool_], "labels": integers}
+    accepted: dict[str, list[Any]] = {
+        "floats": [np.float32, *integers],
+        "uint8": [],
+        "bool": [np.bool_],
+        "labels": integers,
+    }
     for a in wrong_dtypes():
         if a.dtype not in accepted[f.kind]:
             with pytest.raises(TypeError, match="must be") as caught:
@@ -283,10 +290,117 @@ def test_A30_dlpack_alone() -> None:
 def test_A30_dlpack_that_numpy_cannot_read() -> None:
     with pytest.raises(TypeError, match=r"w must be an array that numpy can read, not Capsule: memory of another"):
         qt.quantize(Capsule(np.ones((2, 8), np.float32), device=2))
-    with pytest.raises(TypeError, match="w must be float32, float16, bfloat16 or float64, not int32"):
-        qt.quantize(Capsule(np.ones((2, 8), np.int32)))
+    with pytest.raises(TypeError, match="w must be float32, float16, bfloat16 or float64, or integers, not bool"):
+        qt.quantize(Capsule(np.ones((2, 8), np.bool_)))
     with pytest.raises(TypeError, match="w must be an array that numpy can read, not Capsule"):
         qt.quantize(Capsule(np.ones((2, 8), FLOATS["bfloat16"])))
+    with pytest.raises(TypeError, match=r"w must be an array that numpy can read, not list: .*inhomogeneous"):
+        qt.quantize([[1.0], [1.0, 2.0]])
+
+
+class DlTensor(ctypes.Structure):
+    """A tensor of DLPack, in the structure that owns it: DLManagedTensor, or DLManagedTensorVersioned."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p), ("device", ctypes.c_int32), ("device_id", ctypes.c_int32), ("ndim", ctypes.c_int32),
+        ("kind", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.c_void_p), ("strides", ctypes.c_void_p), ("offset", ctypes.c_uint64),
+    )  # fmt: skip
+
+
+DELETER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+OWNER = [("context", ctypes.c_void_p), ("deleter", DELETER)]
+
+
+class Managed(ctypes.Structure):
+    _fields_ = (("tensor", DlTensor), *OWNER)
+
+
+class ManagedVersioned(ctypes.Structure):
+    _fields_ = (
+        ("major", ctypes.c_uint32), ("minor", ctypes.c_uint32), *OWNER,
+        ("flags", ctypes.c_uint64), ("tensor", DlTensor),
+    )  # fmt: skip
+
+
+class BrainFloats:
+    """An array of bfloat16 that speaks DLPack alone, as torch's tensors do of that dtype; `deleted` counts."""
+
+    def __init__(self, a: Array, versioned: bool, device: int = 1) -> None:
+        self.a, self.versioned, self.device, self.deleted = a, versioned, device, 0
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.device, 0
+
+    def __dlpack__(self, **how: Any) -> Any:
+        if how and not self.versioned:
+            raise TypeError("no such argument")
+        a, many = self.a, ctypes.c_int64 * self.a.ndim
+        self.shape, self.strides = many(*a.shape), many(*(s // 2 for s in a.strides))
+        strides = 0 if a.flags.c_contiguous else ctypes.addressof(self.strides)
+        before = a.ctypes.data - 6  # what the offset makes up for
+        tensor = DlTensor(before, self.device, 0, a.ndim, 4, 16, 1, ctypes.addressof(self.shape), strides, 6)
+        self.managed = (ManagedVersioned if self.versioned else Managed)(tensor=tensor, deleter=DELETER(self._delete))
+        if self.versioned:
+            self.managed.major = 1
+        new = ctypes.pythonapi.PyCapsule_New
+        new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+        self.name = b"dltensor_versioned" if self.versioned else b"dltensor"
+        return new(ctypes.addressof(self.managed), self.name, None)
+
+    def _delete(self, _: int) -> None:
+        self.deleted += 1
+
+
+@pytest.mark.parametrize("versioned", [False, True])
+def test_D17_bfloat16_by_dlpack(versioned: bool) -> None:
+    """Read where it lies, in any layout, and given back."""
+    w = np.random.default_rng(0).standard_normal((6, 8)).astype(FLOATS["bfloat16"])
+    for a in (w, w.T, w[:, ::2], w[::-1], w[:0], w[0]):
+        given = BrainFloats(a, versioned)
+        assert bits_of(qt.prune(given, 0.5)) == bits_of(qt.prune(a, 0.5))
+        assert given.deleted == 1
+    given = BrainFloats(w, versioned)
+    view = checks.array("w", given)
+    assert view.dtype == w.dtype and view.ctypes.data == w.ctypes.data and not view.flags.writeable
+    assert given.deleted == 0
+    with pytest.raises(TypeError, match="w must be an array that numpy can read, not BrainFloats"):
+        qt.prune(BrainFloats(w, versioned, device=2), 0.5)
+    del view
+    assert given.deleted == 1
+
+
+# Integers
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", ">i4"])
+@pytest.mark.parametrize("f", FLOAT_FUNCTIONS, ids=lambda f: f.name)
+def test_D18_integers_that_float32_holds(f: Function, dtype: str) -> None:
+    a = np.random.default_rng(3).integers(1, 100, (4, 12)).astype(dtype)
+    assert bits_of(f.call(a)) == bits_of(f.call(a.astype(np.float32)))
+
+
+@pytest.mark.parametrize("value", [2**24 + 1, -(2**24) - 1, 2**31 - 1, 2**53 + 1, 2**63 - 1, 2**64 - 1, -(2**63) + 1])
+def test_D18_integers_that_float32_does_not_hold_are_named(value: int) -> None:
+    with pytest.raises(ValueError, match=f"w must be integers that float32 holds, not {value} at flat index 4"):
+        qt.prune(np.array([[1, 2, 3], [4, value, 5]], np.int64 if value < 2**63 else np.uint64), 0.5)
+
+
+def test_D18_where_integers_come_from() -> None:
+    """Lists, arange, a scale, a threshold, a multiplier; powers of two and their multiples far beyond 2**24."""
+    assert qt.prune([1, -2, 3, 0], 0.5).tolist() == [0, -2, 3, 0]
+    assert qt.prune(np.arange(6), 0.5).tolist() == [0, 0, 0, 3, 4, 5]
+    for scale in (1, 2, np.int64(2), [2], np.uint8(3)):
+        want = qt.quantize(np.eye(4), 4, scale=float(np.ravel(scale)[0]))
+        assert bits_of(qt.quantize(np.eye(4), 4, scale=scale)) == bits_of(want)
+    assert qt.threshold([1, 2, 3], 2).tolist() == [0, 2, 3]
+    assert qt.threshold([1, 2, 3], np.int8(2)).tolist() == [0, 2, 3]
+    assert qt.importance.wanda([[1, 2]], [3, 4]).tolist() == [[3, 8]]
+    for held in (2**24, -(2**24), 2**24 + 2, -(2**63), 2**62 + 2**40, 2**63 - 2**39):
+        assert qt.importance.magnitude([held]).tolist() == [abs(held)]
+    for refused in ([True, False], np.bool_(1)):
+        with pytest.raises(TypeError, match=r"scale must be .* or integers, not bool"):
+            qt.quantize(np.eye(2), scale=refused)
 
 
 @by_function

@@ -219,9 +219,7 @@ def test_D102_closed_descriptors(closed: tuple[int, ...], model: Path, tmp_path:
 def test_D96_a_full_disk_under_stdout_is_exit_code_3(words: tuple[str, ...], model: Path) -> None:
     found = [os.fspath(model) if word == "MODEL" else word for word in words]
     with open("/dev/full", "wb") as full:  # noqa: PTH123
-        done = subprocess.run(
-            [*PROGRAM, *found], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
-        )
+        done = subprocess.run([*PROGRAM, *found], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
     assert done.returncode == 3
     assert done.stderr == b"quantrim: error: No space left on device\n"
 
@@ -236,9 +234,7 @@ def test_an_encoding_that_cannot_say_it_escapes_it(tmp_path: Path) -> None:
 # Terminals
 
 
-def on_terminal(
-    *words: object, columns: int = 100, env: Mapping[str, str] | None = None
-) -> tuple[int, bytes]:
+def on_terminal(*words: object, columns: int = 100, env: Mapping[str, str] | None = None) -> tuple[int, bytes]:
     """The program on a terminal of its own: its exit code, and all that it drew."""
     ours, theirs = pty.openpty()
     settings = {"TERM": "xterm-256color", "COLUMNS": str(columns), "LANG": "C.UTF-8", **(env or {})}

@@ -420,7 +420,7 @@ def test_B48_unknown_codebook(bad: str) -> None:
         ([0.0, math.nan], ValueError, "codebook must be finite"),
         ([0.0, math.inf], ValueError, "codebook must be finite"),
         ([0.0, 1e39], ValueError, "codebook must fit float32"),
-        ([0, 1], TypeError, "codebook must be float32.*not int64"),
+        ([False, True], TypeError, "codebook must be float32.*not bool"),
         (None, TypeError, "codebook must be float32.*not object"),
     ],
     ids=lambda v: str(v)[:20],

@@ -183,9 +183,7 @@ def test_D98_a_folder_moved_aside_comes_back(target: Path) -> None:
     assert len(remove_stale(linked)) == 1 and linked.is_symlink(), "a link that leads nowhere is a target too"
 
 
-def test_an_old_folder_that_cannot_be_removed_is_reported(
-    target: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_old_folder_that_cannot_be_removed_is_reported(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(target, OLD_FOLDER)
     monkeypatch.setattr(atomic, "remove", lambda *_: None)
     with pytest.warns(UserWarning, match="could not be removed whole"):

@@ -245,9 +245,7 @@ def test_an_index_by_its_own_path(folder: Path) -> None:
     other = folder / "fp16.safetensors.index.json"
     (folder / "model.safetensors.index.json").rename(other)
     (folder / "bf16.safetensors.index.json").write_text("{}")
-    refused_checkpoint(
-        folder, "2 index files", "'bf16.safetensors.index.json', 'fp16.safetensors.index.json'"
-    )
+    refused_checkpoint(folder, "2 index files", "'bf16.safetensors.index.json', 'fp16.safetensors.index.json'")
     with open_checkpoint(other) as ckpt:
         assert ckpt.is_folder and len(ckpt) == 4
 
@@ -258,13 +256,9 @@ def test_a_folder_with_one_file(tmp_path: Path, path: Path) -> None:
     with open_checkpoint(tmp_path) as ckpt:
         assert ckpt.shards == ["weights.safetensors"] and ckpt.is_folder
     write_tensors(tmp_path / "more.safetensors", {"a": floats(2)})
-    refused_checkpoint(
-        tmp_path, "2 .safetensors files and no index", "'more.safetensors', 'weights.safetensors'"
-    )
+    refused_checkpoint(tmp_path, "2 .safetensors files and no index", "'more.safetensors', 'weights.safetensors'")
     write_tensors(path, {"m": floats(2)})
-    with pytest.warns(
-        UserWarning, match=r"'more\.safetensors', 'weights\.safetensors' not in the checkpoint"
-    ):
+    with pytest.warns(UserWarning, match=r"'more\.safetensors', 'weights\.safetensors' not in the checkpoint"):
         assert list(open_checkpoint(tmp_path)) == ["m"]
 
 

@@ -149,9 +149,7 @@ def test_D98_killed_at_every_system_call(target: Path, writer: str) -> None:
             start_over(target, old)
             inject = ["strace", "-f", "-o", "/dev/null", "-e", f"trace={name}"]
             inject += ["-e", f"inject={name}:signal=SIGKILL:when={at}"]
-            run = subprocess.run(
-                [*inject, sys.executable, script, writer, target], capture_output=True, timeout=60
-            )
+            run = subprocess.run([*inject, sys.executable, script, writer, target], capture_output=True, timeout=60)
             if run.returncode == 0:
                 break
             assert run.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), run.stderr
@@ -279,9 +277,7 @@ def failing_sweep(target: Path, writer: str, code: int) -> tuple[int, list[str]]
         if snapshot(target) != (old if error else new) and not (
             error and at > last_rename + 1 and snapshot(target) == new
         ):
-            faults.append(
-                f"{at} {name}: {error!r}, yet the target is not the {'old' if error else 'new'} one"
-            )
+            faults.append(f"{at} {name}: {error!r}, yet the target is not the {'old' if error else 'new'} one")
         if leftovers(target.parent):
             remove_stale(target)
             if leftovers(target.parent) or name not in ("unlink", "rmdir", "open", "close"):
@@ -306,9 +302,7 @@ def test_D96_the_sweep_finds_a_naive_writer(target: Path) -> None:
 
 
 @pytest.mark.parametrize("writer", ATOMIC)
-def test_D97_short_writes_and_interruptions(
-    target: Path, writer: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_D97_short_writes_and_interruptions(target: Path, writer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = CASES[writer]
     put(target, old)
     real = os.pwrite
@@ -363,9 +357,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("only root can mount a small tmpfs")
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", disk], capture_output=True, text=True
-    )
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", disk], capture_output=True, text=True)
     if mount.returncode:
         pytest.skip(f"this root cannot mount a tmpfs: {mount.stderr.strip()}")
     try:
@@ -434,9 +426,7 @@ def test_D95_dev_full(tmp_path: Path) -> None:
         writer = FileWriter(tmp_path / "name", size)
         fd = os.open("/dev/full", os.O_WRONLY)
         try:
-            with pytest.raises(
-                OSError, match=r"No space left on device: the file needs 5 bytes, \d+ are free"
-            ):
+            with pytest.raises(OSError, match=r"No space left on device: the file needs 5 bytes, \d+ are free"):
                 writer._attach(fd)
                 writer.write(b"12345")
         finally:
@@ -572,7 +562,5 @@ def test_D105_umask_777_without_root(write: Callable[[Path], None]) -> None:
         if root:
             os.seteuid(0)
     assert leftovers(folder) == []
-    assert [path.name for path in folder.iterdir()] == (
-        ["target"] if write is WRITERS["write_atomic"] else []
-    )
+    assert [path.name for path in folder.iterdir()] == (["target"] if write is WRITERS["write_atomic"] else [])
     shutil.rmtree(folder)

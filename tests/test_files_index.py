@@ -36,9 +36,7 @@ TRAVERSALS = [
 
 
 @pytest.mark.parametrize("shard", TRAVERSALS, ids=ascii)
-def test_C90_shard_names_stay_in_the_folder(
-    folder: Path, shard: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_C90_shard_names_stay_in_the_folder(folder: Path, shard: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write_index(folder, {"a": shard, "b": "x-1.safetensors"})
     opened: list[Path] = []
     real = os.open
@@ -135,9 +133,7 @@ def test_C91_a_wrong_total_size_is_a_warning(folder: Path, total: Any) -> None:
         assert len(open_checkpoint(folder)) == 4
 
 
-@pytest.mark.parametrize(
-    "fields", [{}, {"metadata": {}}, {"metadata": {"total_size": 56.0, "x": [1]}}, {"extra": 1}]
-)
+@pytest.mark.parametrize("fields", [{}, {"metadata": {}}, {"metadata": {"total_size": 56.0, "x": [1]}}, {"extra": 1}])
 def test_C91_metadata_may_be_missing(folder: Path, fields: dict[str, Any]) -> None:
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     write_index(folder, index["weight_map"], **fields)
@@ -181,9 +177,7 @@ def hub_cache(tmp_path: Path) -> Path:
     (repository / "blobs").mkdir()
     write_tensors(repository / "blobs" / "d1", {"a": floats(2)})
     write_tensors(repository / "blobs" / "d2", {"b": floats(3)})
-    (repository / "blobs" / "d3").write_text(
-        '{"weight_map": {"a": "x-1.safetensors", "b": "x-2.safetensors"}}'
-    )
+    (repository / "blobs" / "d3").write_text('{"weight_map": {"a": "x-1.safetensors", "b": "x-2.safetensors"}}')
     (repository / "blobs" / "d4").write_text('{"hidden_size": 8}')
     links = {
         "x-1.safetensors": "d1",

@@ -378,9 +378,7 @@ def test_C66_unknown_dtype(path: Path, dtype: object) -> None:
     refused(path, raw_file(header, bytes(8)), "unknown dtype", "tensor 'a'", "BF16")
 
 
-@pytest.mark.parametrize(
-    "shape", [[2**32, 2**32], [2**62, 2], [0, 2**62, 4], [2**62, 4, 0], [2**61, 8], [2**31] * 8]
-)
+@pytest.mark.parametrize("shape", [[2**32, 2**32], [2**62, 2], [0, 2**62, 4], [2**62, 4, 0], [2**61, 8], [2**31] * 8])
 @pytest.mark.parametrize("dtype", ["U8", "F32", "F4"])
 def test_C67_shape_product_out_of_range(path: Path, shape: list[int], dtype: str) -> None:
     refused(path, raw_file({"a": entry(dtype, shape, 0, 0)}), "2^63-1 bits", "tensor 'a'")
@@ -400,9 +398,7 @@ def test_C67_too_many_dimensions(path: Path) -> None:
     refused(path, raw_file({"a": entry("U8", [1] * (DIMS_LIMIT + 1), 0, 1)}, b"1"), "bad shape")
 
 
-@pytest.mark.parametrize(
-    ("dtype", "shape"), [("F32", [3]), ("F32", [1]), ("U8", []), ("F16", [2, 2, 2]), ("U8", [0])]
-)
+@pytest.mark.parametrize(("dtype", "shape"), [("F32", [3]), ("F32", [1]), ("U8", []), ("F16", [2, 2, 2]), ("U8", [0])])
 def test_C68_shape_and_range_disagree(path: Path, dtype: str, shape: list[int]) -> None:
     refused(path, raw_file({"a": entry(dtype, shape, 0, 8)}, bytes(8)), "data_offsets give 8", "tensor 'a'")
 
@@ -414,9 +410,7 @@ def test_C70_packed_codes_that_end_inside_a_byte(path: Path, dtype: str, count: 
     refused(path, raw_file({"a": entry(dtype, [count], 0, nbytes)}, bytes(nbytes)), "not whole bytes")
 
 
-@pytest.mark.parametrize(
-    ("dtype", "shape", "nbytes"), [("F4", [2, 3], 3), ("F6_E2M3", [4], 3), ("F6_E3M2", [8], 6)]
-)
+@pytest.mark.parametrize(("dtype", "shape", "nbytes"), [("F4", [2, 3], 3), ("F6_E2M3", [4], 3), ("F6_E3M2", [8], 6)])
 def test_C70_packed_codes_are_bytes(path: Path, dtype: str, shape: list[int], nbytes: int) -> None:
     path.write_bytes(raw_file({"a": entry(dtype, shape, 0, nbytes)}, bytes(nbytes)))
     tensor = read_header(path)[0]["a"]

@@ -125,9 +125,7 @@ class Mutant:
         bits = DTYPES[dtype][0] * math.prod(shape)
         end = len(self.data) + bits // 8
         offsets = f"[{len(self.data)},{end}]"
-        self.entries.append(
-            (name, [('"dtype"', f'"{dtype}"'), ('"shape"', str(shape)), ('"data_offsets"', offsets)])
-        )
+        self.entries.append((name, [('"dtype"', f'"{dtype}"'), ('"shape"', str(shape)), ('"data_offsets"', offsets)]))
         self.data += self.rng.randbytes(bits // 8)
 
     def _fields(self) -> list[tuple[str, str]]:
@@ -262,12 +260,8 @@ NUMPY_NAMES = {
 }  # fmt: skip
 
 
-def library_writes(
-    tensors: dict[str, tuple[str, list[int], bytes]], metadata: dict[str, str] | None
-) -> bytes:
-    buffers = {
-        name: ctypes.create_string_buffer(body, max(len(body), 1)) for name, (_, _, body) in tensors.items()
-    }
+def library_writes(tensors: dict[str, tuple[str, list[int], bytes]], metadata: dict[str, str] | None) -> bytes:
+    buffers = {name: ctypes.create_string_buffer(body, max(len(body), 1)) for name, (_, _, body) in tensors.items()}
     specs = {
         name: library.TensorSpec(
             dtype=NUMPY_NAMES[dtype],
@@ -280,21 +274,15 @@ def library_writes(
     return bytes(library.serialize(specs, metadata))
 
 
-def quantrim_writes(
-    tensors: dict[str, tuple[str, list[int], bytes]], metadata: dict[str, str] | None
-) -> bytes:
-    head, offsets = encode_header(
-        [(name, dtype, shape) for name, (dtype, shape, _) in tensors.items()], metadata
-    )
+def quantrim_writes(tensors: dict[str, tuple[str, list[int], bytes]], metadata: dict[str, str] | None) -> bytes:
+    head, offsets = encode_header([(name, dtype, shape) for name, (dtype, shape, _) in tensors.items()], metadata)
     assert list(offsets) == sorted(offsets, key=lambda name: offsets[name])
     assert all(offsets[name][1] - offsets[name][0] == len(body) for name, (_, _, body) in tensors.items())
     return head + b"".join(tensors[name][2] for name in offsets)
 
 
 def test_every_dtype_is_written_as_the_library_writes_it() -> None:
-    tensors = {
-        f"{dtype} {i}": (dtype, [2, 2], bytes(DTYPES[dtype][0] // 2)) for i, dtype in enumerate(NUMPY_NAMES)
-    }
+    tensors = {f"{dtype} {i}": (dtype, [2, 2], bytes(DTYPES[dtype][0] // 2)) for i, dtype in enumerate(NUMPY_NAMES)}
     assert quantrim_writes(tensors, None) == library_writes(tensors, None)
     assert set(DTYPES) - set(NUMPY_NAMES) == {"F6_E2M3", "F6_E3M2"}  # the library's Python cannot write these
 

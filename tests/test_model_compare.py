@@ -28,18 +28,14 @@ def apart(a: NDArray[Any], b: NDArray[Any]) -> Any:
 # One tensor
 
 
-@pytest.mark.parametrize(
-    "dtype", [np.float32, np.float16, ml_dtypes.bfloat16, np.float64, ml_dtypes.float8_e4m3fn]
-)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16, np.float64, ml_dtypes.float8_e4m3fn])
 @pytest.mark.parametrize("other", [np.float32, np.float16])
 def test_figures_are_those_of_numpy(dtype: DTypeLike, other: DTypeLike) -> None:
     a, noise = normal(7, 33, dtype=dtype), 0.01 * normal(7, 33, seed=1)
     b = (a.astype(np.float32) + noise).astype(other)
     d = apart(a, b)
     x, y = a.astype(np.float64), b.astype(np.float64)
-    assert d.snr == pytest.approx(
-        10 * math.log10((x * x).sum() / ((x - y) ** 2).sum()), rel=1e-12
-    )  # order of sums
+    assert d.snr == pytest.approx(10 * math.log10((x * x).sum() / ((x - y) ** 2).sum()), rel=1e-12)  # order of sums
     assert d.cosine == pytest.approx((x * y).sum() / np.sqrt((x * x).sum() * (y * y).sum()), rel=1e-12)
     assert d.worst == np.abs(x - y).max()
     assert d.relative == pytest.approx(np.abs(x - y).max() / np.abs(x).max(), rel=1e-15)
@@ -91,9 +87,7 @@ def test_zero_against_zero_and_against_noise() -> None:
 
 def test_A1_places_that_are_not_finite_are_counted_and_left_out() -> None:
     a, b = normal(3, 4), normal(3, 4, seed=1)
-    clean = apart(
-        np.where(np.arange(12).reshape(3, 4) < 9, a, 0), np.where(np.arange(12).reshape(3, 4) < 9, b, 0)
-    )
+    clean = apart(np.where(np.arange(12).reshape(3, 4) < 9, a, 0), np.where(np.arange(12).reshape(3, 4) < 9, b, 0))
     a.reshape(-1)[9:] = [np.nan, np.inf, np.nan]
     b.reshape(-1)[9:] = [np.nan, -np.inf, 1.0]
     d = apart(a, b)
@@ -186,9 +180,7 @@ def model(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "options", [{"bits": 4}, {"bits": 8}, {"bits": 3, "symmetric": False}, {"bits": 4, "prune": "2:4"}]
 )
-def test_a_compressed_checkpoint_is_compared_by_what_it_decodes_to(
-    model: Path, options: dict[str, Any]
-) -> None:
+def test_a_compressed_checkpoint_is_compared_by_what_it_decodes_to(model: Path, options: dict[str, Any]) -> None:
     small = model.with_name("small.safetensors")
     report = compress(model, small, scale_dtype="float32", **options)
     found = compare(model, small)

@@ -89,9 +89,7 @@ def test_B43_blocks_by_scores_of_weights(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("pattern", ["row", "column", (4, 16), (2, 1)], ids=str)
 @pytest.mark.parametrize("scope", ["tensor", "global"])
-def test_B43_the_first_among_equals(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: Any, scope: str
-) -> None:
+def test_B43_the_first_among_equals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: Any, scope: str) -> None:
     """Every unit scores the same."""
     arrays: Arrays = {name: np.ones(shape, np.float32) for name, shape in SHAPES.items()}
     expected = {name: qt.prune(w, 0.3, pattern=pattern) for name, w in arrays.items()}

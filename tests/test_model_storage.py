@@ -472,8 +472,6 @@ PARTS: list[tuple[str, dict[str, Any], Any, str]] = [
 ]
 
 
-
-
 @pytest.mark.parametrize("options,arrays,words", [r[1:] for r in PARTS], ids=[r[0] for r in PARTS])
 def test_C51_parts_that_do_not_fit(tmp_path: Path, options: dict[str, Any], arrays: Any, words: str) -> None:
     source = save(tmp_path / "m.safetensors", {"a.weight": weights(64, 64)})

@@ -133,9 +133,7 @@ def test_sampling_sees_every_column_of_a_matrix_of_powers_of_two() -> None:
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
-    save_file(
-        {"a.weight": normal(64, 128), "a.bias": normal(64), "step": np.array(7)}, path, {"format": "pt"}
-    )
+    save_file({"a.weight": normal(64, 128), "a.bias": normal(64), "step": np.array(7)}, path, {"format": "pt"})
     return path
 
 
@@ -159,9 +157,7 @@ def test_a_compressed_checkpoint_is_summarized_by_what_it_decodes_to(model: Path
     s = found["a.weight"].statistics
     assert s is not None and (s.low, s.high, s.sparsity) == (w.min(), w.max(), qt.sparsity(w))
     assert s.sparsity >= 0.5 and "int4" in found["a.weight"].stored
-    assert found["a.weight"].bits_per_weight == 4 + 16 / 128 + 8 * 16 / (
-        64 * 128
-    )  # codes, scales, weight_shape
+    assert found["a.weight"].bits_per_weight == 4 + 16 / 128 + 8 * 16 / (64 * 128)  # codes, scales, weight_shape
 
 
 def test_headers_alone_do_not_read_the_weights(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -250,7 +250,7 @@ def test_B46_what_remove_units_refuses() -> None:
         ([(w, b, b), last], [None], ValueError, r"layers\[0\] must be \(weight, bias\), not tuple"),
         ([(w[0], None), last], [None], ValueError, r"layers\[0\] weight must be \(out, in, ...\), not of shape \(5,\)"),
         ([(w, b[:5]), last], [None], ValueError, r"layers\[0\] bias must have shape \(6,\), not \(5,\)"),
-        ([(w.astype(int), b), last], [None], TypeError, r"layers\[0\] weight must be float32.*not int64"),
+        ([(w.astype(bool), b), last], [None], TypeError, r"layers\[0\] weight must be float32.*not bool"),
         ([(w, b), (w, b)], [None], ValueError, r"layers\[1\] must have an input for each of 6 units before it, not 5"),
         (layers, [], ValueError, "keep must be a list of 1, one for each layer but the last, not 0"),
         (layers, [None, None], ValueError, "keep must be a list of 1, one for each layer but the last, not 2"),
@@ -281,9 +281,7 @@ def digits() -> Net:
 
 def halves(layers: Net) -> list[Array]:
     """Of each hidden layer the half of the units with the larger product of the norms of what goes in and out."""
-    scores = [
-        qt.importance.l2(w, 1) * qt.importance.l2(n, 0) for (w, _), (n, _) in itertools.pairwise(layers)
-    ]
+    scores = [qt.importance.l2(w, 1) * qt.importance.l2(n, 0) for (w, _), (n, _) in itertools.pairwise(layers)]
     return [qt.prune_mask(s, 0.5) for s in scores]
 
 

@@ -14,6 +14,7 @@ void bind_selection(py::module_& m);
 void bind_codebooks(py::module_& m);
 void bind_sparse(py::module_& m);
 void bind_usual(py::module_& m);
+void bind_dlpack(py::module_& m);
 
 static int bfloat16_number = -1;  // numpy's number for the dtype that ml_dtypes registers
 
@@ -69,4 +70,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   bind_codebooks(m);
   bind_sparse(m);
   bind_usual(m);
+  bind_dlpack(m);
 }

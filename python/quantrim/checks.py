@@ -26,26 +26,45 @@ _CHUNK = 1 << 22  # elements looked at together when an error needs a count
 
 
 def array(name: str, a: object) -> Array:
-    """`a` as an ndarray that hides nothing: no mask, no matrix semantics."""
+    """`a` as an ndarray that hides nothing: no mask, no matrix semantics. Memory of other libraries is not copied."""
     if isinstance(a, (np.ma.MaskedArray, np.matrix)):
         raise TypeError(f"{name} must be a plain array, not {type(a).__name__}; fill or drop the mask first")
-    return np.asarray(_by_dlpack(name, a))
-
-
-def _by_dlpack(name: str, a: object) -> object:
-    """`a`, or its memory as an array where DLPack is all it speaks; np.asarray would see a lone object."""
-    if hasattr(a, "__array__") or not hasattr(a, "__dlpack__"):
-        return a
     try:
-        return np.from_dlpack(a)
+        return np.asarray(a) if isinstance(a, np.ndarray) or not hasattr(a, "__dlpack__") else _foreign(a)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:  # another device, a dtype that numpy has not
         raise TypeError(f"{name} must be an array that numpy can read, not {type(a).__name__}: {error}") from None
+
+
+def _foreign(a: Any) -> Array:
+    """What another library's array holds: its numpy form, or its memory by DLPack; TypeError with the first refusal."""
+    if getattr(a, "requires_grad", False):  # a Parameter of torch, of which only the values count
+        a = a.detach()
+    why = ""  # the error itself would hold this frame and the callers', and so the arrays, until they are collected
+    for read in (np.asarray, np.from_dlpack, _bfloat16_by_dlpack):
+        try:
+            if read is not np.asarray or hasattr(a, "__array__"):  # else np.asarray would see a lone object
+                return read(a)
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            why = why or str(error)
+    raise TypeError(why)
+
+
+def _bfloat16_by_dlpack(a: Any) -> Array:
+    try:
+        capsule = a.__dlpack__(max_version=(1, 0))
+    except TypeError:  # from before there were versions
+        capsule = a.__dlpack__()
+    found = _core.bfloat16_from_dlpack(capsule, FLOATS[2])
+    if found is None:
+        raise TypeError("a dtype that numpy has not")
+    return found
 
 
 def floats(name: str, a: object, shape: tuple[int, ...] | None = None) -> Array:
     """`a` as a C-ordered, aligned, native array of float32, float16 or bfloat16 with at least one axis.
 
-    float64 is narrowed to float32 and refused where that overflows; every other dtype is a TypeError.
+    float64 is narrowed to float32 and refused where that overflows; integers become float32 where it holds each of
+    them exactly; every other dtype is a TypeError.
     """
     if _core.usual_input(a) and (shape is None or a.shape == shape):
         return a
@@ -55,8 +74,10 @@ def floats(name: str, a: object, shape: tuple[int, ...] | None = None) -> Array:
         x = _narrowed(name, x)
     elif native in FLOATS:
         x = x.astype(native, copy=False)
+    elif native.kind in "iu":
+        x = _exact(name, x)
     else:
-        raise TypeError(f"{name} must be float32, float16, bfloat16 or float64, not {x.dtype}")
+        raise TypeError(f"{name} must be float32, float16, bfloat16 or float64, or integers, not {x.dtype}")
     if x.ndim == 0:
         raise ValueError(f"{name} must have at least one axis, not shape ()")
     if shape is not None and x.shape != shape:
@@ -77,6 +98,18 @@ def _narrowed(name: str, x: Array) -> Array:
         at = int(lost.argmax())
         raise ValueError(f"{name} must fit float32, not {x.ravel()[at]!r} at flat index {at}")
     return narrow
+
+
+def _exact(name: str, x: Array) -> Array:
+    """Integers as float32, which has 24 bits for what stands before the zeros that an integer ends with."""
+    if x.size and x.dtype.itemsize > 2 and not -(2**24) <= x.min() <= x.max() <= 2**24:
+        bits = x.astype(np.uint64)
+        size = np.where(x < 0, -bits, bits)  # of the lowest int64, too
+        lost = size // np.maximum(size & -size, 1) >= 2**24
+        if lost.any():
+            at = int(lost.argmax())
+            raise ValueError(f"{name} must be integers that float32 holds, not {x.ravel()[at]} at flat index {at}")
+    return x.astype(np.float32)
 
 
 def vector(name: str, a: object, length: int) -> Array:

@@ -114,9 +114,7 @@ def compress(
         if lossless:
             from .commands import lossless as planes
 
-            planes.run(
-                source, target, said, report=report, overwrite=overwrite, dry_run=dry_run, as_json=json
-            )
+            planes.run(source, target, said, report=report, overwrite=overwrite, dry_run=dry_run, as_json=json)
         elif dry_run:
             command.dry_run(source, target, said, overwrite=overwrite, as_json=json)
         else:
@@ -125,9 +123,7 @@ def compress(
 
 @app.command()
 def restore(
-    source: Annotated[
-        Path, typer.Argument(metavar="SRC", help="What compress --lossless wrote.", show_default=False)
-    ],
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="What compress --lossless wrote.", show_default=False)],
     target: Target,
     threads: Threads = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST where it exists.")] = False,

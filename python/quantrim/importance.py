@@ -258,9 +258,7 @@ def _square_product(
     positive = name == "grad_sq"
     scores = output(out, x.shape, np.float32, **{"w": x, name: y})
     lowest = float(y.min(initial=0)) if positive and out is not None else 0.0
-    if lowest < 0 or not backend.active.square_product(
-        x.ravel(), y.ravel(), factor, positive, scores.ravel()
-    ):
+    if lowest < 0 or not backend.active.square_product(x.ravel(), y.ravel(), factor, positive, scores.ravel()):
         checks.finite("w", x, False)
         checks.finite(name, y, False)
         at = int((y.ravel() < 0).argmax())

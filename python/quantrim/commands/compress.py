@@ -103,9 +103,7 @@ def threads(count: int | None) -> Iterator[None]:
             yield
 
 
-def run(
-    source: Path, target: Path, options: Options, *, report: Path | None, overwrite: bool, as_json: bool
-) -> None:
+def run(source: Path, target: Path, options: Options, *, report: Path | None, overwrite: bool, as_json: bool) -> None:
     check_paths(source, target, report, overwrite)
     with progress.shown("compressing") as callback:
         arguments = options.arguments()

@@ -103,9 +103,7 @@ class AtomicFolder:
     def file(self, name: str, size: int | None = None) -> FolderFile:
         """A file of the folder, written in a with block of its own. `name` is a plain name, used once."""
         if self._temporary is None or self._temporary.fd < 0:
-            raise ValueError(
-                f"AtomicFolder {quote(self.path, PATH_LIMIT)} must be open, inside its with block"
-            )
+            raise ValueError(f"AtomicFolder {quote(self.path, PATH_LIMIT)} must be open, inside its with block")
         if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
             raise ValueError(f"name must be a plain file name, not {quote(name)}")
         if name in self._files:

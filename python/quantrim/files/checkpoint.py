@@ -280,9 +280,7 @@ class Checkpoint:
         if dtype == np.bool_ and data.size and data.max() > 1:
             where = int(np.argmax(data > 1))
             problem = f"a BOOL must be 0 or 1, not {data[where]}"
-            raise FormatError(
-                problem, path=tensor.path, tensor=tensor.name, offset=tensor.offset + start + where
-            )
+            raise FormatError(problem, path=tensor.path, tensor=tensor.name, offset=tensor.offset + start + where)
         return from_little_endian(data, dtype)
 
 

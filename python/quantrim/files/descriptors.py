@@ -48,9 +48,7 @@ def byte_view(data: Buffer, argument: str, *, writable: bool = False) -> memoryv
     return view.cast("B") if view.nbytes else memoryview(bytearray())
 
 
-def open_above_stdio(
-    path: str | os.PathLike[str], flags: int, mode: int = 0o666, dir_fd: int | None = None
-) -> int:
+def open_above_stdio(path: str | os.PathLike[str], flags: int, mode: int = 0o666, dir_fd: int | None = None) -> int:
     """os.open, but never descriptor 0, 1 or 2: where a caller has closed those, a stray print would
     land in the file."""
     fd = os.open(path, flags | os.O_CLOEXEC, mode, dir_fd=dir_fd)

@@ -96,9 +96,7 @@ class Temporary:
     def _make(self) -> int:
         if self.folder:
             os.mkdir(self.name, 0o777, dir_fd=self.directory)
-            return open_above_stdio(
-                self.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self.directory
-            )
+            return open_above_stdio(self.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self.directory)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         return open_above_stdio(self.name, flags, 0o666, dir_fd=self.directory)
 

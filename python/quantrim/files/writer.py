@@ -46,9 +46,7 @@ class FileWriter:
             wanted = f"bytes {offset} to {offset + len(view)}"
             raise ValueError(f"{quote(self.path, PATH_LIMIT)} must hold {wanted}; its size is {self.size}")
         if self._fd < 0:
-            raise ValueError(
-                f"{quote(self.path, PATH_LIMIT)} must be open for writing, inside its with block"
-            )
+            raise ValueError(f"{quote(self.path, PATH_LIMIT)} must be open for writing, inside its with block")
         done = retries = 0
         while done < len(view):
             try:

@@ -129,9 +129,7 @@ def compare_tensors(
         differences=tuple(_differences([(a[name], b[name]) for name in same], advance)),
         missing=tuple(name for name in a if name not in b),
         extra=tuple(name for name in b if name not in a),
-        reshaped=tuple(
-            (name, tuple(a[name].shape), tuple(b[name].shape)) for name in both if name not in set(same)
-        ),
+        reshaped=tuple((name, tuple(a[name].shape), tuple(b[name].shape)) for name in both if name not in set(same)),
         nbytes=(sum(t.nbytes for t in a.values()), sum(t.nbytes for t in b.values())),
     )
 

@@ -144,9 +144,7 @@ class _Run:
             self.advance(done.tensor, done.nbytes)
         pruners.check_unchanged()
 
-    def _jobs(
-        self, shard: ShardPlan, tensor: TensorPlan, pruners: Pruners, out: FileWriter, workers: Workers
-    ) -> Jobs:
+    def _jobs(self, shard: ShardPlan, tensor: TensorPlan, pruners: Pruners, out: FileWriter, workers: Workers) -> Jobs:
         if tensor.copied:
             return copy_jobs(self.source, tensor, out, shard.offsets[tensor.name])
         progress = partial(self.advance, tensor)

@@ -153,9 +153,7 @@ def restore(
 
 
 @contextmanager
-def _targets(
-    checkpoint: Checkpoint, target: Path, overwrite: bool
-) -> Iterator[tuple[Open, AtomicFolder | None]]:
+def _targets(checkpoint: Checkpoint, target: Path, overwrite: bool) -> Iterator[tuple[Open, AtomicFolder | None]]:
     """What opens each target, and the folder that they are in; kept only if the source was the same all the while."""
     if not checkpoint.is_folder:
         yield lambda _, size: CheckedFile(checkpoint, target, size), None

@@ -101,9 +101,7 @@ class _ByRow(Pruner):
 class _Ranked(Pruner):
     """The lowest scores of a whole tensor, or of several; of weights, or of blocks of them."""
 
-    def __init__(
-        self, info: TensorInfo, settings: Settings, score: Score | None, cut: ScoreCut | None = None
-    ) -> None:
+    def __init__(self, info: TensorInfo, settings: Settings, score: Score | None, cut: ScoreCut | None = None) -> None:
         self._info, self._settings, self._score, self._cut = info, settings, score, cut
         self._ranked: Ranked | None = None
         self.band = band_of(settings)

@@ -79,9 +79,7 @@ class Ranked:
         """Write x without the weights before the cut."""
         s = self.scores(x, chunk)
         for part, ties in _parts(s, cut, self.first(chunk)):
-            backend.active.prune_below(
-                x.ravel()[part], s[part], self.absolute, cut.key, ties, out.ravel()[part]
-            )
+            backend.active.prune_below(x.ravel()[part], s[part], self.absolute, cut.key, ties, out.ravel()[part])
         checks.finite("weights", x, not self.absolute or backend.active.is_finite(x.ravel()))
 
     def first(self, chunk: Chunk) -> int:

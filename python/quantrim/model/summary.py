@@ -205,9 +205,7 @@ def summarize(
         return Summary(os.fspath(path), tuple(checkpoint.shards), dict(checkpoint.metadata), summaries)
 
 
-def bytes_done(
-    tensors: Sequence[Tensor], progress: Callable[[int, int, str], None]
-) -> Callable[[Tensor, int], None]:
+def bytes_done(tensors: Sequence[Tensor], progress: Callable[[int, int, str], None]) -> Callable[[Tensor, int], None]:
     """What tells `progress` the bytes done of all, from elements done of one tensor; they come in order."""
     before, total = {}, 0
     for tensor in tensors:

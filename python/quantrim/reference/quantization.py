@@ -47,9 +47,7 @@ def limit_of(w: Array, scale_dtype: str) -> np.float32:
     return np.float32(min(LARGEST[w.dtype.name], LARGEST[scale_dtype]))
 
 
-def grid(
-    low: Array, high: Array, bits: int, symmetric: bool, rule: str, scale_dtype: str, limit: np.float32
-) -> Array:
+def grid(low: Array, high: Array, bits: int, symmetric: bool, rule: str, scale_dtype: str, limit: np.float32) -> Array:
     """The scale for values of low..high, low <= 0 <= high."""
     steps = np.float32(2 ** (bits - 1) - 1)
     if symmetric:

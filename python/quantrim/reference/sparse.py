@@ -29,9 +29,7 @@ def stored_per_row(w: Array, counts: Array) -> bool:
     return all_finite(w)
 
 
-def sparse_encode(
-    w: Array, layout: str, n: int, m: int, offsets: Array | None, places: Array, values: Array
-) -> bool:
+def sparse_encode(w: Array, layout: str, n: int, m: int, offsets: Array | None, places: Array, values: Array) -> bool:
     """w: (rows, cols). values: (count,) of its dtype. Whether all were finite, and each m had at most n to store."""
     stored, fits = has_bits(w), True
     if layout == "bitmask":
@@ -64,9 +62,7 @@ def mask_of(layout: str, n: int, m: int, offsets: Array | None, places: Array, s
     return mask
 
 
-def sparse_decode(
-    layout: str, n: int, m: int, offsets: Array | None, places: Array, values: Array, out: Array
-) -> None:
+def sparse_decode(layout: str, n: int, m: int, offsets: Array | None, places: Array, values: Array, out: Array) -> None:
     """out: (rows, cols) of the dtype of values."""
     out[...] = 0
     out[mask_of(layout, n, m, offsets, places, out.shape)] = values
