@@ -54,7 +54,7 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, NoAnswer):
         return BAD_INPUT
     if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and error.errno == errno.EPIPE):
-        drop_output()
+        drop_output(sys.stdout)
         return BROKEN_PIPE
     if isinstance(error, OSError):
         say("error", os_error_text(error))
@@ -90,15 +90,17 @@ def _help_hint(error: BaseException) -> str:
     return f" (see {path} --help)"
 
 
-def finish_output() -> int:
-    """Flush stdout; 0, or the exit code where that fails: a full disk is noticed only now."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        code = exit_code(error)
-        drop_output()
-        return code
-    return 0
+def finish_output(code: int) -> int:
+    """Flush what was said and return the exit code: `code`, or that of the flush where nothing else has failed: a full
+    disk may be noticed only now. What cannot be written is dropped, whatever the code: the interpreter would flush it
+    once more at its end, and make the exit code 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            code = code or exit_code(error)
+            drop_output(stream)
+    return code
 
 
 def leave(code: object) -> NoReturn:

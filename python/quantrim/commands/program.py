@@ -33,9 +33,9 @@ class Program(TyperGroup):
             except (Exception, KeyboardInterrupt) as error:  # of the command line itself
                 code = outcome.exit_code(error)
             except SystemExit:  # typer's answer to a broken pipe
-                terminal.drop_output()
+                terminal.drop_output(sys.stdout)
                 code = outcome.BROKEN_PIPE
-        sys.exit(code or outcome.finish_output())
+        sys.exit(outcome.finish_output(code or 0))
 
 
 app = typer.Typer(

@@ -241,9 +241,9 @@ def open_standard_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def drop_output() -> None:
-    """Send what is still buffered for stdout nowhere: the interpreter would fail again at its end."""
+def drop_output(stream: IO[str]) -> None:
+    """Send what is still buffered for stdout or stderr nowhere: the interpreter would fail again at its end."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
+        os.dup2(null, stream.fileno())
         os.close(null)
