@@ -561,7 +561,7 @@ def test_stdout_that_is_full_is_exit_code_3(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(sys, "stdout", Full())
-    assert outcome.finish_output() == 3
+    assert outcome.finish_output(0) == 3
     assert capsys.readouterr().err == "quantrim: error: No space left on device\n"
 
 

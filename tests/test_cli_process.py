@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 import quantrim as qt
 from quantrim.files import open_checkpoint
 
-PROGRAM = [sys.executable, "-m", "quantrim.cli"]
+PROGRAM = [sys.executable, "-m", "quantrim"]
 COLOUR = re.compile(rb"\x1b\[[0-9;]*(3|4|9|10)[0-7]m")
 SLOW_PROGRAM = """
 import sys, time

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn, TextIO
 
-from ..files.errors import PATH_LIMIT, quote
+from . import at_once
 from .terminal import drop_output, say
 
 BAD_INPUT, FAILED_IO = 2, 3
@@ -77,6 +77,8 @@ def os_error_text(error: OSError) -> str:
     >>> os_error_text(FileNotFoundError(2, "No such file or directory", "model.safetensors"))
     "'model.safetensors': No such file or directory"
     """
+    from ..files.errors import PATH_LIMIT, quote
+
     if error.strerror is None:
         return str(error) or type(error).__name__
     paths = [path for path in (error.filename, error.filename2) if isinstance(path, (str, bytes))]
@@ -113,7 +115,8 @@ def leave(code: object) -> NoReturn:
 
 @contextlib.contextmanager
 def signals_raise() -> Iterator[list[int]]:
-    """Within this block SIGINT, SIGTERM and SIGHUP raise Stopped, once; the list given gets its number.
+    """Within this block SIGINT, SIGTERM and SIGHUP raise Stopped, once; the list given gets its number. Where nothing
+    has begun yet (`at_once.loading`) they end the program.
 
     While the first unwinds, more of them do nothing, so that cleaning up is not interrupted. A signal that
     the caller ignores (nohup) stays ignored.
@@ -124,6 +127,8 @@ def signals_raise() -> Iterator[list[int]]:
     received: list[int] = []
 
     def stop(signum: int, frame: FrameType | None) -> None:
+        if at_once.in_time():
+            at_once.stop(signum)
         for n in numbers:
             signal.signal(n, signal.SIG_IGN)
         received.append(signum)
