@@ -106,18 +106,34 @@ def threads(count: int | None) -> Iterator[None]:
 def run(
     source: Path, target: Path, options: Options, *, report: Path | None, overwrite: bool, as_json: bool
 ) -> None:
-    check_paths(source, target, report, overwrite)
+    check_paths(source, target, options, report, overwrite)
     with progress.shown("compressing") as callback:
         arguments = options.arguments()
         done = compress_checkpoint(source, target, overwrite=overwrite, progress=callback, **arguments)
     close(done, report, show, as_json)
 
 
-def check_paths(source: Path, target: Path, report: Path | None, overwrite: bool) -> None:
+def check_paths(source: Path, target: Path, options: Options, report: Path | None, overwrite: bool) -> None:
     """Find out before the work what must not be written."""
     refuse_occupied(source, target, overwrite)
     if report is not None:
-        check_report_path(source, target, report)
+        check_report_suffix(report)
+        refuse_same_file([p for p in (source, options.recipe, options.prune_data) if p], report, "--report")
+        real, real_target = Path(os.path.realpath(report)), Path(os.path.realpath(target))
+        if real_target in (real, *real.parents):
+            beside = f"must be beside {quote(target, PATH_LIMIT)}, not in it or in its place"
+            raise ValueError(f"--report {quote(report, PATH_LIMIT)} {beside}")
+        check_new_file("--report", report, overwrite)
+
+
+def check_new_file(option: str, path: Path, overwrite: bool) -> None:
+    """ValueError where the file that an option names must not or cannot be written."""
+    if path.is_dir():
+        raise ValueError(f"{option} must be a file, not the folder {quote(path, PATH_LIMIT)}")
+    if occupied(path) and not overwrite:
+        raise ValueError(f"{option} {quote(path, PATH_LIMIT)} exists; add --overwrite to replace it")
+    if not path.parent.is_dir():
+        raise ValueError(f"{option} must be in a folder that exists, not {quote(path.parent, PATH_LIMIT)}")
 
 
 def close(done: Report, report: Path | None, show: Callable[[Report, Console], None], as_json: bool) -> None:
@@ -141,16 +157,6 @@ def occupied(target: Path) -> bool:
     if target.is_dir() and not target.is_symlink():
         return any(target.iterdir())
     return os.path.lexists(target)
-
-
-def check_report_path(source: Path, target: Path, report: Path) -> None:
-    """Find out before the work, not after it, that the report cannot be written."""
-    check_report_suffix(report)
-    refuse_same_file(source, report)
-    if report.is_dir():
-        raise ValueError(f"report must be a file, not the folder {quote(report, PATH_LIMIT)}")
-    if report.parent != target and not report.parent.is_dir():
-        raise ValueError(f"report must be in a folder that exists, not {quote(report.parent, PATH_LIMIT)}")
 
 
 def show(report: Report, out: Console) -> None:

@@ -146,7 +146,7 @@ def restore(
                 for name, digest in listed.items():
                     files[name] = copy_file(checkpoint.folder / name, folder)
                     _check_digest(checkpoint.folder / name, files[name], digest)
-        stored = sum((checkpoint.folder / shard).stat().st_size for shard in checkpoint.shards)
+        stored = checkpoint.file_bytes
         nbytes = sum(original.size for original in checkpoint.originals.values())
     seconds = time.perf_counter() - started
     return Restored(os.fspath(source), os.fspath(target), files, stored, nbytes, seconds, backend.current_threads())
