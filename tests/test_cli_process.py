@@ -71,7 +71,7 @@ def test_exit_codes(model: Path, tmp_path: Path) -> None:
 
 def test_an_error_is_one_line_without_a_traceback(model: Path) -> None:
     done = run("compress", model, "out.safetensors", "--bits", "9")
-    assert done.stderr == b"quantrim: error: bits must be an integer of 2..8, not 9\n" and done.stdout == b""
+    assert done.stderr == b"quantrim: error: --bits must be an integer of 2..8, not 9\n" and done.stdout == b""
 
 
 @pytest.mark.parametrize("command", ["info", "inspect", "demo"])

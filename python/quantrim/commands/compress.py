@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..files.errors import PATH_LIMIT, quote
 from ..model import Plan, Report, TensorReport, plan
 from ..model import compress as compress_checkpoint
 from ..model.report import STEPS_HEAD, check_report_suffix
-from . import progress, terminal
+from . import progress, terminal, wording
 
 WORST = 3  # tensors that the closing table names
 
@@ -138,12 +138,17 @@ def check_new_file(option: str, path: Path, overwrite: bool) -> None:
 
 def close(done: Report, report: Path | None, show: Callable[[Report, Console], None], as_json: bool) -> None:
     """Save the report, if one was asked for, and say what was done."""
+    done = replace(done, notes=tuple(map(wording.worded, done.notes)), tensors=tuple(map(_reason_worded, done.tensors)))
     if report is not None:
         done.save(report)
     if as_json:
         terminal.print_json({**asdict(done), "ratio": done.ratio, "gb_per_s": done.gb_per_s})
     else:
         show(done, terminal.console())
+
+
+def _reason_worded(tensor: TensorReport) -> TensorReport:
+    return replace(tensor, reason=wording.worded(tensor.reason))
 
 
 def refuse_occupied(source: Path, target: Path, overwrite: bool) -> None:
@@ -229,6 +234,7 @@ def smaller(ratio: float) -> str:
 def dry_run(source: Path, target: Path, options: Options, *, overwrite: bool, as_json: bool) -> None:
     refuse_same_file(source, target)
     wish = plan(source, **options.arguments())
+    wish = replace(wish, notes=tuple(map(wording.worded, wish.notes)))
     if as_json:
         terminal.print_json(plan_data(wish))
     else:
@@ -247,7 +253,7 @@ def plan_data(wish: Plan) -> dict[str, Any]:
             "stored_bytes": t.stored_bytes,
             "at_most": t.at_most,
             "stored": t.stored,
-            "reason": t.reason,
+            "reason": wording.worded(t.reason),
         }
         for t in wish.tensors
     ]
@@ -273,7 +279,7 @@ def show_plan(wish: Plan, target: Path, out: Console) -> None:
             terminal.size(t.source_bytes),
             "copied" if t.copied else t.stored,
             f"{'<= ' if t.at_most else ''}{terminal.size(t.stored_bytes)}",
-            t.reason,
+            wording.worded(t.reason),
         ]
         for t in wish.tensors
     ]

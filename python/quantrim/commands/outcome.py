@@ -10,15 +10,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator
 from types import FrameType
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
-from . import at_once
+from . import at_once, wording
 from .terminal import drop_output, say
 
 BAD_INPUT, FAILED_IO = 2, 3
@@ -63,11 +64,10 @@ def exit_code(error: BaseException) -> int:
         say("error", f"not enough memory{f': {error}' if str(error) else ''}")
         return FAILED_IO
     if isinstance(error, (ValueError, TypeError)):
-        say("error", str(error))
+        say("error", wording.worded(str(error)))
         return BAD_INPUT
-    usage = getattr(error, "format_message", None)  # of typer, or of the click under its older versions
-    if usage is not None:
-        say("error", f"{' '.join(usage().split())}{_help_hint(error)}")
+    if hasattr(error, "format_message"):  # of typer, or of the click under its older versions
+        say("error", usage_text(error))
         return BAD_INPUT
     raise error
 
@@ -86,10 +86,22 @@ def os_error_text(error: OSError) -> str:
     return f"{names}: {error.strerror}" if names else error.strerror
 
 
-def _help_hint(error: BaseException) -> str:
+def usage_text(error: Any) -> str:
+    """What is wrong with the words of a command line, and what may have been meant."""
+    from . import synonyms
+
     context = getattr(error, "ctx", None)
+    command = getattr(context, "command", None)
+    typed, meant = getattr(error, "option_name", ""), ""
+    if typed and not typed.startswith("-"):  # older versions of click have the name alone
+        typed = f"--{typed}"
+    text = " ".join(error.format_message().split())
+    if hasattr(error, "possibilities") and command is not None:
+        text, meant = f"no such option: {typed}", synonyms.option_meant(typed, command.params)
+    elif found := re.match("No such command '(.*?)'", text):
+        text, meant = f"no such command: {found[1]}", synonyms.command_meant(found[1], getattr(command, "commands", ()))
     path = getattr(context, "command_path", None) or "quantrim"
-    return f" (see {path} --help)"
+    return f"{text}{'; ' if meant else ''}{meant} (see {path} --help)"
 
 
 def finish_output(code: int) -> int:
@@ -157,7 +169,7 @@ def warnings_said() -> Iterator[None]:
         line: str | None = None,
     ) -> None:
         if issubclass(category, UserWarning):
-            say("warning", str(message))
+            say("warning", wording.worded(str(message)))
         else:
             others(message, category, filename, lineno, file, line)
 

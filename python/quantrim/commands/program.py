@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from . import at_once, outcome, terminal
+from . import at_once, outcome, terminal, wording
 
 COMPLETING = "_QUANTRIM_COMPLETE"  # in the environment where a shell asks what a word may become
 
@@ -21,6 +21,7 @@ class Command(TyperCommand):
     the program at once."""
 
     def invoke(self, ctx: Any) -> Any:
+        wording.use(wording.options_of(self.params, ctx.params))
         with at_once.loading():
             from .. import backend, model  # noqa: F401
 
@@ -40,6 +41,7 @@ class Program(TyperGroup):
             raise typer.Exit(outcome.exit_code(error)) from None
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        wording.use({})
         with outcome.warnings_said():
             try:
                 code = super().main(*args, **{**kwargs, "standalone_mode": False})
