@@ -29,6 +29,7 @@ from quantrim.commands import inspect as inspect_command
 from quantrim.commands import outcome, progress, terminal
 from quantrim.files import open_checkpoint
 from quantrim.model import summary
+from quantrim.model.provenance import stamp
 
 EVIL = "\x1b[31mred\n\u202etxt\x07"
 ESCAPED = r"\x1b[31mred\n\u202etxt\x07"
@@ -520,7 +521,7 @@ def test_histograms_fall_back_to_ascii() -> None:
 def test_json_is_strict(capsys: pytest.CaptureFixture[str]) -> None:
     terminal.print_json({"a": float("inf"), "b": [float("nan"), 1.5], "c": "\x1b\u202e"})
     text = capsys.readouterr().out
-    assert text.isascii() and json.loads(text) == {"a": None, "b": [None, 1.5], "c": "\x1b\u202e"}
+    assert text.isascii() and json.loads(text) == {**stamp(), "a": None, "b": [None, 1.5], "c": "\x1b\u202e"}
 
 
 def test_options_are_passed_on_as_they_are_meant() -> None:

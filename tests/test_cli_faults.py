@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from safetensors.numpy import save_file
 import quantrim as qt
 from quantrim.commands import wording
 from quantrim.files import DTYPES, encode_header
+from quantrim.model.compare import compare
+from quantrim.model.provenance import SCHEMA
 
 
 @pytest.fixture
@@ -165,6 +168,59 @@ def test_D13_a_report_that_exists_is_replaced_on_request(model: Path) -> None:
     assert report.read_text() == "mine" and not out.exists()
     assert run("compress", model, out, "--report", report, "--overwrite").exit_code == 0
     assert "layers.3.weight" in report.read_text()
+
+
+# JSON
+
+
+def test_D20_json_says_its_version_and_ours(model: Path, small: Path) -> None:
+    out, parts, planes = (model.with_name(name) for name in ("out.safetensors", "parts", "planes.safetensors"))
+    for words in (
+        ["compress", model, out],
+        ["compress", model, out, "--dry-run"],
+        ["compress", model, planes, "--lossless"],
+        ["restore", planes, model.with_name("again.safetensors")],
+        ["compare", model, small],
+        ["inspect", small],
+        ["split", model, parts, "--layers", 2],
+        ["split", model, parts, "--layers", 2, "--dry-run"],
+        ["merge", parts, model.with_name("whole.safetensors")],
+        ["merge", parts, out, "--dry-run"],
+        ["info"],
+    ):
+        result = run(*words, "--json")
+        assert result.exit_code == 0, result.stderr
+        assert list(json.loads(result.stdout).items())[:2] == [("schema", SCHEMA), ("quantrim", qt.__version__)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"bits": 8, "scale": "mse", "symmetric": False},
+        {"bits": None, "prune": 0.5, "exclude": "*0*"},
+        {"codebook": [-1.0, 0.0, 0.5], "include": "*1*"},
+        {"clusters": 16, "drop": "norm*"},
+        {"prune": "2:4", "group_size": 32, "min_elements": 0},
+        {"recognize": True},
+    ],
+    ids=str,
+)
+def test_D20_the_settings_of_a_report_make_it_again(model: Path, options: dict[str, Any]) -> None:
+    """Through JSON, and with nothing left to the defaults of another version."""
+    first, second = model.with_name("1.safetensors"), model.with_name("2.safetensors")
+    report = json.loads(qt.compress(model, first, **options).to_json())
+    settings = report["settings"]
+    assert {**report["versions"]}.keys() == {"quantrim", "python", "numpy", "isa"} and report["peak_memory"] > 1 << 20
+    again = json.loads(qt.compress(model, second, recipe=settings).to_json())
+    assert again["settings"] == settings and again["tensors"] == report["tensors"]
+    assert compare(first, second).equal
+
+
+def test_D20_a_dry_run_has_the_settings_too(model: Path) -> None:
+    data = json.loads(run("compress", model, model.with_name("o.safetensors"), "--dry-run", "--json").stdout)
+    assert data["recipe"] == {} and (data["settings"]["bits"], data["settings"]["group_size"]) == (4, 128)
+    assert {"scale", "scale_dtype", "rounding", "min_elements", "rule"} <= set(data["settings"])
 
 
 # Figures and tables

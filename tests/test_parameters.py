@@ -115,7 +115,7 @@ def test_B42_pattern_must_divide_the_last_axis() -> None:
 def test_D25_a_pattern_that_is_none_is_refused_as_such() -> None:
     for prune in (qt.prune, qt.prune_mask):
         for sparsity in (None, 0.5):
-            with pytest.raises(ValueError, match="pattern must be .*, not 'rows'; did you mean 'row'"):
+            with pytest.raises(ValueError, match=r"pattern must be .*, not 'rows'; did you mean 'row'"):
                 prune(weights(0), sparsity, pattern="rows")
 
 

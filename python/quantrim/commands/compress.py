@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..files import refuse_same_file
 from ..files.errors import PATH_LIMIT, quote
 from ..model import Plan, Report, TensorReport, plan
 from ..model import compress as compress_checkpoint
+from ..model.provenance import settings_table
 from ..model.report import STEPS_HEAD, check_report_suffix
 from . import progress, terminal, wording
 
@@ -142,7 +143,7 @@ def close(done: Report, report: Path | None, show: Callable[[Report, Console], N
     if report is not None:
         done.save(report)
     if as_json:
-        terminal.print_json({**asdict(done), "ratio": done.ratio, "gb_per_s": done.gb_per_s})
+        terminal.print_json(done.as_data())
     else:
         show(done, terminal.console())
 
@@ -260,6 +261,7 @@ def plan_data(wish: Plan) -> dict[str, Any]:
     return {
         "source": wish.source,
         "recipe": wish.recipe.as_dict(),
+        "settings": settings_table(wish.recipe),
         "source_bytes": wish.source_bytes,
         "stored_bytes": wish.stored_bytes,
         "at_most": wish.at_most,

@@ -68,8 +68,8 @@ def save_plot(rows: list[Row], plot: Path) -> None:
         file.write(picture)
 
 
-def as_data(rows: list[Row]) -> list[dict[str, Any]]:
-    return [{**asdict(row), "ratio": row.ratio} for row in rows]
+def as_data(rows: list[Row]) -> dict[str, Any]:
+    return {"rows": [{**asdict(row), "ratio": row.ratio} for row in rows]}
 
 
 def show(rows: list[Row], out: Console) -> None:

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # rich takes a while to load, and is not needed for every line
@@ -156,9 +156,12 @@ def print_line(out: Console, text: str = "", style: str | None = None) -> None:
         out.file.write(text + "\n")
 
 
-def print_json(data: Any) -> None:
-    """Strict JSON on stdout: ASCII, and null for what is not finite, which JSON has no word for."""
-    text = json.dumps(_finite(data), indent=2, allow_nan=False) + "\n"
+def print_json(data: Mapping[str, Any]) -> None:
+    """Strict JSON on stdout: ASCII, and null for what is not finite, which JSON has no word for. It begins with the
+    version of its keys and ours."""
+    from ..model.provenance import stamp
+
+    text = json.dumps(_finite({**stamp(), **data}), indent=2, allow_nan=False) + "\n"
     # line by line: an unbuffered stdout (python -u) writes a long text in part and does not say so
     sys.stdout.writelines(text.splitlines(keepends=True))
 

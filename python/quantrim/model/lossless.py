@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import metadata as packages
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ..files.index import read_json
 from ..files.safetensors import parse_header, raw_header
 from ..files.writer import FileWriter
 from ..layouts.byte_planes import Coder, Coders, checksum, is_kept
+from .provenance import peak_memory, versions
 from .report import Report, TensorReport
 from .targets import CheckedFile, check_target, copy_file, write_json
 from .workers import Workers
@@ -97,6 +99,9 @@ def compress_lossless(
         seconds=time.perf_counter() - started,
         threads=backend.current_threads(),
         notes=notes,
+        settings={"lossless": True},
+        versions=versions() | {"zstandard": packages.version("zstandard")},
+        peak_memory=peak_memory(),
     )
 
 
