@@ -16,41 +16,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cli_helpers import refused, run
 from held_tensors import normal
 from model_helpers import save_folder, small_model
 from rich.console import Console
 from safetensors.numpy import load_file, save_file
-from typer.testing import CliRunner, Result
 
 import quantrim as qt
-from quantrim.cli import app
 from quantrim.commands import compress as compress_command
 from quantrim.commands import info as info_command
 from quantrim.commands import inspect as inspect_command
 from quantrim.commands import outcome, progress, terminal
 from quantrim.files import open_checkpoint
 from quantrim.model import summary
+from quantrim.model.provenance import stamp
 
 EVIL = "\x1b[31mred\n\u202etxt\x07"
 ESCAPED = r"\x1b[31mred\n\u202etxt\x07"
-
-
-def run(*words: object) -> Result:
-    try:
-        runner = CliRunner(mix_stderr=False)  # type: ignore[call-arg]  # of typer on click before 8.2
-    except TypeError:
-        runner = CliRunner()
-    return runner.invoke(app, [str(word) for word in words], prog_name="quantrim")
-
-
-def refused(result: Result, code: int = 2) -> str:
-    """The one line on stderr of a run that failed."""
-    assert result.exit_code == code, result.output
-    assert result.stdout == ""
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("quantrim: error: "), lines
-    assert "\x1b" not in lines[0] and lines[0].isprintable()
-    return lines[0].removeprefix("quantrim: error: ")
 
 
 @pytest.fixture
@@ -98,19 +80,19 @@ def test_all_commands_are_listed_and_the_version_is_known() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["polish"], "No such command 'polish'. (see quantrim --help)"),
+        (["polish"], "no such command: polish (see quantrim --help)"),
         (["compress"], "Missing argument 'SRC'. (see quantrim compress --help)"),
         (["compress", "MODEL", "OUT", "--bits", "9"], "bits must be an integer of 2..8, not 9"),
         (["compress", "MODEL", "OUT", "--bits", "x"], "bits must be an integer of 2..8, not 'x'"),
         (["compress", "MODEL", "OUT", "--bits", "none"], "can be compressed: nothing to do: neither bits nor prune"),
         (
             ["compress", "MODEL", "OUT", "--bits", "none", "--prune", "0.5", "--scale", "mse", "--asymmetric"],
-            "symmetric, scale must not be given with bits=None, which writes no codes",
+            "--symmetric/--asymmetric, --scale must not be given with --bits none, which writes no codes",
         ),
-        (["compress", "MODEL", "OUT", "--group-size", "0"], "group_size must be an integer of 1.."),
-        (["compress", "MODEL", "OUT", "--group-size", "row"], "group_size must be"),
+        (["compress", "MODEL", "OUT", "--group-size", "0"], "--group-size must be an integer of 1.."),
+        (["compress", "MODEL", "OUT", "--group-size", "row"], "--group-size must be"),
         (["compress", "MODEL", "OUT", "--scale", "best"], "scale must be one of"),
-        (["compress", "MODEL", "OUT", "--scale-dtype", "int8"], "scale_dtype must be one of"),
+        (["compress", "MODEL", "OUT", "--scale-dtype", "int8"], "--scale-dtype must be one of"),
         (["compress", "MODEL", "OUT", "--prune", "1.5"], "prune must be a number of 0.0..1.0, not 1.5"),
         (["compress", "MODEL", "OUT", "--prune", "nan"], "prune must be a number of 0.0..1.0, not nan"),
         (["compress", "MODEL", "OUT", "--prune", "4:2"], 'prune must be a fraction of 0..1 or "n:m"'),
@@ -122,24 +104,24 @@ def test_all_commands_are_listed_and_the_version_is_known() -> None:
         ),
         (
             ["compress", "MODEL", "OUT", "--report", "no/r.md"],
-            "report must be in a folder that exists, not 'no'",
+            "--report must be in a folder that exists, not 'no'",
         ),
         (["compress", "MODEL", "MODEL", "--overwrite"], "must not be the source"),
         (["compress", "MODEL", "MODEL"], "must not be the source"),
         (["compress", "MODEL", "OUT", "--recipe", "MODEL"], "must be UTF-8"),
-        (["split", "MODEL", "PARTS"], "give either max_size or layers"),
-        (["split", "MODEL", "PARTS", "--layers", "1", "--max-size", "1GB"], "give either max_size or layers"),
+        (["split", "MODEL", "PARTS"], "give either --max-size or --layers"),
+        (["split", "MODEL", "PARTS", "--layers", "1", "--max-size", "1GB"], "give either --max-size or --layers"),
         (["split", "MODEL", "PARTS", "--layers", "0"], "layers must be an integer of 1.."),
         (["split", "MODEL", "PARTS", "--max-size", "-1"], "--max-size must be a number of bytes, such as 5GB"),
         (["split", "MODEL", "PARTS", "--max-size", "5 gallons"], "--max-size must be a number of bytes, such as 5GB"),
-        (["split", "MODEL", "PARTS", "--max-size", "1kB"], "max_size must be at least 49"),
+        (["split", "MODEL", "PARTS", "--max-size", "1kB"], "--max-size must be at least 49"),
         (["split", "MODEL", "OUT", "--layers", "1"], "must be a folder, not a .safetensors file"),
         (["split", "MODEL", "OUT", "--layers", "1", "--dry-run"], "must be a folder, not a .safetensors file"),
         (["split", "MODEL", "MODEL", "--layers", "1"], "must not be the source"),
         (["split", "MODEL", "SMALL", "--layers", "1"], "exists; add --overwrite to replace it"),
-        (["merge", "MODEL", "OUT", "--drop", "x*"], "drop 'x*' matched 0 tensors"),
+        (["merge", "MODEL", "OUT", "--drop", "x*"], "--drop 'x*' matched 0 tensors"),
         (["merge", "MODEL", "OUT", "--drop", "*"], "drop must leave a tensor, not none"),
-        (["merge", "MODEL", "OUT", "--drop-lowest", "5"], "drop_lowest must be an integer of 0..4, not 5"),
+        (["merge", "MODEL", "OUT", "--drop-lowest", "5"], "--drop-lowest must be an integer of 0..4, not 5"),
         (["merge", "MODEL", "OUT", "--drop-lowest", "x"], "Invalid value for '--drop-lowest'"),
         (["merge", "MODEL", "SMALL"], "exists; add --overwrite to replace it"),
         (["merge", "MODEL", "MODEL", "--overwrite"], "must not be the source"),
@@ -539,7 +521,7 @@ def test_histograms_fall_back_to_ascii() -> None:
 def test_json_is_strict(capsys: pytest.CaptureFixture[str]) -> None:
     terminal.print_json({"a": float("inf"), "b": [float("nan"), 1.5], "c": "\x1b\u202e"})
     text = capsys.readouterr().out
-    assert text.isascii() and json.loads(text) == {"a": None, "b": [None, 1.5], "c": "\x1b\u202e"}
+    assert text.isascii() and json.loads(text) == {**stamp(), "a": None, "b": [None, 1.5], "c": "\x1b\u202e"}
 
 
 def test_options_are_passed_on_as_they_are_meant() -> None:
@@ -561,7 +543,7 @@ def test_stdout_that_is_full_is_exit_code_3(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(sys, "stdout", Full())
-    assert outcome.finish_output() == 3
+    assert outcome.finish_output(0) == 3
     assert capsys.readouterr().err == "quantrim: error: No space left on device\n"
 
 

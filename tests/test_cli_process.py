@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 import quantrim as qt
 from quantrim.files import open_checkpoint
 
-PROGRAM = [sys.executable, "-m", "quantrim.cli"]
+PROGRAM = [sys.executable, "-m", "quantrim"]
 COLOUR = re.compile(rb"\x1b\[[0-9;]*(3|4|9|10)[0-7]m")
 SLOW_PROGRAM = """
 import sys, time
@@ -71,7 +71,7 @@ def test_exit_codes(model: Path, tmp_path: Path) -> None:
 
 def test_an_error_is_one_line_without_a_traceback(model: Path) -> None:
     done = run("compress", model, "out.safetensors", "--bits", "9")
-    assert done.stderr == b"quantrim: error: bits must be an integer of 2..8, not 9\n" and done.stdout == b""
+    assert done.stderr == b"quantrim: error: --bits must be an integer of 2..8, not 9\n" and done.stdout == b""
 
 
 @pytest.mark.parametrize("command", ["info", "inspect", "demo"])
@@ -215,13 +215,28 @@ def test_D102_closed_descriptors(closed: tuple[int, ...], model: Path, tmp_path:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")  # noqa: PTH110
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("words", [("info",), ("inspect", "MODEL"), ("--help",)], ids=lambda words: words[0])
-def test_D96_a_full_disk_under_stdout_is_exit_code_3(words: tuple[str, ...], model: Path) -> None:
+def test_D96_a_full_disk_under_stdout_is_exit_code_3(words: tuple[str, ...], unbuffered: str, model: Path) -> None:
+    """D29: what stays in the buffer must not fail again when the interpreter ends, and make it exit code 120."""
     found = [os.fspath(model) if word == "MODEL" else word for word in words]
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "wb") as full:  # noqa: PTH123
-        done = subprocess.run([*PROGRAM, *found], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+        done = subprocess.run(
+            [*PROGRAM, *found], stdout=full, stderr=subprocess.PIPE, env=env, timeout=60, check=False
+        )
     assert done.returncode == 3
     assert done.stderr == b"quantrim: error: No space left on device\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")  # noqa: PTH110
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_D29_a_full_disk_under_stderr_keeps_the_exit_code(unbuffered: str) -> None:
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    for words, code in ((["polish"], 2), (["inspect", "nowhere"], 3)):
+        with open("/dev/full", "wb") as full:  # noqa: PTH123
+            done = subprocess.run([*PROGRAM, *words], stdout=full, stderr=full, env=env, timeout=60, check=False)
+        assert done.returncode == code
 
 
 def test_an_encoding_that_cannot_say_it_escapes_it(tmp_path: Path) -> None:

@@ -133,6 +133,7 @@ FLOORS = [
     {"demo"},
     {"commands"},
     {"cli"},
+    {"__main__"},
 ]
 UPWARDS = {  # with the reason
     ("tensor", "packing"),  # QuantizedTensor.codes() unpacks, within the method

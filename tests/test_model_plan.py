@@ -49,14 +49,14 @@ def test_only_matrices_of_floats_named_weight(tmp_path: Path) -> None:
         (96, 16, "group 16"),
         (40, 16, "channel"),
         (96, "channel", "channel"),
-        (64, 64, "group 64"),
+        (64, 64, "channel"),
     ],
 )
 def test_F_groups_that_do_not_divide(tmp_path: Path, cols: int, group: int | str | None, label: str) -> None:
     source = save(tmp_path / "m.safetensors", {"a.weight": weights(200, cols)})
     found = plan(source, group_size=group)
     assert found.tensors[0].stored == f"int4 {label} symmetric"
-    fell_back = label.split()[-1] != str(group or 128)
+    fell_back = label.split()[-1] != str(group or 128) and group != cols  # a group of all columns is the channel
     assert bool(found.tensors[0].reason) is fell_back is bool(found.notes)
     if fell_back:
         assert f"{cols} columns are no multiple of {group or 128}" in found.tensors[0].reason
@@ -90,7 +90,7 @@ def test_bytes_are_those_that_are_written(
 def test_lines_say_what_and_why(tmp_path: Path) -> None:
     source = save(tmp_path / "m.safetensors", small_model())
     text = "\n".join(plan(source, prune=0.5).lines())
-    assert "int4 group 64 symmetric, 50% pruned" in text
+    assert "int4 channel symmetric, 50% pruned" in text
     assert "only matrices are compressed" in text and "times smaller" in text
 
 

@@ -237,7 +237,7 @@ def test_auto_takes_what_saves_a_quarter(tmp_path: Path, options: dict[str, Any]
     wish = plan(source, **options)
     report = compress(source, target, **options)
     assert wish.at_most == sparse == ("a.bitmask" in stored_tensors(target))
-    assert any("--storage dense" in note for note in report.notes) == sparse
+    assert any("storage='dense'" in note for note in report.notes) == sparse
     assert ("at most" in "\n".join(wish.lines())) == sparse
     assert wish.stored_bytes >= report.stored_bytes if sparse else wish.stored_bytes == report.stored_bytes
 

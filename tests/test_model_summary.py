@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -191,3 +192,16 @@ def test_instruction_sets_agree(model: Path) -> None:
         with qt.use_isa(isa):
             found.append(summarize(model))
     assert all(each == found[0] for each in found)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"group_size": 64}, {"bits": 8}, {"bits": 3, "symmetric": False}, {"prune": 0.8}]
+)
+def test_D21_a_report_and_the_file_have_one_name_for_one_thing(tmp_path: Path, options: dict[str, Any]) -> None:
+    """A group that covers the row is its channel, whatever was asked for."""
+    save_file({f"{cols}.weight": normal(96, cols) for cols in (32, 64, 128, 256)}, tmp_path / "m.safetensors")
+    report = compress(tmp_path / "m.safetensors", tmp_path / "small.safetensors", min_elements=0, **options)
+    stored = {t.name: t.stored for t in summarize(tmp_path / "small.safetensors", stats=False).tensors}
+    pruned = ", 80% pruned" if "prune" in options else ""
+    assert {t.name: t.stored for t in report.tensors} == {name: label + pruned for name, label in stored.items()}
+    assert " channel " in stored["64.weight"] and (" channel " in stored["256.weight"]) == (options.get("bits") == 8)

@@ -112,6 +112,13 @@ def test_B42_pattern_must_divide_the_last_axis() -> None:
         qt.prune(weights(0), pattern="3:7")
 
 
+def test_D25_a_pattern_that_is_none_is_refused_as_such() -> None:
+    for prune in (qt.prune, qt.prune_mask):
+        for sparsity in (None, 0.5):
+            with pytest.raises(ValueError, match=r"pattern must be .*, not 'rows'; did you mean 'row'"):
+                prune(weights(0), sparsity, pattern="rows")
+
+
 def test_B42_sparsity_or_pattern() -> None:
     for prune in (qt.prune, qt.prune_mask):
         with pytest.raises(ValueError, match="give either sparsity or pattern"):

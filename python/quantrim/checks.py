@@ -158,8 +158,21 @@ def number(name: str, value: object, low: float, high: float) -> float:
 def choice(name: str, value: object, allowed: Collection[str]) -> str:
     """`value` if it is one of the `allowed` words."""
     if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+        words = ", ".join(map(repr, allowed))
+        raise ValueError(f"{name} must be one of {words}, not {value!r}{nearest(value, allowed)}")
     return value
+
+
+def nearest(value: object, allowed: Collection[str]) -> str:
+    """'; did you mean ...?' with the word of `allowed` that comes near `value`, or ''.
+
+    >>> nearest("sparce", ["auto", "dense", "sparse"])
+    "; did you mean 'sparse'?"
+    """
+    from difflib import get_close_matches
+
+    near = get_close_matches(value[:99].lower(), allowed, 1) if isinstance(value, str) else []
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def n_of_m(text: str) -> tuple[int, int] | None:

@@ -232,16 +232,16 @@ def _wish(
     sparsity: object, pattern: object, axis: object, shape: tuple[int, ...]
 ) -> tuple[tuple[int, int] | None, float]:
     """(n, m) of the pattern or None, and the sparsity."""
-    if (sparsity is None) == (pattern is None):
+    nm = checks.n_of_m(pattern) if isinstance(pattern, str) else None
+    if pattern is not None and nm is None:
+        wanted = f'(rows, cols), "row", "column" or "n:m" with 1 <= n < m <= {checks.MAX_M}'
+        raise ValueError(f"pattern must be {wanted}, not {pattern!r}{checks.nearest(pattern, ('row', 'column'))}")
+    if (sparsity is None) == (nm is None):
         raise ValueError(f"give either sparsity or pattern, not sparsity={sparsity!r} and pattern={pattern!r}")
-    if pattern is None:
+    if nm is None:
         return None, checks.number("sparsity", sparsity, 0.0, 1.0)
     if axis is not None:
         raise ValueError(f"axis must be None with a pattern, which runs along the last axis, not {axis!r}")
-    nm = checks.n_of_m(pattern) if isinstance(pattern, str) else None
-    if nm is None:
-        wanted = f'(rows, cols), "row", "column" or "n:m" with 1 <= n < m <= {checks.MAX_M}'
-        raise ValueError(f"pattern must be {wanted}, not {pattern!r}")
     if shape[-1] % nm[1]:
         raise ValueError(f"the last axis must be a multiple of {nm[1]} for pattern {pattern!r}, not {shape[-1]}")
     return nm, 0.0

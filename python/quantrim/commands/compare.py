@@ -18,7 +18,7 @@ def run(a: Path, b: Path, *, as_json: bool) -> None:
     with progress.shown("comparing") as callback:
         comparison = compare_checkpoints(a, b, progress=callback)
     if as_json:
-        terminal.print_json(as_data(comparison))
+        terminal.print_json({"a": str(a), "b": str(b), **as_data(comparison)})
     else:
         show(comparison, terminal.console())
     if not comparison.matching:

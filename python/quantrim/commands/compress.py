@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from ..files import refuse_same_file
 from ..files.errors import PATH_LIMIT, quote
 from ..model import Plan, Report, TensorReport, plan
 from ..model import compress as compress_checkpoint
+from ..model.provenance import settings_table
 from ..model.report import STEPS_HEAD, check_report_suffix
-from . import progress, terminal
+from . import progress, terminal, wording
 
 WORST = 3  # tensors that the closing table names
 
@@ -103,29 +104,52 @@ def threads(count: int | None) -> Iterator[None]:
             yield
 
 
-def run(source: Path, target: Path, options: Options, *, report: Path | None, overwrite: bool, as_json: bool) -> None:
-    check_paths(source, target, report, overwrite)
+def run(
+    source: Path, target: Path, options: Options, *, report: Path | None, overwrite: bool, as_json: bool
+) -> None:
+    check_paths(source, target, options, report, overwrite)
     with progress.shown("compressing") as callback:
         arguments = options.arguments()
         done = compress_checkpoint(source, target, overwrite=overwrite, progress=callback, **arguments)
     close(done, report, show, as_json)
 
 
-def check_paths(source: Path, target: Path, report: Path | None, overwrite: bool) -> None:
+def check_paths(source: Path, target: Path, options: Options, report: Path | None, overwrite: bool) -> None:
     """Find out before the work what must not be written."""
     refuse_occupied(source, target, overwrite)
     if report is not None:
-        check_report_path(source, target, report)
+        check_report_suffix(report)
+        refuse_same_file([p for p in (source, options.recipe, options.prune_data) if p], report, "--report")
+        real, real_target = Path(os.path.realpath(report)), Path(os.path.realpath(target))
+        if real_target in (real, *real.parents):
+            beside = f"must be beside {quote(target, PATH_LIMIT)}, not in it or in its place"
+            raise ValueError(f"--report {quote(report, PATH_LIMIT)} {beside}")
+        check_new_file("--report", report, overwrite)
+
+
+def check_new_file(option: str, path: Path, overwrite: bool) -> None:
+    """ValueError where the file that an option names must not or cannot be written."""
+    if path.is_dir():
+        raise ValueError(f"{option} must be a file, not the folder {quote(path, PATH_LIMIT)}")
+    if occupied(path) and not overwrite:
+        raise ValueError(f"{option} {quote(path, PATH_LIMIT)} exists; add --overwrite to replace it")
+    if not path.parent.is_dir():
+        raise ValueError(f"{option} must be in a folder that exists, not {quote(path.parent, PATH_LIMIT)}")
 
 
 def close(done: Report, report: Path | None, show: Callable[[Report, Console], None], as_json: bool) -> None:
     """Save the report, if one was asked for, and say what was done."""
+    done = replace(done, notes=tuple(map(wording.worded, done.notes)), tensors=tuple(map(_reason_worded, done.tensors)))
     if report is not None:
         done.save(report)
     if as_json:
-        terminal.print_json({**asdict(done), "ratio": done.ratio, "gb_per_s": done.gb_per_s})
+        terminal.print_json(done.as_data())
     else:
         show(done, terminal.console())
+
+
+def _reason_worded(tensor: TensorReport) -> TensorReport:
+    return replace(tensor, reason=wording.worded(tensor.reason))
 
 
 def refuse_occupied(source: Path, target: Path, overwrite: bool) -> None:
@@ -139,16 +163,6 @@ def occupied(target: Path) -> bool:
     if target.is_dir() and not target.is_symlink():
         return any(target.iterdir())
     return os.path.lexists(target)
-
-
-def check_report_path(source: Path, target: Path, report: Path) -> None:
-    """Find out before the work, not after it, that the report cannot be written."""
-    check_report_suffix(report)
-    refuse_same_file(source, report)
-    if report.is_dir():
-        raise ValueError(f"report must be a file, not the folder {quote(report, PATH_LIMIT)}")
-    if report.parent != target and not report.parent.is_dir():
-        raise ValueError(f"report must be in a folder that exists, not {quote(report.parent, PATH_LIMIT)}")
 
 
 def show(report: Report, out: Console) -> None:
@@ -221,6 +235,7 @@ def smaller(ratio: float) -> str:
 def dry_run(source: Path, target: Path, options: Options, *, overwrite: bool, as_json: bool) -> None:
     refuse_same_file(source, target)
     wish = plan(source, **options.arguments())
+    wish = replace(wish, notes=tuple(map(wording.worded, wish.notes)))
     if as_json:
         terminal.print_json(plan_data(wish))
     else:
@@ -239,13 +254,14 @@ def plan_data(wish: Plan) -> dict[str, Any]:
             "stored_bytes": t.stored_bytes,
             "at_most": t.at_most,
             "stored": t.stored,
-            "reason": t.reason,
+            "reason": wording.worded(t.reason),
         }
         for t in wish.tensors
     ]
     return {
         "source": wish.source,
         "recipe": wish.recipe.as_dict(),
+        "settings": settings_table(wish.recipe),
         "source_bytes": wish.source_bytes,
         "stored_bytes": wish.stored_bytes,
         "at_most": wish.at_most,
@@ -265,7 +281,7 @@ def show_plan(wish: Plan, target: Path, out: Console) -> None:
             terminal.size(t.source_bytes),
             "copied" if t.copied else t.stored,
             f"{'<= ' if t.at_most else ''}{terminal.size(t.stored_bytes)}",
-            t.reason,
+            wording.worded(t.reason),
         ]
         for t in wish.tensors
     ]

@@ -194,7 +194,10 @@ Report = Annotated[
         metavar="FILE", help="Write a report: .html, .json or .md.", show_default=False, rich_help_panel=OUTPUT
     ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace DST where it exists.", rich_help_panel=OUTPUT)]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace DST, and the report, where they exist.", rich_help_panel=OUTPUT),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show the plan and the size; write nothing.", rich_help_panel=OUTPUT)
 ]

@@ -13,7 +13,7 @@ from rich.text import Text
 from ..files import AtomicFile
 from ..files.errors import PATH_LIMIT, quote
 from . import terminal
-from .compress import occupied
+from .compress import check_new_file
 
 if TYPE_CHECKING:
     from ..demo import Row
@@ -57,12 +57,7 @@ def check_plot_path(plot: Path, overwrite: bool) -> None:
     require_matplotlib()
     if plot.suffix.lower() != ".png":
         raise ValueError(f"--plot must end in .png, not {quote(plot, PATH_LIMIT)}")
-    if plot.is_dir():
-        raise ValueError(f"--plot must be a file, not the folder {quote(plot, PATH_LIMIT)}")
-    if occupied(plot) and not overwrite:
-        raise ValueError(f"{quote(plot, PATH_LIMIT)} exists; add --overwrite to replace it")
-    if not plot.parent.is_dir():
-        raise ValueError(f"--plot must be in a folder that exists, not {quote(plot.parent, PATH_LIMIT)}")
+    check_new_file("--plot", plot, overwrite)
 
 
 def save_plot(rows: list[Row], plot: Path) -> None:
@@ -73,8 +68,8 @@ def save_plot(rows: list[Row], plot: Path) -> None:
         file.write(picture)
 
 
-def as_data(rows: list[Row]) -> list[dict[str, Any]]:
-    return [{**asdict(row), "ratio": row.ratio} for row in rows]
+def as_data(rows: list[Row]) -> dict[str, Any]:
+    return {"rows": [{**asdict(row), "ratio": row.ratio} for row in rows]}
 
 
 def show(rows: list[Row], out: Console) -> None:

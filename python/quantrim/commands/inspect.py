@@ -11,6 +11,8 @@ from rich.console import Console
 from ..model.summary import Statistics, Summary, TensorSummary, summarize
 from . import progress, terminal
 
+STATISTICS = ("zeros", "min", "max", "rms", "histogram")
+
 
 def run(path: Path, *, stats: bool, as_json: bool) -> None:
     with progress.shown("reading") as callback:
@@ -43,11 +45,13 @@ def _tensor_data(tensor: TensorSummary) -> dict[str, Any]:
 def show(summary: Summary, out: Console) -> None:
     stats = any(t.statistics for t in summary.tensors)
     headers, align = ["tensor", "stored as", "shape", "bytes", "bits"], "llrrr"
+    rows = [_row(t) for t in summary.tensors]
     if stats:
-        headers, align = [*headers, "zeros", "min", "max", "rms", "histogram"], align + "rrrrl"
-    if summary.tensors:
+        headers, align = [*headers, *STATISTICS], align + "rrrrl"
+        rows = [[*row, *_statistics(t.statistics)] for row, t in zip(rows, summary.tensors, strict=True)]
+    if rows:
         spare = ("bits", "rms", "min", "max", "histogram") if stats else ()
-        terminal.print_table(out, headers, align, [_row(t) for t in summary.tensors], spare=spare)
+        terminal.print_table(out, headers, align, rows, spare=spare)
     terminal.print_line(out, total_line(summary), style="bold")
     for t in summary.tensors:
         if t.statistics and t.statistics.nonfinite:
@@ -56,17 +60,19 @@ def show(summary: Summary, out: Console) -> None:
 
 
 def _row(tensor: TensorSummary) -> list[str]:
-    row = [
+    return [
         tensor.name,
         tensor.stored,
         terminal.shape(tensor.shape),
         terminal.size(tensor.nbytes),
         f"{tensor.bits_per_weight:.3g}",
     ]
-    return row + (_statistics(tensor.statistics) if tensor.statistics else [])
 
 
-def _statistics(s: Statistics) -> list[str]:
+def _statistics(s: Statistics | None) -> list[str]:
+    """A cell under each of STATISTICS, empty where a tensor holds no real numbers."""
+    if s is None:
+        return [""] * len(STATISTICS)
     n = terminal.number
     return [terminal.percent(s.sparsity), n(s.low), n(s.high), n(s.rms), terminal.bars(s.histogram.counts)]
 

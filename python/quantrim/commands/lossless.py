@@ -23,7 +23,7 @@ def run(
         raise ValueError(f"--lossless must be given without {given}: it changes no weight")
     if dry_run:
         raise ValueError("--lossless must be given without --dry-run: only compressing tells the size")
-    check_paths(source, target, report, overwrite)
+    check_paths(source, target, options, report, overwrite)
     with progress.shown("compressing") as callback:
         done = compress_lossless(source, target, overwrite=overwrite, progress=callback)
     close(done, report, show, as_json)

@@ -10,15 +10,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator
 from types import FrameType
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
-from ..files.errors import PATH_LIMIT, quote
+from . import at_once, wording
 from .terminal import drop_output, say
 
 BAD_INPUT, FAILED_IO = 2, 3
@@ -54,7 +55,7 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, NoAnswer):
         return BAD_INPUT
     if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and error.errno == errno.EPIPE):
-        drop_output()
+        drop_output(sys.stdout)
         return BROKEN_PIPE
     if isinstance(error, OSError):
         say("error", os_error_text(error))
@@ -63,11 +64,10 @@ def exit_code(error: BaseException) -> int:
         say("error", f"not enough memory{f': {error}' if str(error) else ''}")
         return FAILED_IO
     if isinstance(error, (ValueError, TypeError)):
-        say("error", str(error))
+        say("error", wording.worded(str(error)))
         return BAD_INPUT
-    usage = getattr(error, "format_message", None)  # of typer, or of the click under its older versions
-    if usage is not None:
-        say("error", f"{' '.join(usage().split())}{_help_hint(error)}")
+    if hasattr(error, "format_message"):  # of typer, or of the click under its older versions
+        say("error", usage_text(error))
         return BAD_INPUT
     raise error
 
@@ -77,6 +77,8 @@ def os_error_text(error: OSError) -> str:
     >>> os_error_text(FileNotFoundError(2, "No such file or directory", "model.safetensors"))
     "'model.safetensors': No such file or directory"
     """
+    from ..files.errors import PATH_LIMIT, quote
+
     if error.strerror is None:
         return str(error) or type(error).__name__
     paths = [path for path in (error.filename, error.filename2) if isinstance(path, (str, bytes))]
@@ -84,21 +86,35 @@ def os_error_text(error: OSError) -> str:
     return f"{names}: {error.strerror}" if names else error.strerror
 
 
-def _help_hint(error: BaseException) -> str:
+def usage_text(error: Any) -> str:
+    """What is wrong with the words of a command line, and what may have been meant."""
+    from . import synonyms
+
     context = getattr(error, "ctx", None)
+    command = getattr(context, "command", None)
+    typed, meant = getattr(error, "option_name", ""), ""
+    if typed and not typed.startswith("-"):  # older versions of click have the name alone
+        typed = f"--{typed}"
+    text = " ".join(error.format_message().split())
+    if hasattr(error, "possibilities") and command is not None:
+        text, meant = f"no such option: {typed}", synonyms.option_meant(typed, command.params)
+    elif found := re.match("No such command '(.*?)'", text):
+        text, meant = f"no such command: {found[1]}", synonyms.command_meant(found[1], getattr(command, "commands", ()))
     path = getattr(context, "command_path", None) or "quantrim"
-    return f" (see {path} --help)"
+    return f"{text}{'; ' if meant else ''}{meant} (see {path} --help)"
 
 
-def finish_output() -> int:
-    """Flush stdout; 0, or the exit code where that fails: a full disk is noticed only now."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        code = exit_code(error)
-        drop_output()
-        return code
-    return 0
+def finish_output(code: int) -> int:
+    """Flush what was said and return the exit code: `code`, or that of the flush where nothing else has failed: a full
+    disk may be noticed only now. What cannot be written is dropped, whatever the code: the interpreter would flush it
+    once more at its end, and make the exit code 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            code = code or exit_code(error)
+            drop_output(stream)
+    return code
 
 
 def leave(code: object) -> NoReturn:
@@ -111,7 +127,8 @@ def leave(code: object) -> NoReturn:
 
 @contextlib.contextmanager
 def signals_raise() -> Iterator[list[int]]:
-    """Within this block SIGINT, SIGTERM and SIGHUP raise Stopped, once; the list given gets its number.
+    """Within this block SIGINT, SIGTERM and SIGHUP raise Stopped, once; the list given gets its number. Where nothing
+    has begun yet (`at_once.loading`) they end the program.
 
     While the first unwinds, more of them do nothing, so that cleaning up is not interrupted. A signal that
     the caller ignores (nohup) stays ignored.
@@ -122,6 +139,8 @@ def signals_raise() -> Iterator[list[int]]:
     received: list[int] = []
 
     def stop(signum: int, frame: FrameType | None) -> None:
+        if at_once.in_time():
+            at_once.stop(signum)
         for n in numbers:
             signal.signal(n, signal.SIG_IGN)
         received.append(signum)
@@ -150,7 +169,7 @@ def warnings_said() -> Iterator[None]:
         line: str | None = None,
     ) -> None:
         if issubclass(category, UserWarning):
-            say("warning", str(message))
+            say("warning", wording.worded(str(message)))
         else:
             others(message, category, filename, lineno, file, line)
 

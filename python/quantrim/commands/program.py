@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from .. import backend
-from . import outcome, terminal
+from . import at_once, outcome, terminal, wording
+
+COMPLETING = "_QUANTRIM_COMPLETE"  # in the environment where a shell asks what a word may become
+
+
+class Command(TyperCommand):
+    """One command. What it needs is loaded when its words are known to be right, and while a signal may still end
+    the program at once."""
+
+    def invoke(self, ctx: Any) -> Any:
+        wording.use(wording.options_of(self.params, ctx.params))
+        with at_once.loading():
+            from .. import backend, model  # noqa: F401
+
+            backend.current_isa()  # before any work a ValueError about QUANTRIM_ISA or QUANTRIM_THREADS
+        return super().invoke(ctx)
 
 
 class Program(TyperGroup):
@@ -25,6 +41,7 @@ class Program(TyperGroup):
             raise typer.Exit(outcome.exit_code(error)) from None
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        wording.use({})
         with outcome.warnings_said():
             try:
                 code = super().main(*args, **{**kwargs, "standalone_mode": False})
@@ -32,16 +49,24 @@ class Program(TyperGroup):
                 code = outcome.INTERRUPTED
             except (Exception, KeyboardInterrupt) as error:  # of the command line itself
                 code = outcome.exit_code(error)
-            except SystemExit:  # typer's answer to a broken pipe
-                terminal.drop_output()
-                code = outcome.BROKEN_PIPE
-        sys.exit(code or outcome.finish_output())
+            except SystemExit as end:  # typer's answer to a shell that asks for words, and (1) to a broken pipe
+                code = end.code
+                if code and COMPLETING not in os.environ:
+                    terminal.drop_output(sys.stdout)
+                    code = outcome.BROKEN_PIPE
+        sys.exit(outcome.finish_output(code or 0))
 
 
-app = typer.Typer(
+class _App(typer.Typer):
+    """Commands are a Command each."""
+
+    def command(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
+        return super().command(*args, **{"cls": Command, **kwargs})
+
+
+app = _App(
     cls=Program,
     help="Make neural-network weights smaller on a CPU: prune, round to few bits, keep them loadable.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -72,4 +97,3 @@ def program(
     if context.invoked_subcommand is None:
         terminal.print_line(terminal.console(), context.get_help())  # rich has printed it; then it is ''
         raise typer.Exit(outcome.BAD_INPUT)
-    backend.current_isa()  # before any work a ValueError about QUANTRIM_ISA or QUANTRIM_THREADS

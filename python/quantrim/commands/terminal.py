@@ -11,14 +11,11 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
-from typing import IO, Any
+from collections.abc import Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any
 
-from rich import box
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+if TYPE_CHECKING:  # rich takes a while to load, and is not needed for every line
+    from rich.console import Console
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = " .:-=+*#@"
@@ -29,6 +26,8 @@ _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 def console(stderr: bool = False) -> Console:
     """A console for the stream as it is now: tests and callers may have replaced sys.stdout."""
+    from rich.console import Console
+
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
@@ -82,6 +81,8 @@ def fitting(lines: Sequence[Sequence[str]], width: int, spare: Sequence[int]) ->
     >>> fitting([["name", "a" * 20, "b" * 20]], 40, [1])
     [0, 2]
     """
+    from rich.cells import cell_len
+
     needs = [max(cell_len(line[k]) for line in lines) + GAP for k in range(len(lines[0]))]
     needs[0] = min(needs[0], NAME_WIDTH + GAP)
     room = width + GAP - sum(needs)
@@ -98,6 +99,10 @@ def fitting(lines: Sequence[Sequence[str]], width: int, spare: Sequence[int]) ->
 
 
 def _print_drawn(out: Console, lines: Sequence[Sequence[str]], align: str) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
     padding = (0, GAP - 1, 0, 0)  # the box adds a column of its own
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", show_edge=False, pad_edge=False, padding=padding)
     for k, (header, side) in enumerate(zip(lines[0], align, strict=True)):
@@ -114,6 +119,8 @@ def _print_drawn(out: Console, lines: Sequence[Sequence[str]], align: str) -> No
 
 
 def _print_plain(out: Console, lines: Sequence[Sequence[str]], align: str) -> None:
+    from rich.cells import cell_len
+
     widths = [max(cell_len(line[k]) for line in lines) for k in range(len(align))]
     for line in lines:
         padded = []
@@ -128,6 +135,9 @@ def print_pairs(out: Console, pairs: Sequence[tuple[str, str]]) -> None:
     if not out.is_terminal:
         _print_plain(out, [(word, printable(text)) for word, text in pairs], "ll")
         return
+    from rich.table import Table
+    from rich.text import Text
+
     grid = Table.grid(padding=(0, GAP))
     grid.add_column(style="cyan", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -139,14 +149,19 @@ def print_pairs(out: Console, pairs: Sequence[tuple[str, str]]) -> None:
 def print_line(out: Console, text: str = "", style: str | None = None) -> None:
     """A line of its own; wrapped on a terminal only."""
     if out.is_terminal:
+        from rich.text import Text
+
         out.print(Text(text, style=style or ""))
     else:
         out.file.write(text + "\n")
 
 
-def print_json(data: Any) -> None:
-    """Strict JSON on stdout: ASCII, and null for what is not finite, which JSON has no word for."""
-    text = json.dumps(_finite(data), indent=2, allow_nan=False) + "\n"
+def print_json(data: Mapping[str, Any]) -> None:
+    """Strict JSON on stdout: ASCII, and null for what is not finite, which JSON has no word for. It begins with the
+    version of its keys and ours."""
+    from ..model.provenance import stamp
+
+    text = json.dumps(_finite({**stamp(), **data}), indent=2, allow_nan=False) + "\n"
     # line by line: an unbuffered stdout (python -u) writes a long text in part and does not say so
     sys.stdout.writelines(text.splitlines(keepends=True))
 
@@ -241,9 +256,9 @@ def open_standard_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def drop_output() -> None:
-    """Send what is still buffered for stdout nowhere: the interpreter would fail again at its end."""
+def drop_output(stream: IO[str]) -> None:
+    """Send what is still buffered for stdout or stderr nowhere: the interpreter would fail again at its end."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
+        os.dup2(null, stream.fileno())
         os.close(null)

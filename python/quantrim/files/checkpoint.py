@@ -153,6 +153,11 @@ class Checkpoint:
         """The metadata of one file of `shards`; of its original, where there is one."""
         return dict(self._shards[shard].metadata)
 
+    @property
+    def file_bytes(self) -> int:
+        """Of all files of weights, headers and all."""
+        return sum((self.folder / shard).stat().st_size for shard in self.shards)
+
     def close(self) -> None:
         """Close the files. Reading afterwards is a ValueError."""
         self._closer()

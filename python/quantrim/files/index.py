@@ -14,6 +14,7 @@ from . import strict_json
 from .descriptors import open_regular, read_exactly
 from .errors import FormatError, quote
 from .safetensors import HEADER_LIMIT, TensorInfo
+from .sniff import what_a_folder_has
 
 INDEX_SUFFIX = ".safetensors.index.json"
 JSON_LIMIT = HEADER_LIMIT  # bytes of an index or a config.json
@@ -51,7 +52,8 @@ def find_files(path: Path) -> ModelFiles:
         return _indexed_folder(path, path / index, names)
     shard = _choose(path, names, ".safetensors", "model.safetensors", ".safetensors files and no index")
     if shard is None:
-        raise FormatError(f"the folder must hold a .safetensors file; it holds {_listed(names)}", path=path)
+        holds = f"it holds {_listed(names)}{what_a_folder_has(path, names)}"
+        raise FormatError(f"the folder must hold a .safetensors file; {holds}", path=path)
     _warn_of_unread(path, names, [shard])
     folder = _Folder(path)
     folder.check(shard)

@@ -11,18 +11,20 @@ from .errors import PATH_LIMIT, quote
 
 
 def refuse_same_file(
-    sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], target: str | os.PathLike[str]
+    sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    target: str | os.PathLike[str],
+    name: str = "target",
 ) -> None:
     """ValueError if writing `target` would touch a source: the same path, a hard or symbolic link to it, a
-    file in a source folder, or a folder that holds a source. Opens nothing."""
+    file in a source folder, or a folder that holds a source. Opens nothing. name: of the target, for the message."""
     if isinstance(sources, (str, os.PathLike)):
         sources = [sources]
-    target = named_path(target, "target")
+    target = named_path(target, name)
     real_target = Path(os.path.realpath(target))
     for each in sources:
         source = named_path(each, "source")
         real = Path(os.path.realpath(source))
-        said = f"target {quote(target, PATH_LIMIT)} must not be"
+        said = f"{name} {quote(target, PATH_LIMIT)} must not be"
         if real == real_target:
             raise ValueError(f"{said} the source {quote(source, PATH_LIMIT)}")
         if real in real_target.parents and real.is_dir():

@@ -150,15 +150,20 @@ def header_of_descriptor(fd: int, path: Path) -> tuple[dict[str, TensorInfo], di
     if not stat.S_ISREG(status.st_mode):
         raise FormatError(f"must be a regular file, not {kind_of(status.st_mode)}", path=path)
     size = status.st_size
+    if not size:
+        raise FormatError("an empty file: file ends at byte 0", path=path)
     if size < 8:
-        problem = f"file ends at byte {size}, the header's length needs 8{looks_like(fd, size)}"
+        problem = f"file ends at byte {size}, the header's length needs 8{looks_like(fd, size, path)}"
         raise FormatError(problem, path=path)
     length = struct.unpack("<Q", read_exactly(fd, 8, 0, path))[0]
     if not 2 <= length <= HEADER_LIMIT:
-        problem = f"not safetensors: the header's length is out of range{looks_like(fd, size)}"
+        other = looks_like(fd, size, path)
+        if other:  # that says more than a length which is none
+            raise FormatError(f"not safetensors{other}", path=path)
+        problem = "not safetensors: the header's length is out of range"
         raise FormatError(problem, path=path, offset=0, found=length, allowed=f"2 to {HEADER_LIMIT} bytes")
     if os.pread(fd, 1, 8) not in (b"{", b""):
-        problem = f"not safetensors: the header must begin with '{{'{looks_like(fd, size)}"
+        problem = f"not safetensors: the header must begin with '{{'{looks_like(fd, size, path)}"
         raise FormatError(problem, path=path, offset=8)
     if length > size - 8:
         raise FormatError(f"file ends at byte {size}, the header needs {8 + length}", path=path)

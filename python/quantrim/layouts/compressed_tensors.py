@@ -52,7 +52,12 @@ class Scheme:
     @property
     def label(self) -> str:
         """For people: "int4 group 32 symmetric"."""
-        grouping = "channel" if self.group_size == "channel" else f"group {self.group_size}"
+        return self.label_for(None)
+
+    def label_for(self, cols: int | None) -> str:
+        """The label on a matrix of `cols` columns: a group of all of them is its channel, as files do not tell one
+        from the other."""
+        grouping = "channel" if self.group_size in ("channel", cols) else f"group {self.group_size}"
         return f"int{self.bits} {grouping} {'symmetric' if self.symmetric else 'asymmetric'}"
 
     def groups(self, cols: int) -> int:

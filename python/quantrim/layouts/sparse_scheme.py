@@ -32,7 +32,11 @@ class Scheme:
     @property
     def label(self) -> str:
         """For people: "int4 group 32 symmetric, sparse"."""
-        return f"{self.dtype if self.grid is None else self.grid.label}, sparse"
+        return self.label_for(None)
+
+    def label_for(self, cols: int | None) -> str:
+        """The label on a matrix of `cols` columns, as that of its grid."""
+        return f"{self.dtype if self.grid is None else self.grid.label_for(cols)}, sparse"
 
     @property
     def signed(self) -> bool:

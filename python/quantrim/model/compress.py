@@ -19,6 +19,7 @@ from ..float_environment import default_floats
 from . import chunks
 from .forms import form_bytes, pruned_bytes
 from .plan import Plan, TensorPlan, make_plan
+from .provenance import peak_memory, settings_table, versions
 from .pruners import Pruners
 from .recipe import Recipe, recipe_from_options
 from .report import Report, Steps, TensorReport
@@ -219,6 +220,9 @@ def _report(plan: Plan, target: Path, errors: dict[str, Errors], seconds: float,
         snr_db=total.snr_db,
         sparsity=total.sparsity,
         steps=_steps(plan, errors),
+        settings=settings_table(plan.recipe),
+        versions=versions(),
+        peak_memory=peak_memory(),
     )
 
 

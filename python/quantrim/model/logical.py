@@ -72,7 +72,8 @@ def _compressed(checkpoint: Checkpoint, module: str, config: Mapping[str, Any]) 
     except ValueError as error:
         raise FormatError(str(error), path=first.path, tensor=f"{module}.weight") from None
     dtype = parts["weight_scale"].numpy_dtype
-    return LogicalTensor(f"{module}.weight", shape, dtype, scheme.label, parts, scheme, checkpoint)
+    label = scheme.label_for(shape[1])
+    return LogicalTensor(f"{module}.weight", shape, dtype, label, parts, scheme, checkpoint)
 
 
 def _quantization_config(checkpoint: Checkpoint) -> Mapping[str, Any]:

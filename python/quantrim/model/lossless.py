@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import metadata as packages
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ..files.index import read_json
 from ..files.safetensors import parse_header, raw_header
 from ..files.writer import FileWriter
 from ..layouts.byte_planes import Coder, Coders, checksum, is_kept
+from .provenance import peak_memory, versions
 from .report import Report, TensorReport
 from .targets import CheckedFile, check_target, copy_file, write_json
 from .workers import Workers
@@ -97,6 +99,9 @@ def compress_lossless(
         seconds=time.perf_counter() - started,
         threads=backend.current_threads(),
         notes=notes,
+        settings={"lossless": True},
+        versions=versions() | {"zstandard": packages.version("zstandard")},
+        peak_memory=peak_memory(),
     )
 
 
@@ -146,7 +151,7 @@ def restore(
                 for name, digest in listed.items():
                     files[name] = copy_file(checkpoint.folder / name, folder)
                     _check_digest(checkpoint.folder / name, files[name], digest)
-        stored = sum((checkpoint.folder / shard).stat().st_size for shard in checkpoint.shards)
+        stored = checkpoint.file_bytes
         nbytes = sum(original.size for original in checkpoint.originals.values())
     seconds = time.perf_counter() - started
     return Restored(os.fspath(source), os.fspath(target), files, stored, nbytes, seconds, backend.current_threads())

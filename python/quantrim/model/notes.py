@@ -54,7 +54,7 @@ def _on_forms(plans: Sequence[TensorPlan]) -> Iterator[str]:
     sparse = sum(isinstance(plan.form, sparse_scheme.Scheme) for plan in plans)
     if sparse:
         are = _tensors(sparse, "tensor is", "tensors are")
-        dense = "storage='dense' (--storage dense) keeps them for others"
+        dense = "storage='dense' keeps them for others"
         yield f"{are} stored without zeros, which only quantrim reads: {dense}"
     coded = sum(isinstance(plan.form, codebook.Scheme) for plan in plans)
     if coded:

@@ -83,7 +83,8 @@ def plan_parts(checkpoint: Checkpoint, max_size: int | None = None, layers: int 
     the first. ValueError for a tensor that is too large for a file, and where both are given, or neither.
     """
     if (max_size is None) == (layers is None):
-        raise ValueError(f"give either max_size or layers, not max_size={max_size!r} and layers={layers!r}")
+        which = "" if layers is None else ", not both"
+        raise ValueError(f"give either max_size or layers{which}, to say how large the files become")
     if max_size is not None:
         groups = _by_size(checkpoint, checks.integer("max_size", max_size, 1, 2**62))
     else:

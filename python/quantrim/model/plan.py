@@ -188,7 +188,7 @@ def plan_of(checkpoint: Checkpoint, recipe: Recipe, plans: list[TensorPlan], res
     others = [t.module for t in plans if not t.scheme and len(t.shape) == 2 and t.name.endswith(WEIGHT)]
     config = quantization_config(compressed, others) if compressed else bitsandbytes_config(plans)
     shards = tuple(plan_shards(checkpoint, plans, recipe, config))
-    source_bytes = sum((checkpoint.folder / shard).stat().st_size for shard in checkpoint.shards)
+    source_bytes = checkpoint.file_bytes
     notes = tuple(notes_on(checkpoint, recipe, plans, resized))
     return Plan(os.fspath(checkpoint.path), recipe, shards, config, source_bytes, notes, resized)
 
@@ -242,7 +242,7 @@ def _plan_tensor(info: TensorInfo, settings: Settings, min_elements: int) -> Ten
     stored_as = usual_format(bits, group)
     scheme = Scheme(bits, group, settings.symmetric, settings.scale_dtype, stored_as)
     form = sparse_form(info, settings, scheme)
-    label = _label(form.label if form else scheme.label, settings)
+    label = _label((form or scheme).label_for(cols), settings)
     return TensorPlan(info, settings, None if form else scheme, label, reason, copied=False, form=form)
 
 

@@ -6,12 +6,13 @@ import html
 import json
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..files import AtomicFile
 from ..files.errors import quote
+from .provenance import stamp
 
 _COLUMNS = (
     "tensor",
@@ -80,7 +81,9 @@ class Steps:
 class Report:
     """source_bytes, stored_bytes: the files of weights. seconds: of wall clock, the final flush to the disk
     included. snr_db, sparsity: of all weights that were compressed or pruned together, None without signal.
-    steps: what each step saved, where tensors were both pruned and quantized."""
+    steps: what each step saved, where tensors were both pruned and quantized. recipe: what was asked for; settings:
+    the same with all that was left to defaults. versions: of what computed. peak_memory: bytes that the process has had
+    at most."""
 
     source: str
     destination: str
@@ -94,6 +97,9 @@ class Report:
     snr_db: float | None = None
     sparsity: float = 0.0
     steps: Steps | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    peak_memory: int | None = None
 
     @property
     def ratio(self) -> float:
@@ -114,8 +120,11 @@ class Report:
 
     def to_json(self) -> str:
         """All of it; numbers that JSON has not (an infinite SNR) are null."""
-        table = asdict(self) | {"ratio": self.ratio, "gb_per_s": self.gb_per_s}
-        return json.dumps(_plain(table), indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(_plain(self.as_data()), indent=2, ensure_ascii=False) + "\n"
+
+    def as_data(self) -> dict[str, Any]:
+        """A table of all of it, with the version of its keys."""
+        return {**stamp(), **asdict(self), "ratio": self.ratio, "gb_per_s": self.gb_per_s}
 
     def to_markdown(self) -> str:
         rows = [_COLUMNS, tuple("---" for _ in _COLUMNS), *(t.cells() for t in self.tensors)]

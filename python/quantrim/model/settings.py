@@ -215,7 +215,8 @@ OF_CODES = ("group_size", "symmetric", "scale", "scale_dtype", "rounding", "seed
 
 def _group_size(name: str, value: Any) -> int | str:
     if isinstance(value, str) and value not in ("channel", "tensor"):
-        raise ValueError(f'{name} must be "channel", "tensor" or an integer of 1..{2**31 - 1}, not {value!r}')
+        near = checks.nearest(value, ("channel", "tensor"))
+        raise ValueError(f'{name} must be "channel", "tensor" or an integer of 1..{2**31 - 1}, not {value!r}{near}')
     return value if isinstance(value, str) else checks.integer(name, value, 1, 2**31 - 1)
 
 
@@ -233,7 +234,8 @@ def _prune_pattern(name: str, value: Any) -> str | Block:
     if isinstance(value, (list, tuple)) and len(value) == 2:
         return checks.integer(name, value[0], 1, 2**31 - 1), checks.integer(name, value[1], 1, 2**31 - 1)
     if not isinstance(value, str) or value not in ("row", "column"):
-        raise ValueError(f'{name} must be "row", "column" or (rows, cols), not {quote(value)}')
+        near = checks.nearest(value, ("row", "column"))
+        raise ValueError(f'{name} must be "row", "column" or (rows, cols), not {quote(value)}{near}')
     return value
 
 

@@ -175,7 +175,8 @@ def _sparse(
     stated = checkpoint.read(parts["shape"].name).tolist()
     if stated != list(shape):
         raise ValueError(f"shape must be that of {parts['shape'].name}, {stated}, not {list(shape)}")
-    return SparseStored(name, shape, codebook.DTYPES[form.dtype], form.label, parts, None, checkpoint, form)
+    label = form.label_for(shape[1])
+    return SparseStored(name, shape, codebook.DTYPES[form.dtype], label, parts, None, checkpoint, form)
 
 
 _Maker = Callable[[Checkpoint, str, Mapping[str, Any], Mapping[str, TensorInfo]], LogicalTensor]

@@ -1,0 +1,158 @@
+"""How the program begins: what it loads for which words, Ctrl-C while it loads, and its completion in shells."""
+
+from __future__ import annotations
+
+import ast
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+import quantrim as qt
+
+PACKAGE = Path(__file__).parents[1] / "python" / "quantrim"
+HEAVY = {"numpy", "ml_dtypes", "quantrim._core", "quantrim.model"}
+COMMANDS = {"compress", "restore", "inspect", "compare", "split", "merge", "info", "demo"}
+ENTRY = "import sys; from quantrim.__main__ import main; sys.argv[1:] = {words}; main()"  # as the console script does
+LOADED = """
+import atexit, sys
+atexit.register(lambda: print(*sys.modules, file=sys.stderr))
+"""
+
+
+def run(*words: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "quantrim", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **(env or {})},
+        check=False,
+    )
+
+
+def loaded(words: list[str], env: Mapping[str, str] | None = None) -> set[str]:
+    """The modules that the program has loaded when it ends."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED + ENTRY.format(words=words)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **(env or {})},
+        check=True,
+    )
+    return set(done.stderr.split())
+
+
+# What is loaded
+
+
+def test_D12_the_version_needs_nothing() -> None:
+    modules = loaded(["--version"])
+    assert modules & {*HEAVY, "typer", "rich", "click", "quantrim.cli"} == set()
+
+
+@pytest.mark.parametrize("words", [["--help"], ["compress", "--help"], ["demo", "-h"]], ids=" ".join)
+def test_D12_help_needs_no_kernels(words: list[str]) -> None:
+    assert loaded(words) & HEAVY == set()
+
+
+def test_D12_importing_the_package_loads_neither_models_nor_the_command_line() -> None:
+    code = "import quantrim, sys; quantrim.prune; print(*sys.modules)"
+    modules = set(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
+    assert "quantrim._core" in modules
+    assert modules & {"quantrim.model", "quantrim.files", "quantrim.commands", "typer", "rich"} == set()
+
+
+def test_D12_names_are_there_when_they_are_asked_for() -> None:
+    code = "import quantrim as qt; print(qt.compress.__module__, qt.model.tune.__module__, 'model' in dir(qt))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["quantrim.model.compress", "quantrim.model.tune", "True"]
+    with pytest.raises(AttributeError, match="module 'quantrim' has no attribute 'polish'"):
+        qt.polish  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_D12_editors_see_the_names_that_python_finds() -> None:
+    """The imports for type checkers, the table for Python, and __all__ say the same."""
+    seen: dict[str, set[str]] = {}
+    for node in ast.walk(ast.parse((PACKAGE / "__init__.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            seen.setdefault(node.module or "", set()).update(alias.name for alias in node.names)
+    assert seen.pop("") == set(qt._MODULES)
+    assert seen == {home: set(names) for home, names in qt._HOMES.items()}
+    assert set(qt.__all__) == {*qt._HOME_OF, "importance", "reference", "sparse"} and all(
+        hasattr(qt, name) for name in qt.__all__
+    )
+
+
+# Ctrl-C
+
+
+@pytest.mark.parametrize("swallowed", [False, True], ids=["raised", "swallowed"])
+@pytest.mark.parametrize("module", ["typer", "numpy", "ml_dtypes"])
+def test_D19_ctrl_c_while_a_module_loads_is_one_line(module: str, swallowed: bool, tmp_path: Path) -> None:
+    """Also where the module would swallow an exception."""
+    waits = "print('loading', flush=True); import time; time.sleep(60)"
+    body = f"try:\n    {waits}\nexcept BaseException:\n    pass\n" if swallowed else f"{waits}\n"
+    (tmp_path / f"{module}.py").write_text(body)
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENTRY.format(words=["compress", "a", "b"])],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([os.fspath(tmp_path), os.environ.get("PYTHONPATH", "")])},
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline() == b"loading\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, err) == (130, b"quantrim: stopped: by SIGINT\n")
+
+
+# python -m quantrim, and shells
+
+
+def test_D16_the_package_is_a_program() -> None:
+    assert run("--version").stdout == f"quantrim {qt.__version__}\n"
+    assert "Usage: quantrim" in run("--help").stdout
+    assert run("polish").returncode == 2
+
+
+def completion(words: str, env: Mapping[str, str] | None = None) -> list[str]:
+    """What bash is told to put in the place of the last of `words`."""
+    asked = {"_QUANTRIM_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
+    done = run(env={**asked, **(env or {})})
+    assert done.returncode == 0 and done.stderr == ""
+    return done.stdout.split()
+
+
+def test_D16_shells_complete_commands_and_options() -> None:
+    assert set(completion("quantrim ")) >= COMMANDS
+    assert completion("quantrim comp") == ["compress", "compare"]
+    assert completion("quantrim compress --group") == ["--group-size"]
+
+
+def test_D16_completion_needs_no_kernels() -> None:
+    asked = {"_QUANTRIM_COMPLETE": "complete_bash", "COMP_WORDS": "quantrim c", "COMP_CWORD": "1"}
+    assert loaded([], env=asked) & {*HEAVY, "rich.table"} == set()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_D16_a_script_for_shells_is_shown(shell: str) -> None:
+    done = run("--show-completion", shell, env={"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"})
+    assert done.returncode == 0 and "_QUANTRIM_COMPLETE" in done.stdout
+
+
+def test_D16_completion_is_installed(tmp_path: Path) -> None:
+    env = {"HOME": os.fspath(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    done = run("--install-completion", "bash", env=env)
+    assert done.returncode == 0 and "completion installed" in done.stdout
+    assert "quantrim" in (tmp_path / ".bashrc").read_text()
