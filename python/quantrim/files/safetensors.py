@@ -200,6 +200,8 @@ def _parse_any(header: bytes | bytearray, file_size: int, path: Path) -> tuple[d
 
 
 def _checked_metadata(metadata: Any, path: Path) -> dict[str, str]:
+    if metadata is None:  # null: to the format's library an option that is not there
+        return {}
     if not isinstance(metadata, dict):
         raise FormatError("__metadata__ must be an object", path=path, found=metadata)
     for key, value in metadata.items():

@@ -18,6 +18,7 @@ from ..files.index import INDEX_SUFFIX
 from ..float_environment import default_floats
 from . import chunks
 from .forms import form_bytes, pruned_bytes
+from .index import index_of
 from .plan import Plan, TensorPlan, make_plan
 from .pruners import Pruners
 from .recipe import Recipe, recipe_from_options
@@ -49,7 +50,8 @@ def compress(
 ) -> Report:
     """Write a smaller copy of a checkpoint in the layout of compressed-tensors, for vLLM and transformers.
 
-    source: a .safetensors file, or a model folder (with its index, if it has shards). destination: a
+    source: a .safetensors file, or a model folder (with its index, if it has shards), whose other files and subfolders
+        are copied; what is not, such as weights in other formats, is in the notes. destination: a
         .safetensors file, or a folder, like the source. It appears whole or not at all, whatever happens; one
         that exists is replaced only with overwrite=True.
 
@@ -81,7 +83,7 @@ def compress(
     drop: globs of tensors that are left out.
     min_elements: matrices of fewer weights (default 4096) are copied, as is all that is no matrix named
         "<module>.weight".
-    max_shard_size: for folders: bytes, or a text such as "2GB", that no file may exceed.
+    max_shard_size: for folders: bytes, or a text such as "2GB", that no file exceeds, unless one tensor does.
     recipe: a Recipe, a table, or the path of a TOML file, instead of all of these.
     progress: called with (bytes done, bytes in all, tensor) in this thread; what it raises ends the work.
 
@@ -177,7 +179,7 @@ def _targets(checkpoint: Checkpoint, plan: Plan, target: Path, overwrite: bool) 
         config = {**(checkpoint.config or {}), **changes}
         copy_side_files(checkpoint, folder, {"config.json": config} if changes else {})
         if len(plan.shards) > 1 or plan.shards[0].name != "model.safetensors":
-            write_json(folder, _index_name(checkpoint), _index(plan))
+            write_json(folder, _index_name(checkpoint), _index(checkpoint, plan))
 
 
 def _index_name(checkpoint: Checkpoint) -> str:
@@ -188,12 +190,12 @@ def _index_name(checkpoint: Checkpoint) -> str:
     return names[0] if len(names) == 1 else usual
 
 
-def _index(plan: Plan) -> dict[str, Any]:
+def _index(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:
     total = sum(tensor.stored_bytes for tensor in plan.tensors)
     names = {
         part.name: shard.name for shard in plan.shards for tensor in shard.tensors for part in tensor.parts().values()
     }
-    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(names.items()))}
+    return index_of(checkpoint, names, total, [tensor.info for tensor in plan.tensors])
 
 
 def _report(plan: Plan, target: Path, errors: dict[str, Errors], seconds: float, threads: int) -> Report:

@@ -16,6 +16,7 @@ from ..layouts.compressed_tensors_config import quantization_config, usual_forma
 from .entries import KEY
 from .forms import Form, code_form, sparse_form
 from .notes import notes_on
+from .parts import oversize_notes
 from .recipe import Recipe, recipe_from_options
 from .settings import Options, Settings
 from .shards import ShardPlan, plan_shards
@@ -189,7 +190,9 @@ def plan_of(checkpoint: Checkpoint, recipe: Recipe, plans: list[TensorPlan], res
     config = quantization_config(compressed, others) if compressed else bitsandbytes_config(plans)
     shards = tuple(plan_shards(checkpoint, plans, recipe, config))
     source_bytes = sum((checkpoint.folder / shard).stat().st_size for shard in checkpoint.shards)
-    notes = tuple(notes_on(checkpoint, recipe, plans, resized))
+    alone = [(shard.tensors[0].name, shard.size) for shard in shards if len(shard.tensors) == 1]
+    oversize = oversize_notes(alone, recipe.max_shard_size, "max_shard_size")
+    notes = (*notes_on(checkpoint, recipe, plans, resized), *oversize)
     return Plan(os.fspath(checkpoint.path), recipe, shards, config, source_bytes, notes, resized)
 
 
