@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from ..files.atomic import FileWriter
 from ..files.descriptors import named_path
 from ..files.errors import quote
 from ..files.index import INDEX_SUFFIX
+from ..files.usual_header import collector_paused
 from ..float_environment import default_floats
 from . import chunks
 from .forms import form_bytes, pruned_bytes
@@ -30,7 +32,7 @@ from .statistics import Errors
 from .stream import Jobs, compress_jobs, copy_jobs
 from .streams import recognized, settled, stream_for
 from .targets import CheckedFile, check_target, copy_side_files, write_json
-from .workers import Buffers, Workers, single_threaded_kernels
+from .workers import Buffers, Workers, gathered, single_threaded_kernels
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -106,7 +108,8 @@ def compress(
     with open_checkpoint(source) as checkpoint:
         refuse_same_file(wish.data_files, target)
         check_target(checkpoint, source, target, overwrite)
-        plan = make_plan(checkpoint, wish)
+        with collector_paused():
+            plan = make_plan(checkpoint, wish)
         run = _Run(checkpoint, plan, progress)
         with single_threaded_kernels() as count:
             with Workers(count) as workers:
@@ -122,7 +125,8 @@ def compress(
                             run.write_shard(shard, pruners, out, workers)
                     checkpoint.check_unchanged()
     seconds = time.perf_counter() - started
-    return _report(plan, target, run.errors, seconds, count)
+    with collector_paused():
+        return _report(plan, target, run.errors, seconds, count)
 
 
 class _Run:
@@ -137,8 +141,12 @@ class _Run:
 
     def write_shard(self, shard: ShardPlan, pruners: Pruners, out: FileWriter, workers: Workers) -> None:
         out.pwrite(shard.header, 0)
-        jobs = (job for tensor in shard.tensors for job in self._jobs(shard, tensor, pruners, out, workers))
-        for done in workers.run(jobs):
+        jobs = (
+            (job, tensor.source_bytes)
+            for tensor in shard.tensors
+            for job in self._jobs(shard, tensor, pruners, out, workers)
+        )
+        for done in chain.from_iterable(workers.run(gathered(jobs))):
             if done.errors is not None:
                 self.errors.setdefault(done.tensor.name, Errors()).add(done.errors)
             if done.finish is not None:

@@ -93,6 +93,8 @@ class TensorPlan:
     @property
     def stored_bytes(self) -> int:
         """All parts together, without their names in the header."""
+        if self.form is None and self.scheme is None:
+            return self.source_bytes
         return sum(count_bytes(part.dtype, part.shape) for part in self.parts().values())
 
     def parts(self) -> dict[str, Part]:
@@ -176,7 +178,8 @@ def make_plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
     assigned = recipe.assign(checkpoint.tensors)
     kept = {name: info for name, info in checkpoint.tensors.items() if not assigned[name].drop}
     plans = [_plan_tensor(info, assigned[name], recipe.min_elements) for name, info in kept.items()]
-    plans = [replace(t, reason="; ".join(filter(None, (removed.reasons.get(t.name), t.reason)))) for t in plans]
+    if removed.reasons:
+        plans = [replace(t, reason="; ".join(filter(None, (removed.reasons.get(t.name), t.reason)))) for t in plans]
     if all(t.copied for t in plans) and not (plans and (len(plans) < len(assigned) or removed.reasons)):
         why = "; ".join(sorted({t.reason for t in plans}))[:500] or "it holds no tensors"
         raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)}: no tensor can be compressed: {why}")
