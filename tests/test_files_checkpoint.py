@@ -263,10 +263,10 @@ def test_a_folder_with_one_file(tmp_path: Path, path: Path) -> None:
 
 
 def test_side_files(folder: Path) -> None:
-    copied = ["LICENSE", "config.json", "merges.txt", "tokenizer.json", "tokenizer.model"]
+    copied = [".gitattributes", "LICENSE", "config.json", "merges.txt", "tokenizer.json", "tokenizer.model"]
     others = [
-        "pytorch_model.bin", "a.PT", "a.pth", "tf_model.h5", "flax.msgpack", "model.onnx",
-        "model.onnx_data", "m.gguf", ".hidden", "pytorch_model.bin.index.json", "optimizer.pkl",
+        "a.PT", "a.pth", "flax.msgpack", "m.gguf", "model.onnx", "model.onnx_data", "optimizer.pkl",
+        "pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5",
     ]  # fmt: skip
     for name in copied + others:
         (folder / name).write_text("{}")
@@ -274,7 +274,8 @@ def test_side_files(folder: Path) -> None:
     (folder / "gone").symlink_to("nowhere")
     os.mkfifo(folder / "fifo")
     with open_checkpoint(folder) as ckpt:
-        assert ckpt.side_files == copied
+        assert ckpt.side_files == copied and ckpt.beside.others == dict.fromkeys(others, 2)
+        assert ckpt.beside.odd == {"fifo": "a FIFO", "gone": "a link that leads nowhere: No such file or directory"}
 
 
 def test_C54_a_folder_of_pickles(tmp_path: Path) -> None:

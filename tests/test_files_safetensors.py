@@ -321,7 +321,7 @@ BAD_JSON = {
     "a tensor must be an object": b'{"a":["F32",[1],[0,4]]}',
     "data_offsets is missing": b'{"a":{"dtype":"F32","shape":[1]}}',
     "dtype is missing": b'{"a":{}}',
-    "__metadata__ must be an object": b'{"__metadata__":null}',
+    "__metadata__ must be an object": b'{"__metadata__":[]}',
     "__metadata__ 'n' must be a string": b'{"__metadata__":{"n":1}}',
     "__metadata__ 'o' must be a string": b'{"__metadata__":{"o":null}}',
 }

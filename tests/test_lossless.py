@@ -13,7 +13,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 from children import printed
-from files_helpers import SMALL, entry, nothing_written, raw_file, snapshot
+from files_helpers import (
+    SMALL,
+    entry,
+    floats,
+    nothing_written,
+    raw_file,
+    snapshot,
+    two_shards,
+    write_index,
+    write_tensors,
+)
 from model_helpers import save, save_folder, small_model, sparse_checkpoint, weights
 from safetensors.numpy import load_file
 from typer.testing import CliRunner, Result
@@ -94,12 +104,50 @@ def test_folders_come_back_whole(tmp_path: Path, shards: int) -> None:
         assert a.tensors.keys() == b.tensors.keys() and a.config == b.config and a.metadata == b.metadata
 
 
-def test_files_that_are_left_out_are_named(tmp_path: Path) -> None:
+def test_all_files_come_back_and_what_does_not_is_named(tmp_path: Path) -> None:
+    """C1: what cannot be packed is carried as it is, also in subfolders and in other formats."""
     source = save_folder(tmp_path / "model", small_model(), 1)
-    (source / "pytorch_model.bin").write_bytes(b"x")
-    (source / ".hidden").write_bytes(b"x")
-    report = compress_lossless(source, tmp_path / "planes")
-    assert report.notes == ("left out: '.hidden', 'pytorch_model.bin'",)
+    others = {
+        ".gitattributes": b"*", "1_Pooling/config.json": b"{}", "a/b/c.txt": b"deep", "onnx/model.onnx": b"graph",
+        "pytorch_model.bin": b"x", "x.safetensors": b"unread",
+    }  # fmt: skip
+    for name, data in others.items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(data)
+    (source / "link.json").symlink_to("config.json")
+    before = {str(p.relative_to(source)): p.read_bytes() for p in source.rglob("*") if p.is_file()}
+    (source / ".git").mkdir()
+    (source / ".git" / "HEAD").write_bytes(b"ref")
+    os.mkfifo(source / "fifo")
+    with pytest.warns(UserWarning, match=r"'x.safetensors' not in the checkpoint"):
+        report = compress_lossless(source, tmp_path / "planes")
+        done = restore(tmp_path / "planes", tmp_path / "again")
+    again = tmp_path / "again"
+    assert {str(p.relative_to(again)): p.read_bytes() for p in again.rglob("*") if p.is_file()} == before
+    assert set(done.files) == set(before)
+    assert report.notes == (
+        "copied as they are: 'onnx/model.onnx' (5 bytes), 'pytorch_model.bin' (1 bytes), 'x.safetensors' (6 bytes)",
+        "left out: '.git', 'fifo' (a FIFO)",
+    )
+
+
+def test_files_whose_names_the_list_cannot_hold(tmp_path: Path) -> None:
+    """C1: else restore could not read the list."""
+    source = save_folder(tmp_path / "model", small_model(), 1)
+    (source / os.fsdecode(b"\xff.txt")).write_bytes(b"x")
+    with nothing_written(tmp_path / "planes"), pytest.raises(ValueError, match="names of files must be UTF-8"):
+        compress_lossless(source, tmp_path / "planes")
+
+
+def test_shards_that_the_index_does_not_wholly_list(tmp_path: Path) -> None:
+    """C5: the files come back whole, unlisted tensors and second copies too."""
+    source = two_shards(tmp_path / "model")
+    write_tensors(source / "x-3.safetensors", {"a": floats(2) + 1, "e": floats(40)})
+    write_index(source, {"a": "x-3.safetensors", "b": "x-1.safetensors", "c": "x-2.safetensors"})
+    with pytest.warns(UserWarning, match="disagree"):
+        compress_lossless(source, tmp_path / "planes")
+        restore(tmp_path / "planes", tmp_path / "again")
+    assert snapshot(tmp_path / "again") == snapshot(source)
 
 
 def test_the_bytes_do_not_depend_on_threads(tmp_path: Path) -> None:

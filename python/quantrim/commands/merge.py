@@ -12,7 +12,7 @@ from ..files.errors import PATH_LIMIT, quote
 from ..model.split import Written, layer_scores, merge_checkpoint, plan_merge
 from . import progress, terminal
 from .compress import occupied, refuse_occupied
-from .split import as_data, score_cells, score_data, total_line
+from .split import as_data, score_cells, score_data, show_notes, total_line
 
 
 def run(
@@ -29,6 +29,7 @@ def run(
         out = terminal.console()
         show_dropped(done, out)
         terminal.print_line(out, f"{total_line(done)} in {terminal.printable(done.destination)}", style="bold")
+        show_notes(done, out)
 
 
 def dry_run(
@@ -49,6 +50,7 @@ def dry_run(
             terminal.print_table(out, ("layer", "weights", "share of |w|", "rms", ""), "lrrrl", rows)
         show_dropped(plan, out)
         terminal.print_line(out, f"{total_line(plan)}. Nothing was written.", style="bold")
+        show_notes(plan, out)
     if occupied(target) and not overwrite:
         terminal.say("warning", f"{quote(target, PATH_LIMIT)} exists; to replace it will take --overwrite")
 

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from ..files import open_checkpoint, refuse_same_file
 from ..files.errors import PATH_LIMIT, quote
-from ..model.parts import Part, Score, plan_parts
+from ..model.parts import Part, Score
 from ..model.sizes import parse_size
-from ..model.split import Written, check_folder, part_scores, split_checkpoint
+from ..model.split import Written, check_folder, part_scores, plan_split, split_checkpoint
 from . import progress, terminal
 from .compress import occupied, refuse_occupied
 
@@ -30,6 +30,7 @@ def run(
         out = terminal.console()
         show_parts(done.parts, None, out)
         terminal.print_line(out, f"{total_line(done)} in {terminal.printable(done.destination)}", style="bold")
+        show_notes(done, out)
 
 
 def dry_run(
@@ -39,15 +40,15 @@ def dry_run(
     refuse_same_file(source, target)
     with open_checkpoint(source) as checkpoint, progress.shown("reading") as callback:
         check_folder(checkpoint, source, target)
-        parts = plan_parts(checkpoint, size, layers)
-        scores = part_scores(checkpoint, parts, callback)
-    plan = Written(str(source), str(target), tuple(parts))
+        plan = plan_split(checkpoint, target, size, layers)
+        scores = part_scores(checkpoint, plan.parts, callback)
     if as_json:
         terminal.print_json(as_data(plan, scores))
     else:
         out = terminal.console()
-        show_parts(parts, scores, out)
+        show_parts(plan.parts, scores, out)
         terminal.print_line(out, f"{total_line(plan)}. Nothing was written.", style="bold")
+        show_notes(plan, out)
     if occupied(target) and not overwrite:
         terminal.say("warning", f"{quote(target, PATH_LIMIT)} exists; to replace it will take --overwrite")
 
@@ -58,7 +59,13 @@ def as_data(written: Written, scores: Sequence[Score] | None = None) -> dict[str
     ]
     for k, score in enumerate(scores or ()):
         parts[k].update(score_data(score))
-    return {"source": written.source, "destination": written.destination, "size": written.nbytes, "parts": parts}
+    return {
+        "source": written.source,
+        "destination": written.destination,
+        "size": written.nbytes,
+        "parts": parts,
+        "notes": list(written.notes),
+    }
 
 
 def score_data(score: Score) -> dict[str, Any]:
@@ -72,6 +79,11 @@ def show_parts(parts: Sequence[Part], scores: Sequence[Score] | None, out: Conso
         headers, align = [*headers, "weights", "share of |w|", "rms"], align + "rrr"
         rows = [[*row, *score_cells(score)] for row, score in zip(rows, scores, strict=True)]
     terminal.print_table(out, headers, align, rows)
+
+
+def show_notes(written: Written, out: Console) -> None:
+    for note in written.notes:
+        terminal.print_line(out, f"note: {terminal.printable(note)}", style="yellow")
 
 
 def score_cells(score: Score) -> list[str]:

@@ -85,6 +85,7 @@ class AtomicFolder:
         self.overwrite = overwrite
         self._temporary: Temporary | None = None
         self._files: dict[str, FolderFile] = {}
+        self._subfolders: set[str] = set()
 
     def __enter__(self) -> AtomicFolder:
         if self._temporary is not None:
@@ -101,15 +102,28 @@ class AtomicFolder:
         return self
 
     def file(self, name: str, size: int | None = None) -> FolderFile:
-        """A file of the folder, written in a with block of its own. `name` is a plain name, used once."""
+        """A file of the folder, written in a with block of its own. `name` is a plain name, used once; or several with
+        "/" between them, the last one in subfolders that are made."""
         if self._temporary is None or self._temporary.fd < 0:
             raise ValueError(f"AtomicFolder {quote(self.path, PATH_LIMIT)} must be open, inside its with block")
-        if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
-            raise ValueError(f"name must be a plain file name, not {quote(name)}")
+        if not isinstance(name, str) or "\0" in name or {"", ".", ".."} & set(name.split("/")):
+            raise ValueError(f"name must be a plain file name, or several with / between them, not {quote(name)}")
         if name in self._files:
             raise ValueError(f"name must be new in the folder, not {quote(name)} again")
+        self._make_subfolders(name, self._temporary)
         self._files[name] = FolderFile(self.path / name, name, size, self._temporary)
         return self._files[name]
+
+    def _make_subfolders(self, name: str, temporary: Temporary) -> None:
+        parts = name.split("/")[:-1]
+        for path in ("/".join(parts[: k + 1]) for k in range(len(parts))):
+            if path in self._subfolders:
+                continue
+            try:
+                os.mkdir(path, dir_fd=temporary.fd)
+            except OSError as error:
+                raise os_error(error, self.path / path) from error
+            self._subfolders.add(path)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -134,6 +148,12 @@ class AtomicFolder:
         unfinished = [quote(name) for name, file in self._files.items() if not file.finished]
         if unfinished:
             raise ValueError(f"files must be written before their folder ends, not {', '.join(unfinished)}")
+        for path in sorted(self._subfolders, reverse=True):
+            fd = open_above_stdio(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=temporary.fd)
+            try:
+                fsync_directory(fd, self.path / path)
+            finally:
+                close_quietly(fd)
         fsync_directory(temporary.fd, self.path)
         try:
             temporary.rename()

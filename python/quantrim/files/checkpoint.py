@@ -8,6 +8,7 @@ import os
 import sys
 import weakref
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,9 +18,10 @@ import numpy.typing as npt
 
 from .descriptors import Buffer, byte_view, named_path, open_regular, read_available
 from .errors import FormatError, quote
-from .index import check_membership, check_total_size, find_files, read_json
+from .index import check_total_size, find_files, read_json, tensors_of
 from .lossless import Original, read_original
 from .safetensors import TensorInfo, header_of_descriptor
+from .side_files import SideFiles, find_side_files
 from .sniff import refuse_pickle_suffix
 
 OPEN_LIMIT = 256  # shards kept open; more are opened for each read, since a process may have 1024 files
@@ -32,8 +34,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     A file of byte planes (`quantrim.model.compress_lossless`) is read as the file that it stands for.
 
     FormatError where a file, the index, or what the two say of each other breaks a rule; OSError where a
-    file cannot be read; UserWarning for a wrong `total_size` and for `.safetensors` files in the folder that
-    are no part of the checkpoint.
+    file cannot be read; UserWarning for a wrong `total_size`, for an index and shards that disagree (the index
+    decides) and for `.safetensors` files in the folder that are no part of the checkpoint.
 
     >>> from quantrim.demo.digits import model_file
     >>> with model_file() as path, open_checkpoint(path) as model:
@@ -113,9 +115,9 @@ class Checkpoint:
     """The tensors of a model: `tensors` (name -> TensorInfo, all shards, file order), read on demand.
 
     `metadata` is that of all shards, the first to name a key deciding; `config` is config.json or None;
-    `shards` and `side_files` are file names in `folder`, `index` is the path of the index or None; `originals`
-    (shard -> Original) are the files that those of byte planes stand for. Any number of threads may read at
-    once, but none while it is being closed."""
+    `shards` are file names in `folder`, `index` is the path of the index or None, `index_fields` is what it says
+    beside its weight_map; `originals` (shard -> Original) are the files that those of byte planes stand for. Any
+    number of threads may read at once, but none while it is being closed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -123,19 +125,18 @@ class Checkpoint:
         self.folder = files.folder
         self.is_folder = path.is_dir() or files.index is not None
         self.shards = files.shards
-        self.side_files = files.side_files
         self.index = files.index
+        self.index_fields = files.fields
         self._shards: dict[str, _Shard] = {}
         self._closer = weakref.finalize(self, _close_all, self._shards)
         try:
             for name in self.shards:
                 self._shards[name] = _Shard(self.folder / name, keep_open=len(self._shards) < OPEN_LIMIT)
-            check_membership(files, {name: shard.tensors for name, shard in self._shards.items()})
-            self.config = _read_config(self.folder) if "config.json" in self.side_files else None
+            self.tensors = tensors_of(files, {name: shard.tensors for name, shard in self._shards.items()})
+            self.config = _read_config(self.folder) if self.is_folder else None
         except BaseException:
             self.close()
             raise
-        self.tensors: dict[str, TensorInfo] = {}
         self.metadata: dict[str, str] = {}
         self.originals: dict[str, Original] = {}
         self._shard_of: dict[Path, _Shard] = {}
@@ -143,11 +144,22 @@ class Checkpoint:
         for name, shard in self._shards.items():
             if shard.original is not None:
                 self.originals[name] = shard.original
-            self.tensors.update(shard.tensors)
             self.metadata = {**shard.metadata, **self.metadata}
             self._shard_of[shard.path] = shard
         self.total_size = sum(tensor.nbytes for tensor in self.tensors.values())
         check_total_size(files, self.total_size)
+
+    @cached_property
+    def beside(self) -> SideFiles:
+        """The other files of a model folder; none of a single file."""
+        if not self.is_folder:
+            return SideFiles()
+        return find_side_files(self.folder, {*self.shards, *([self.index.name] if self.index else [])})
+
+    @property
+    def side_files(self) -> list[str]:
+        """The files to copy beside rewritten weights: config, tokenizer, subfolders; paths in `folder`."""
+        return self.beside.names
 
     def metadata_of(self, shard: str) -> dict[str, str]:
         """The metadata of one file of `shards`; of its original, where there is one."""
@@ -203,13 +215,21 @@ class Checkpoint:
     def read_into(self, name: str, buffer: Buffer, start_byte: int = 0) -> None:
         """Fill `buffer`, any writable contiguous bytes, with the tensor's bytes (little endian), from its
         byte `start_byte` on."""
-        tensor = self._tensor(name)
+        self._fill(self._tensor(name), buffer, start_byte)
+
+    def read_of_file(self, tensor: TensorInfo, buffer: Buffer, start_byte: int = 0) -> None:
+        """The same for any tensor of the files, also one that is not the checkpoint's; never what `hold` gave."""
+        self._check_open()
+        self._fill(tensor, buffer, start_byte, held=False)
+
+    def _fill(self, tensor: TensorInfo, buffer: Buffer, start_byte: int, held: bool = True) -> None:
+        name = tensor.name
         view = byte_view(buffer, "buffer", writable=True)
         start = operator.index(start_byte)
         if not 0 <= start <= tensor.nbytes - len(view):
             wanted = f"bytes {start} to {start + len(view)}"
             raise ValueError(f"tensor {quote(name)} must have {wanted} to read them; it has {tensor.nbytes}")
-        self._read(tensor, view, start)
+        self._read(tensor, view, start, held)
 
     def raw(self, name: str, begin: int = 0, end: int | None = None) -> bytes:
         """Bytes `begin` to `end` of the tensor, all of it by default."""
@@ -236,6 +256,15 @@ class Checkpoint:
         self._read(tensor, data.data, first * row_bytes)
         typed = self._typed(tensor, data, first * row_bytes)
         return typed.reshape(count, row_bytes if tensor.packed else cols)
+
+    @property
+    def elements(self) -> int:
+        """Of all tensors, as the files have them."""
+        return sum(self._shard_of[t.path].tensors[name].size for name, t in self.tensors.items())
+
+    def tensors_of(self, shard: str) -> dict[str, TensorInfo]:
+        """All tensors of one file of `shards`, also those that are not the checkpoint's, as the file has them."""
+        return self._shards[shard].tensors
 
     def stored(self, name: str) -> tuple[str, int]:
         """In what form a tensor is in its file, for people, and in how many bytes."""
@@ -271,9 +300,9 @@ class Checkpoint:
             raise ValueError(f"no tensor {quote(name)} in {quote(self.path)}")
         return self.tensors[name]
 
-    def _read(self, tensor: TensorInfo, view: memoryview, start: int) -> None:
+    def _read(self, tensor: TensorInfo, view: memoryview, start: int, held: bool = True) -> None:
         shard = self._shard_of[tensor.path]
-        if tensor.name in self._held:
+        if held and tensor.name in self._held:
             view[:] = self._held[tensor.name][start : start + len(view)]
         elif shard.original is None:
             shard.read(view, tensor.offset + start, tensor.name)
@@ -304,9 +333,12 @@ def _close_all(shards: dict[str, _Shard]) -> None:
         shard.close()
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    """config.json, read as its writers write it: some hold Infinity, which JSON has not."""
+def _read_config(folder: Path) -> dict[str, Any] | None:
+    """config.json, read as its writers write it: some hold Infinity, which JSON has not. None where there is none;
+    one that cannot be read is an error, since the model would be written without it."""
     path = folder / "config.json"
+    if not os.path.lexists(path):
+        return None
     try:
         config = json.loads(read_json(path, "config.json"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -1,4 +1,7 @@
-"""Which files of a model folder hold its weights: the index, and the links that may be followed."""
+"""Which files of a model folder hold its weights, and which tensors of them are the model's: what the index says.
+
+The index comes from strangers: its names are taken for files of the folder, never for paths that lead out of it.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +22,20 @@ from .sniff import what_a_folder_has
 INDEX_SUFFIX = ".safetensors.index.json"
 JSON_LIMIT = HEADER_LIMIT  # bytes of an index or a config.json
 
-# weights in other formats, and what belongs to them: not copied beside a rewritten model
-_OTHER_WEIGHTS = re.compile(
-    r"\.(safetensors|bin|pt|pth|pkl|pickle|ckpt|h5|hdf5|keras|msgpack|onnx|onnx_data|onnx\.data|gguf|ggml|npz|ot|tflite)$"
-    r"|\.index\.json$",
-    re.IGNORECASE,
-)
-_SHARD = re.compile(r"(?P<series>.*-)\d+(?P<total>-of-\d+\.safetensors)$")
+_BOM = b"\xef\xbb\xbf"
+_NAMED = 3  # names in a warning
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What a path names: shards by file name in `folder`, and the tensor -> shard map of the index."""
+    """What a path names: shards by file name in `folder`, the tensor -> shard map of the index, and what else that
+    says (`fields`)."""
 
     folder: Path
     shards: list[str]
     weight_map: dict[str, str] | None = None
     index: Path | None = None
-    total_size: Any = None
-    side_files: list[str] = field(default_factory=list)
+    fields: dict[str, Any] = field(default_factory=dict)
 
 
 def find_files(path: Path) -> ModelFiles:
@@ -55,9 +53,7 @@ def find_files(path: Path) -> ModelFiles:
         holds = f"it holds {_listed(names)}{what_a_folder_has(path, names)}"
         raise FormatError(f"the folder must hold a .safetensors file; {holds}", path=path)
     _warn_of_unread(path, names, [shard])
-    folder = _Folder(path)
-    folder.check(shard)
-    return ModelFiles(path, [shard], side_files=folder.side_files(names))
+    return ModelFiles(path, [shard])
 
 
 def _names(folder: Path) -> list[str]:
@@ -74,18 +70,14 @@ def _choose(folder: Path, names: Iterable[str], suffix: str, preferred: str, wha
 
 
 def _indexed_folder(folder: Path, index: Path, names: list[str]) -> ModelFiles:
-    jail = _Folder(folder)
-    jail.check(index.name)
-    weight_map, total_size = _read_index(index)
+    weight_map, fields = _read_index(index)
     shards = sorted(set(weight_map.values()))
     present = set(names)
     for shard in shards:
         if shard not in present:
             raise FormatError(f"shard {quote(shard)} of the index is missing from the folder", path=index)
-        jail.check(shard)
-    _check_series(index, names, shards)
     _warn_of_unread(folder, names, shards)
-    return ModelFiles(folder, shards, weight_map, index, total_size, jail.side_files(names))
+    return ModelFiles(folder, shards, weight_map, index, fields)
 
 
 def read_json(path: Path, what: str) -> bytearray:
@@ -100,9 +92,11 @@ def read_json(path: Path, what: str) -> bytearray:
         os.close(fd)
 
 
-def _read_index(path: Path) -> tuple[dict[str, str], Any]:
-    index = strict_json.parse(read_json(path, "the index"), path, "the index")
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+def _read_index(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    raw = read_json(path, "the index")
+    begin = len(_BOM) if raw.startswith(_BOM) else 0
+    index = strict_json.parse(raw[begin:], path, "the index", offset=begin)
+    weight_map = index.pop("weight_map", None) if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise FormatError("the index must be an object with a weight_map that names tensors", path=path)
     for shard in {value for value in weight_map.values() if isinstance(value, str)}:
@@ -115,7 +109,7 @@ def _read_index(path: Path) -> tuple[dict[str, str], Any]:
     metadata = index.get("metadata", {})
     if not isinstance(metadata, dict):
         raise FormatError("metadata of the index must be an object", path=path, found=metadata)
-    return weight_map, metadata.get("total_size")
+    return weight_map, index
 
 
 def _is_plain(name: str) -> bool:
@@ -123,90 +117,76 @@ def _is_plain(name: str) -> bool:
     return name not in ("", ".", "..") and not re.search(r"[/\\\x00-\x1f\x7f]|^[A-Za-z]:", name)
 
 
-def _check_series(index: Path, names: Iterable[str], shards: Iterable[str]) -> None:
-    """A file that counts itself among the index's shards (the same "-of-00005") must be one of them."""
-    matches = (_SHARD.match(shard) for shard in shards)
-    series = {match.group("series", "total") for match in matches if match}
-    for name in sorted(set(names) - set(shards)):
-        match = _SHARD.match(name)
-        if match and match.group("series", "total") in series:
-            raise FormatError(f"shard {quote(name)} is in the folder but not in the index", path=index)
-
-
 def _warn_of_unread(folder: Path, names: Iterable[str], shards: Iterable[str]) -> None:
     others = set(names) - set(shards)
     unread = [name for name in others if name.endswith(".safetensors") and not name.startswith(".")]
     if unread:
-        text = f"{quote(folder)}: {_listed(unread)} not in the checkpoint: neither read nor copied"
+        text = f"{quote(folder)}: {_listed(unread)} not in the checkpoint: not read"
         warnings.warn(text, UserWarning, stacklevel=4)
 
 
-def _listed(names: Iterable[str]) -> str:
+def _listed(names: Iterable[str], most: int = 5) -> str:
     names = sorted(names)
-    shown = ", ".join(quote(name) for name in names[:5]) or "nothing"
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+    shown = ", ".join(quote(name) for name in names[:most]) or "nothing"
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
-class _Folder:
-    """A folder from a stranger: links in it may lead to the folder itself or, in the cache of the Hugging
-    Face hub, from `<repository>/snapshots/<revision>` to `<repository>/blobs`; nowhere else."""
+def tensors_of(files: ModelFiles, shards: Mapping[str, Mapping[str, TensorInfo]]) -> dict[str, TensorInfo]:
+    """The tensors of the model, those that the index lists, in the order of the files.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        real = Path(os.path.realpath(path))
-        self.roots = [real]
-        for revision in (real, *real.parents):
-            if revision.parent.name == "snapshots":
-                self.roots.append(revision.parent.parent / "blobs")
-                break
-
-    def check(self, name: str) -> None:
-        path = self.path / name
-        if not path.is_symlink():
-            return
-        real = Path(os.path.realpath(path))
-        if not any(root in real.parents for root in self.roots):
-            problem = "a link may not lead out of the model folder"
-            inside = " or ".join(quote(root) for root in self.roots)
-            raise FormatError(problem, path=path, found=os.fspath(real), allowed=f"inside {inside}")
-
-    def side_files(self, names: Iterable[str]) -> list[str]:
-        """The files to copy beside rewritten weights: config, tokenizer, licence; no folders, nothing
-        hidden."""
-        kept = []
-        for name in sorted(names):
-            if name.startswith(".") or _OTHER_WEIGHTS.search(name) or not (self.path / name).is_file():
-                continue
-            self.check(name)
-            kept.append(name)
-        return kept
-
-
-def check_membership(files: ModelFiles, shards: Mapping[str, Mapping[str, TensorInfo]]) -> None:
-    """Every tensor of every shard is in the index under that shard, and the other way round."""
-    owner: dict[str, str] = {}
-    for shard, tensors in shards.items():
-        for name, tensor in tensors.items():
-            if name in owner:
-                problem = f"is in two shards, {quote(owner[name])} and {quote(shard)}"
-                raise FormatError(problem, path=tensor.path, tensor=name, offset=tensor.offset)
-            owner[name] = shard
+    shards: what each file holds. FormatError for a listed tensor that none of them holds, or several but not the one
+    listed; UserWarning where the two disagree otherwise.
+    """
     if files.weight_map is None:
-        return
-    for name, shard in files.weight_map.items():
-        if owner.get(name) != shard:
-            found = f", but in {quote(owner[name])}" if name in owner else ""
+        (tensors,) = shards.values()
+        return dict(tensors)
+    place = _places(files, files.weight_map, shards)
+    return {name: tensor for shard, held in shards.items() for name, tensor in held.items() if place.get(name) == shard}
+
+
+def _places(
+    files: ModelFiles, weight_map: dict[str, str], shards: Mapping[str, Mapping[str, TensorInfo]]
+) -> dict[str, str]:
+    """The shard that each tensor is read from: the one listed, or the only one that has it."""
+    elsewhere: dict[str, list[str]] = {}
+    unlisted: set[str] = set()
+    for shard, held in shards.items():
+        for name in held:
+            listed = weight_map.get(name)
+            if listed is None:
+                unlisted.add(name)
+            elif listed != shard:
+                elsewhere.setdefault(name, []).append(shard)
+    place = dict(weight_map)
+    moved = []
+    for name, shard in weight_map.items():
+        if name in shards[shard]:
+            continue
+        others = elsewhere.get(name, [])
+        if len(others) != 1:
+            found = f", but in {_listed(others)}" if others else ""
             problem = f"the index has it in shard {quote(shard)}: it is not there{found}"
             raise FormatError(problem, path=files.index, tensor=name)
-    for name, shard in owner.items():
-        if name not in files.weight_map:
-            problem = f"is in shard {quote(shard)} but not in the index"
-            raise FormatError(problem, path=files.index, tensor=name)
+        place[name] = others[0]
+        moved.append(name)
+    twice = elsewhere.keys() - moved
+    said = [
+        f"{len(names)} tensors {what} ({_listed(names, _NAMED)})"
+        for names, what in (
+            (unlisted, "are not in it and not read"),
+            (twice, "are in another shard, too, and not read from there"),
+            (moved, "are not where it says, but in one other shard, and read from there"),
+        )
+        if names
+    ]
+    if said:
+        warnings.warn(f"{quote(files.index)} and its shards disagree: {'; '.join(said)}", UserWarning, stacklevel=5)
+    return place
 
 
 def check_total_size(files: ModelFiles, total: int) -> None:
     """Warn of an index whose total_size is not the sum of the tensors: often wrong, never needed."""
-    stated = files.total_size
+    stated = files.fields.get("metadata", {}).get("total_size")
     if stated is not None and (isinstance(stated, bool) or stated != total):
         text = f"{quote(files.index)}: total_size is {quote(stated)}, the tensors are {total} bytes"
         warnings.warn(text, UserWarning, stacklevel=4)

@@ -35,6 +35,7 @@ from .errors import FormatError, quote
 from .safetensors import HEADER_LIMIT, TensorInfo, parse_header
 
 KEY = "quantrim.lossless"
+LISTING = "quantrim-lossless.index.json"  # in a folder: what other files the original had
 HEADER = "quantrim.header"
 TABLE = "quantrim.chunks"
 SUFFIX = ".byte_planes"

@@ -53,6 +53,7 @@ DTYPES: dict[str, tuple[int, np.dtype[Any] | None]] = {
 }
 _RANKS = {name: rank for rank, name in enumerate(DTYPES)}
 _FIELDS = ("dtype", "shape", "data_offsets")
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class TensorInfo(NamedTuple):
@@ -205,6 +206,8 @@ def _parse_any(header: bytes | bytearray, file_size: int, path: Path) -> tuple[d
 
 
 def _checked_metadata(metadata: Any, path: Path) -> dict[str, str]:
+    if metadata is None:  # null: to the format's library an option that is not there
+        return {}
     if not isinstance(metadata, dict):
         raise FormatError("__metadata__ must be an object", path=path, found=metadata)
     for key, value in metadata.items():
@@ -284,32 +287,37 @@ def encode_header(
 
     The order is the library's: wide dtypes first, then by name, so that every tensor is aligned. Metadata is
     sorted by key. ValueError for what no reader would accept."""
-    document: dict[str, Any] = {}
+    written: list[str] = []  # piece by piece: a document of all tensors would take ten times the room
     if metadata is not None:
-        document["__metadata__"] = {key: metadata[key] for key in sorted(metadata)}
-        _checked_metadata(document["__metadata__"], Path("<new file>"))
+        checked = _checked_metadata({key: metadata[key] for key in sorted(metadata)}, Path("<new file>"))
+        written.append(f'"__metadata__":{_JSON.encode(checked)}')
     offsets: dict[str, tuple[int, int]] = {}
     cursor = 0
+    kinds: dict[tuple[str, tuple[int, ...]], tuple[str, int]] = {}  # what many tensors have in common
     ordered = sorted(map(_checked_entry, entries), key=lambda entry: (-_RANKS[entry[1]], entry[0]))
     for name, dtype, shape in ordered:
-        if name in document or name == "__metadata__":
+        if name in offsets or name == "__metadata__":
             raise ValueError(f"tensor name {quote(name)} must be used once and not be '__metadata__'")
-        end = cursor + count_bytes(dtype, shape)
-        document[name] = {"dtype": dtype, "shape": shape, "data_offsets": [cursor, end]}
+        if (dtype, shape) not in kinds:
+            text = f'{{"dtype":"{dtype}","shape":{_JSON.encode(shape)},"data_offsets":['
+            kinds[dtype, shape] = text, count_bytes(dtype, shape)
+        text, nbytes = kinds[dtype, shape]
+        end = cursor + nbytes
+        written.append(f"{_JSON.encode(name)}:{text}{cursor},{end}]}}")
         offsets[name] = (cursor, end)
         cursor = end
     try:
-        text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+        header = f"{{{','.join(written)}}}".encode()
     except UnicodeEncodeError as error:
         found = quote(error.object[error.start : error.end])
         raise ValueError(f"names and metadata must be text that UTF-8 can hold, not {found}") from None
-    text += b" " * (-len(text) % 8)
-    if len(text) > HEADER_LIMIT:
-        raise ValueError(f"the header must be at most {HEADER_LIMIT} bytes, not {len(text)}: use shards")
-    return struct.pack("<Q", len(text)) + text, offsets
+    header += b" " * (-len(header) % 8)
+    if len(header) > HEADER_LIMIT:
+        raise ValueError(f"the header must be at most {HEADER_LIMIT} bytes, not {len(header)}: use shards")
+    return struct.pack("<Q", len(header)) + header, offsets
 
 
-def _checked_entry(entry: tuple[str, str, Sequence[int]]) -> tuple[str, str, list[int]]:
+def _checked_entry(entry: tuple[str, str, Sequence[int]]) -> tuple[str, str, tuple[int, ...]]:
     name, dtype, shape = entry
     if not isinstance(name, str):
         raise TypeError(f"a tensor name must be a str, not {type(name).__name__}")
@@ -320,4 +328,4 @@ def _checked_entry(entry: tuple[str, str, Sequence[int]]) -> tuple[str, str, lis
     if not _are_sizes(dims) or len(dims) > DIMS_LIMIT:
         allowed = f"at most {DIMS_LIMIT} integers, 0 to 2^63-1"
         raise ValueError(f"shape of tensor {quote(name)} must be {allowed}, not {quote(dims)}")
-    return name, dtype, dims
+    return name, dtype, tuple(map(int, dims))

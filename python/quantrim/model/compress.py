@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,11 @@ from ..files.atomic import FileWriter
 from ..files.descriptors import named_path
 from ..files.errors import quote
 from ..files.index import INDEX_SUFFIX
+from ..files.usual_header import collector_paused
 from ..float_environment import default_floats
 from . import chunks
 from .forms import form_bytes, pruned_bytes
+from .index import index_of
 from .plan import Plan, TensorPlan, make_plan
 from .provenance import peak_memory, settings_table, versions
 from .pruners import Pruners
@@ -30,7 +33,7 @@ from .statistics import Errors
 from .stream import Jobs, compress_jobs, copy_jobs
 from .streams import recognized, settled, stream_for
 from .targets import CheckedFile, check_target, copy_side_files, write_json
-from .workers import Buffers, Workers, single_threaded_kernels
+from .workers import Buffers, Workers, gathered, single_threaded_kernels
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -50,7 +53,8 @@ def compress(
 ) -> Report:
     """Write a smaller copy of a checkpoint in the layout of compressed-tensors, for vLLM and transformers.
 
-    source: a .safetensors file, or a model folder (with its index, if it has shards). destination: a
+    source: a .safetensors file, or a model folder (with its index, if it has shards), whose other files and subfolders
+        are copied; what is not, such as weights in other formats, is in the notes. destination: a
         .safetensors file, or a folder, like the source. It appears whole or not at all, whatever happens; one
         that exists is replaced only with overwrite=True.
 
@@ -82,7 +86,7 @@ def compress(
     drop: globs of tensors that are left out.
     min_elements: matrices of fewer weights (default 4096) are copied, as is all that is no matrix named
         "<module>.weight".
-    max_shard_size: for folders: bytes, or a text such as "2GB", that no file may exceed.
+    max_shard_size: for folders: bytes, or a text such as "2GB", that no file exceeds, unless one tensor does.
     recipe: a Recipe, a table, or the path of a TOML file, instead of all of these.
     progress: called with (bytes done, bytes in all, tensor) in this thread; what it raises ends the work.
 
@@ -105,7 +109,8 @@ def compress(
     with open_checkpoint(source) as checkpoint:
         refuse_same_file(wish.data_files, target)
         check_target(checkpoint, source, target, overwrite)
-        plan = make_plan(checkpoint, wish)
+        with collector_paused():
+            plan = make_plan(checkpoint, wish)
         run = _Run(checkpoint, plan, progress)
         with single_threaded_kernels() as count:
             with Workers(count) as workers:
@@ -121,7 +126,8 @@ def compress(
                             run.write_shard(shard, pruners, out, workers)
                     checkpoint.check_unchanged()
     seconds = time.perf_counter() - started
-    return _report(plan, target, run.errors, seconds, count)
+    with collector_paused():
+        return _report(plan, target, run.errors, seconds, count)
 
 
 class _Run:
@@ -136,8 +142,12 @@ class _Run:
 
     def write_shard(self, shard: ShardPlan, pruners: Pruners, out: FileWriter, workers: Workers) -> None:
         out.pwrite(shard.header, 0)
-        jobs = (job for tensor in shard.tensors for job in self._jobs(shard, tensor, pruners, out, workers))
-        for done in workers.run(jobs):
+        jobs = (
+            (job, tensor.source_bytes)
+            for tensor in shard.tensors
+            for job in self._jobs(shard, tensor, pruners, out, workers)
+        )
+        for done in chain.from_iterable(workers.run(gathered(jobs))):
             if done.errors is not None:
                 self.errors.setdefault(done.tensor.name, Errors()).add(done.errors)
             if done.finish is not None:
@@ -176,7 +186,7 @@ def _targets(checkpoint: Checkpoint, plan: Plan, target: Path, overwrite: bool) 
         config = {**(checkpoint.config or {}), **changes}
         copy_side_files(checkpoint, folder, {"config.json": config} if changes else {})
         if len(plan.shards) > 1 or plan.shards[0].name != "model.safetensors":
-            write_json(folder, _index_name(checkpoint), _index(plan))
+            write_json(folder, _index_name(checkpoint), _index(checkpoint, plan))
 
 
 def _index_name(checkpoint: Checkpoint) -> str:
@@ -187,12 +197,12 @@ def _index_name(checkpoint: Checkpoint) -> str:
     return names[0] if len(names) == 1 else usual
 
 
-def _index(plan: Plan) -> dict[str, Any]:
+def _index(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:
     total = sum(tensor.stored_bytes for tensor in plan.tensors)
     names = {
         part.name: shard.name for shard in plan.shards for tensor in shard.tensors for part in tensor.parts().values()
     }
-    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(names.items()))}
+    return index_of(checkpoint, names, total, [tensor.info for tensor in plan.tensors])
 
 
 def _report(plan: Plan, target: Path, errors: dict[str, Errors], seconds: float, threads: int) -> Report:

@@ -21,16 +21,16 @@ from ..files import AtomicFolder, Checkpoint, FormatError, TensorInfo, lossless,
 from ..files.descriptors import named_path
 from ..files.errors import PATH_LIMIT, quote
 from ..files.index import read_json
+from ..files.lossless import LISTING
 from ..files.safetensors import parse_header, raw_header
 from ..files.writer import FileWriter
 from ..layouts.byte_planes import Coder, Coders, checksum, is_kept
 from .provenance import peak_memory, versions
 from .report import Report, TensorReport
-from .targets import CheckedFile, check_target, copy_file, write_json
+from .targets import CheckedFile, check_target, copy_file, named_sizes, write_json
 from .workers import Workers
 
 CHUNK_BYTES = 1 << 20  # of a tensor: the unit of work of a thread, and of what a reader must decode for one value
-LISTING = "quantrim-lossless.index.json"  # in a folder: what other files the original had
 
 Progress = Callable[[int, int, str], object]  # bytes of the original done, of how many, the tensor at work
 Open = Callable[[str, "int | None"], Any]  # what opens a target by the name of its shard and its size
@@ -49,9 +49,10 @@ def compress_lossless(
     zstandard compresses; tensors that do not shrink stay as they are. quantrim reads the result like the original:
     `compress`, `compare`, `inspect`, `split`, `merge`, `open_checkpoint`. `restore` it for other programs.
 
-    source: a .safetensors file, or a model folder; of a folder, config, tokenizer and index are copied, while hidden
-    files, folders and weights in other formats are left out and named in the notes. destination: a file or folder like
-    the source; it appears whole or not at all, and replaces another only with overwrite=True.
+    source: a .safetensors file, or a model folder. All other files of a folder come along as they are: config,
+    tokenizer, index, subfolders, weights in other formats. What is left out, folders such as .git and what is no file,
+    is named in the notes. Links are followed: what they lead to comes back in their place. destination: a file or
+    folder like the source; it appears whole or not at all, and replaces another only with overwrite=True.
     progress: called with (bytes done, bytes in all, tensor) in this thread; what it raises ends the work.
 
     Memory: some 4 MB for each thread, whatever the size of the model. The bytes written do not depend on the number of
@@ -75,9 +76,9 @@ def compress_lossless(
         if checkpoint.originals:
             raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)} is stored as byte planes already")
         for shard in checkpoint.shards:
-            lossless.check_names(_of_shard(checkpoint, shard), checkpoint.folder / shard)
+            lossless.check_names(checkpoint.tensors_of(shard), checkpoint.folder / shard)
+        others = _carried(checkpoint)
         advance = _counter(checkpoint, progress)
-        others = [] if checkpoint.index is None else [checkpoint.index.name]
         with _targets(checkpoint, target, overwrite) as (open_target, folder):
             for shard in checkpoint.shards:
                 path = checkpoint.folder / shard
@@ -85,10 +86,9 @@ def compress_lossless(
                     sizes[1] += _write(checkpoint, path, out, workers, advance, rows)
                 sizes[0] += path.stat().st_size
             if folder is not None:
-                names = [*checkpoint.side_files, *others]
-                copied = {name: copy_file(checkpoint.folder / name, folder) for name in names}
+                copied = {name: copy_file(checkpoint.folder, name, folder) for name in others}
                 write_json(folder, LISTING, {"version": lossless.VERSION, "files": copied})
-        notes = _left_out(checkpoint)
+        notes = _notes(checkpoint)
     return Report(
         source=os.fspath(source),
         destination=os.fspath(target),
@@ -149,7 +149,7 @@ def restore(
                     files[shard] = _restore(checkpoint, original, out, workers, advance)
             if folder is not None:
                 for name, digest in listed.items():
-                    files[name] = copy_file(checkpoint.folder / name, folder)
+                    files[name] = copy_file(checkpoint.folder, name, folder)
                     _check_digest(checkpoint.folder / name, files[name], digest)
         stored = checkpoint.file_bytes
         nbytes = sum(original.size for original in checkpoint.originals.values())
@@ -170,19 +170,25 @@ def _targets(checkpoint: Checkpoint, target: Path, overwrite: bool) -> Iterator[
 
 def _counter(checkpoint: Checkpoint, progress: Progress | None) -> Callable[[int, str], None]:
     done = 0
+    total = sum(t.nbytes for shard in checkpoint.shards for t in checkpoint.tensors_of(shard).values())
 
     def advance(nbytes: int, name: str) -> None:
         nonlocal done
         done += nbytes
         if progress is not None:
-            progress(done, checkpoint.total_size, name)
+            progress(done, total, name)
 
     return advance
 
 
-def _of_shard(checkpoint: Checkpoint, shard: str) -> list[str]:
-    path = checkpoint.folder / shard
-    return [name for name, tensor in checkpoint.tensors.items() if tensor.path == path]
+def _carried(checkpoint: Checkpoint) -> list[str]:
+    """The files of a folder that come along as they are. ValueError for a name that the list of them cannot hold."""
+    index = [] if checkpoint.index is None else [checkpoint.index.name]
+    names = [*checkpoint.side_files, *checkpoint.beside.others, *index]
+    for name in names:
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise ValueError(f"names of files must be UTF-8 to be listed, not {quote(checkpoint.folder / name)}")
+    return names
 
 
 # To planes
@@ -257,17 +263,20 @@ def _encode_jobs(checkpoint: Checkpoint, tensors: Iterable[TensorInfo]) -> Itera
 
 def _encode(checkpoint: Checkpoint, coders: Coders, tensor: TensorInfo, first: int, nbytes: int) -> _Chunk:
     data = np.empty(nbytes, np.uint8)
-    checkpoint.read_into(tensor.name, data, first)
+    checkpoint.read_of_file(tensor, data, first)
     sizes, stored = coders.coder.encode(data, tensor.numpy_dtype)
     return _Chunk(data, [checksum(data), *sizes], stored)
 
 
-def _left_out(checkpoint: Checkpoint) -> tuple[str, ...]:
-    if not checkpoint.is_folder:
-        return ()
-    kept = {*checkpoint.shards, *checkpoint.side_files, *([checkpoint.index.name] if checkpoint.index else [])}
-    names = sorted(path.name for path in checkpoint.folder.iterdir() if path.name not in kept)
-    return (f"left out: {', '.join(map(quote, names))}",) if names else ()
+def _notes(checkpoint: Checkpoint) -> tuple[str, ...]:
+    beside = checkpoint.beside
+    notes = []
+    if beside.others or beside.weights:
+        notes.append(f"copied as they are: {named_sizes(beside.others | beside.weights)}")
+    left = [quote(name) for name in beside.skipped] + [f"{quote(name)} ({is_})" for name, is_ in beside.odd.items()]
+    if left:
+        notes.append(f"left out: {', '.join(sorted(left))}")
+    return tuple(notes)
 
 
 # And back
@@ -287,7 +296,7 @@ def _restore(
 
     def job(tensor: TensorInfo, first: int, nbytes: int) -> tuple[str, NDArray[np.uint8]]:
         data = np.empty(nbytes, np.uint8)
-        checkpoint.read_into(tensor.name, data, first)
+        checkpoint.read_of_file(tensor, data, first)
         return tensor.name, data
 
     tensors = original.tensors.values()
@@ -313,7 +322,7 @@ def _listed(checkpoint: Checkpoint) -> dict[str, str]:
     files = listing.get("files") if isinstance(listing, dict) else None
     if not isinstance(files, dict) or listing.get("version") != lossless.VERSION:
         raise FormatError(f"must be an object with version {lossless.VERSION} and files", path=path)
-    known = {*checkpoint.side_files, *([checkpoint.index.name] if checkpoint.index else [])}
+    known = set(_carried(checkpoint))
     for name, digest in files.items():
         if name not in known or not isinstance(digest, str):
             raise FormatError(f"file {quote(name)} of the list is missing from the folder", path=path)

@@ -9,6 +9,7 @@ from ..files import Checkpoint
 from ..layouts import codebook, sparse_scheme
 from ..layouts.compressed_tensors_config import reader_notes
 from .recipe import Recipe
+from .targets import side_file_notes
 
 if TYPE_CHECKING:
     from .plan import TensorPlan
@@ -22,6 +23,7 @@ def notes_on(
     """The notes on a plan. resized: the numbers of config.json that change."""
     config = checkpoint.config or {}
     yield from _on_what_is_left_out(checkpoint, plans)
+    yield from side_file_notes(checkpoint)
     for key, value in resized.items():
         yield f"units are removed; in config.json {key} becomes {value}, not {config[key]}"
     if recipe.remove_units and not resized:

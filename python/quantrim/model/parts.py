@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 
 from .. import backend, checks
 from ..files import Checkpoint, FormatError, TensorInfo, encode_header
-from ..files.errors import PATH_LIMIT, quote
+from ..files.errors import quote
 from .blocks import measured
 from .chunks import Chunk
+from .index import whole_header
 from .logical import LogicalTensor, logical_tensors
 from .summary import bytes_done
 
@@ -28,11 +29,13 @@ _OFFSET = 20  # digits of an offset, at most
 
 @dataclass(frozen=True)
 class Part:
-    """Tensors that go into one file. size: of the file in bytes, header and all."""
+    """Tensors that go into one file. size: of the file in bytes, header and all. offsets: where each begins in it."""
 
     name: str
     tensors: tuple[TensorInfo, ...]
     size: int
+    header: bytes = field(repr=False)
+    offsets: dict[str, int] = field(repr=False)
 
     @property
     def nbytes(self) -> int:
@@ -80,7 +83,7 @@ def plan_parts(checkpoint: Checkpoint, max_size: int | None = None, layers: int 
     """The files to cut a checkpoint into: of at most `max_size` bytes each, or of `layers` layers each.
 
     Tensors stay whole and in order: of the files, or, by layers, of those; tensors of no layer are a part of their own,
-    the first. ValueError for a tensor that is too large for a file, and where both are given, or neither.
+    the first. A tensor that is too large for a file gets one of its own. ValueError where both are given, or neither.
     """
     if (max_size is None) == (layers is None):
         which = "" if layers is None else ", not both"
@@ -90,17 +93,34 @@ def plan_parts(checkpoint: Checkpoint, max_size: int | None = None, layers: int 
     else:
         groups = _by_layers(checkpoint, checks.integer("layers", layers, 1, 2**31))
     groups = groups or [[]]
-    return [part_of(checkpoint, part_name(k, len(groups)), group) for k, group in enumerate(groups)]
+    return [part_of(checkpoint, part_name(k, len(groups)), group, max_size) for k, group in enumerate(groups)]
 
 
-def part_of(checkpoint: Checkpoint, name: str, tensors: Sequence[TensorInfo]) -> Part:
-    head = len(header_of(checkpoint, tensors)[0])
-    return Part(name, tuple(tensors), head + sum(t.nbytes for t in tensors))
+def part_of(checkpoint: Checkpoint, name: str, tensors: Sequence[TensorInfo], max_size: int | None = None) -> Part:
+    """A file of these tensors, with the metadata of the checkpoint. All of them keep the header of the file that they
+    come from, where that is known and no reason to exceed `max_size`: so the file is the same to the byte."""
+    nbytes = sum(t.nbytes for t in tensors)
+    if len(tensors) == len(checkpoint.tensors):
+        known = whole_header(checkpoint, tensors)
+        if known is not None and (max_size is None or len(known[0]) + nbytes <= max_size):
+            return Part(name, tuple(tensors), len(known[0]) + nbytes, *known)
+    header, places = encoded_header(checkpoint, tensors)
+    offsets = {name: len(header) + begin for name, (begin, _) in places.items()}
+    return Part(name, tuple(tensors), len(header) + nbytes, header, offsets)
 
 
-def header_of(checkpoint: Checkpoint, tensors: Sequence[TensorInfo]) -> tuple[bytes, dict[str, tuple[int, int]]]:
+def encoded_header(checkpoint: Checkpoint, tensors: Sequence[TensorInfo]) -> tuple[bytes, dict[str, tuple[int, int]]]:
     """As `encode_header`, with the metadata of the checkpoint."""
     return encode_header([(t.name, t.dtype, t.shape) for t in tensors], checkpoint.metadata or None)
+
+
+def oversize_notes(files: Sequence[tuple[str, int]], limit: int | None, said: str) -> Iterator[str]:
+    """A note on files that are larger than they should be, of one tensor each. files: (its name, bytes)."""
+    found = [(size, name) for name, size in files if limit is not None and size > limit]
+    if found:
+        size, name = max(found)
+        are = "1 file of one tensor is" if len(found) == 1 else f"{len(found)} files of one tensor each are"
+        yield f"{are} larger than {said} {limit:,}, since tensors stay whole: {size:,} bytes with {quote(name)}"
 
 
 def by_size(items: Iterable[T], entries: Callable[[T], Iterable[Entry]], begin: int, limit: int) -> list[list[T]]:
@@ -138,13 +158,7 @@ def header_begin(metadata: Mapping[str, str]) -> int:
 
 def _by_size(checkpoint: Checkpoint, limit: int) -> list[list[TensorInfo]]:
     begin = header_begin(checkpoint.metadata)
-    groups = by_size(checkpoint.tensors.values(), lambda t: [(t.name, t.dtype, t.shape, t.nbytes)], begin, limit)
-    for group in groups:
-        size = part_of(checkpoint, "", group).size
-        if size > limit:  # of one tensor: more of them have room
-            said = f"max_size must be at least {size} for tensor {quote(group[0].name)}, which stays whole"
-            raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)}: {said}, not {limit}")
-    return groups
+    return by_size(checkpoint.tensors.values(), lambda t: [(t.name, t.dtype, t.shape, t.nbytes)], begin, limit)
 
 
 def _by_layers(checkpoint: Checkpoint, count: int) -> list[list[TensorInfo]]:

@@ -16,6 +16,7 @@ from ..layouts.compressed_tensors_config import quantization_config, usual_forma
 from .entries import KEY
 from .forms import Form, code_form, sparse_form
 from .notes import notes_on
+from .parts import oversize_notes
 from .recipe import Recipe, recipe_from_options
 from .settings import Options, Settings
 from .shards import ShardPlan, plan_shards
@@ -92,6 +93,8 @@ class TensorPlan:
     @property
     def stored_bytes(self) -> int:
         """All parts together, without their names in the header."""
+        if self.form is None and self.scheme is None:
+            return self.source_bytes
         return sum(count_bytes(part.dtype, part.shape) for part in self.parts().values())
 
     def parts(self) -> dict[str, Part]:
@@ -175,7 +178,8 @@ def make_plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
     assigned = recipe.assign(checkpoint.tensors)
     kept = {name: info for name, info in checkpoint.tensors.items() if not assigned[name].drop}
     plans = [_plan_tensor(info, assigned[name], recipe.min_elements) for name, info in kept.items()]
-    plans = [replace(t, reason="; ".join(filter(None, (removed.reasons.get(t.name), t.reason)))) for t in plans]
+    if removed.reasons:
+        plans = [replace(t, reason="; ".join(filter(None, (removed.reasons.get(t.name), t.reason)))) for t in plans]
     if all(t.copied for t in plans) and not (plans and (len(plans) < len(assigned) or removed.reasons)):
         why = "; ".join(sorted({t.reason for t in plans}))[:500] or "it holds no tensors"
         raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)}: no tensor can be compressed: {why}")
@@ -189,7 +193,9 @@ def plan_of(checkpoint: Checkpoint, recipe: Recipe, plans: list[TensorPlan], res
     config = quantization_config(compressed, others) if compressed else bitsandbytes_config(plans)
     shards = tuple(plan_shards(checkpoint, plans, recipe, config))
     source_bytes = checkpoint.file_bytes
-    notes = tuple(notes_on(checkpoint, recipe, plans, resized))
+    alone = [(shard.tensors[0].name, shard.size) for shard in shards if len(shard.tensors) == 1]
+    oversize = oversize_notes(alone, recipe.max_shard_size, "max_shard_size")
+    notes = (*notes_on(checkpoint, recipe, plans, resized), *oversize)
     return Plan(os.fspath(checkpoint.path), recipe, shards, config, source_bytes, notes, resized)
 
 

@@ -38,6 +38,8 @@ def plan_shards(
     own = (codebook.Scheme, sparse_scheme.Scheme)
     ours = metadata_of({t.name: t.form.entry(t.info.matrix_shape) for t in plans if isinstance(t.form, own)})
     more = ours | _provenance(recipe)
+    # transformers opens files without metadata, but refuses those whose metadata have no format
+    usual = {"format": "pt"} if checkpoint.config is not None or not ours else {}
     if checkpoint.config is None and config and config["quant_method"] != "bitsandbytes":
         more["quantization_config"] = json.dumps(config, sort_keys=True)
     limit = recipe.max_shard_size
@@ -48,18 +50,15 @@ def plan_shards(
         for shard in checkpoint.shards:
             path = checkpoint.folder / shard
             if by_file[path]:
-                yield _plan_shard(checkpoint, shard, by_file[path], checkpoint.metadata_of(shard) | more)
+                yield _plan_shard(checkpoint, shard, by_file[path], usual | checkpoint.metadata_of(shard) | more)
         return
-    said = f"{quote(checkpoint.path, PATH_LIMIT)}: max_shard_size"
     if not checkpoint.is_folder:
-        raise ValueError(f"{said} must not be given for one file, but for a model folder")
-    metadata = checkpoint.metadata | more
+        source = quote(checkpoint.path, PATH_LIMIT)
+        raise ValueError(f"{source}: max_shard_size must not be given for one file, but for a model folder")
+    metadata = usual | checkpoint.metadata | more
     groups = by_size(plans, _entries, header_begin(metadata), limit)
     for number, group in enumerate(groups):
-        made = _plan_shard(checkpoint, part_name(number, len(groups)), group, metadata)
-        if made.size > limit:  # of one tensor: more of them have room
-            raise ValueError(f"{said} must be at least {made.size} for tensor {quote(group[0].name)}, not {limit}")
-        yield made
+        yield _plan_shard(checkpoint, part_name(number, len(groups)), group, metadata)
 
 
 def _entries(plan: TensorPlan) -> Iterator[Entry]:

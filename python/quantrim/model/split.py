@@ -6,7 +6,7 @@ import fnmatch
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import checks
@@ -16,8 +16,19 @@ from ..files.errors import PATH_LIMIT, quote
 from ..files.index import INDEX_SUFFIX
 from ..files.writer import FileWriter
 from ..float_environment import default_floats
-from .parts import Part, Progress, Score, header_of, layers_of, part_of, plan_parts, scores
-from .targets import CheckedFile, copy_side_files, copy_tensor, write_json
+from .index import index_of, whole_header
+from .parts import (
+    Part,
+    Progress,
+    Score,
+    encoded_header,
+    layers_of,
+    oversize_notes,
+    part_of,
+    plan_parts,
+    scores,
+)
+from .targets import CheckedFile, copy_side_files, copy_tensor, files_read, side_file_notes, write_json
 
 INDEX = f"model{INDEX_SUFFIX}"
 
@@ -25,13 +36,14 @@ INDEX = f"model{INDEX_SUFFIX}"
 @dataclass(frozen=True)
 class Written:
     """What `split_checkpoint` or `merge_checkpoint` wrote, or would. dropped: names of tensors that are left out;
-    lowest: the layers among them that were chosen by their weight."""
+    lowest: the layers among them that were chosen by their weight; notes: what people should know of it."""
 
     source: str
     destination: str
     parts: tuple[Part, ...]
     dropped: tuple[str, ...] = ()
     lowest: tuple[Score, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -50,8 +62,10 @@ def split_checkpoint(
 ) -> Written:
     """Cut a checkpoint into files of at most `max_size` bytes, or of `layers` layers each, with an index over them.
 
-    source: a .safetensors file or a model folder; its other files (config, tokenizer) are copied. destination: a
-    folder, absent or empty unless overwrite=True; it appears whole or not at all. Tensors stay whole, byte for byte.
+    source: a .safetensors file or a model folder, whose other files (config, tokenizer, subfolders) are copied; what is
+    not copied is in the notes. destination: a folder, absent or empty unless overwrite=True; it appears whole or not at
+    all. Tensors stay whole, byte for byte; one larger than max_size has a file of its own. The index keeps the header
+    of a source in one file, where the library would have written another, so that `merge_checkpoint` restores it.
     progress: called with (bytes done, bytes in all, tensor); what it raises ends the work.
 
     >>> import tempfile
@@ -63,10 +77,10 @@ def split_checkpoint(
     """
     target = named_path(destination, "destination")
     with open_checkpoint(source) as checkpoint:
-        parts = plan_parts(checkpoint, max_size, layers)
+        plan = plan_split(checkpoint, target, max_size, layers)
         check_folder(checkpoint, source, target)
-        _write_folder(checkpoint, parts, target, overwrite, progress)
-    return Written(os.fspath(source), os.fspath(target), tuple(parts))
+        _write_folder(checkpoint, plan.parts, target, overwrite, progress)
+    return replace(plan, source=os.fspath(source))
 
 
 @default_floats
@@ -80,6 +94,9 @@ def merge_checkpoint(
     progress: Progress | None = None,
 ) -> Written:
     """Put the files of a checkpoint together into one, and leave parts of it out where asked to.
+
+    A file that `split_checkpoint` cut comes back the same, byte for byte, whoever wrote it. Files of a folder that had
+    several to begin with become one as the library of safetensors would write it; their tensors are the same bytes.
 
     source: a model folder, or a file. destination: a .safetensors file, or a folder that also gets the other files of
     the source; it appears whole or not at all, and replaces another only with overwrite=True.
@@ -109,6 +126,14 @@ def merge_checkpoint(
     return plan
 
 
+def plan_split(checkpoint: Checkpoint, target: Path, max_size: int | None = None, layers: int | None = None) -> Written:
+    """What `split_checkpoint` would write."""
+    parts = plan_parts(checkpoint, max_size, layers)
+    sizes = [(part.tensors[0].name, part.size) for part in parts if len(part.tensors) == 1]
+    notes = (*side_file_notes(checkpoint), *oversize_notes(sizes, max_size, "max_size"))
+    return Written(os.fspath(checkpoint.path), os.fspath(target), tuple(parts), notes=notes)
+
+
 @default_floats
 def plan_merge(
     checkpoint: Checkpoint, target: Path, drop: str | Iterable[str], drop_lowest: int, progress: Progress | None = None
@@ -121,8 +146,10 @@ def plan_merge(
     kept = _kept(checkpoint, drop, {score.name for score in lowest})
     names = {t.name for t in kept}
     dropped = tuple(name for name in checkpoint.tensors if name not in names)
-    part = part_of(checkpoint, target.name if target.suffix == ".safetensors" else "model.safetensors", kept)
-    return Written(os.fspath(checkpoint.path), os.fspath(target), (part,), dropped, tuple(lowest))
+    file = target.suffix == ".safetensors"
+    part = part_of(checkpoint, target.name if file else "model.safetensors", kept)
+    notes = () if file else tuple(side_file_notes(checkpoint))
+    return Written(os.fspath(checkpoint.path), os.fspath(target), (part,), dropped, tuple(lowest), notes)
 
 
 @default_floats
@@ -139,13 +166,13 @@ def layer_scores(checkpoint: Checkpoint, progress: Progress | None = None) -> li
 
 
 def check_folder(checkpoint: Checkpoint, source: str | os.PathLike[str], target: Path) -> None:
-    refuse_same_file([source, *(checkpoint.folder / shard for shard in checkpoint.shards)], target)
+    refuse_same_file(files_read(checkpoint, source), target)
     if target.suffix == ".safetensors":
         raise ValueError(f"destination {quote(target, PATH_LIMIT)} must be a folder, not a .safetensors file")
 
 
 def check_file(checkpoint: Checkpoint, source: str | os.PathLike[str], target: Path, overwrite: bool) -> None:
-    refuse_same_file([source, *(checkpoint.folder / shard for shard in checkpoint.shards)], target)
+    refuse_same_file(files_read(checkpoint, source), target)
     if not overwrite and os.path.lexists(target):
         raise ValueError(f"destination {quote(target, PATH_LIMIT)} must be absent unless overwrite=True; it exists")
 
@@ -182,10 +209,9 @@ class _Counter:
 
 
 def _write(checkpoint: Checkpoint, part: Part, out: FileWriter, counter: _Counter) -> None:
-    head, places = header_of(checkpoint, part.tensors)
-    out.pwrite(head, 0)
-    for name, (begin, _) in places.items():
-        copy_tensor(checkpoint, name, out, len(head) + begin, lambda nbytes, name=name: counter.add(nbytes, name))  # type: ignore[misc]
+    out.pwrite(part.header, 0)
+    for name, begin in part.offsets.items():
+        copy_tensor(checkpoint, name, out, begin, lambda nbytes, name=name: counter.add(nbytes, name))  # type: ignore[misc]
 
 
 def _write_folder(
@@ -200,5 +226,13 @@ def _write_folder(
         if len(parts) > 1:
             names = {t.name: part.name for part in parts for t in part.tensors}
             total = sum(part.nbytes for part in parts)
-            write_json(folder, INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(names.items()))})
+            left = checkpoint.tensors.values()
+            write_json(folder, INDEX, index_of(checkpoint, names, total, left, _unusual_header(checkpoint)))
         checkpoint.check_unchanged()
+
+
+def _unusual_header(checkpoint: Checkpoint) -> bytes | None:
+    """The header of the one file that a checkpoint was in, where it is not as the library would write it."""
+    tensors = list(checkpoint.tensors.values())
+    known = whole_header(checkpoint, tensors)
+    return known[0] if known and known[0] != encoded_header(checkpoint, tensors)[0] else None

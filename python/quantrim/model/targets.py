@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..files.errors import PATH_LIMIT, quote
 from ..files.writer import FileWriter
 
 COPY_BYTES = 8 << 20  # of a tensor or a file that is copied, at a time
+NAMED = 10  # files in a note
 
 
 class CheckedFile(AtomicFile):
@@ -34,9 +35,17 @@ class CheckedFile(AtomicFile):
         super().__exit__(kind, error, trace)
 
 
+def files_read(checkpoint: Checkpoint, source: str | os.PathLike[str]) -> list[Path]:
+    """What no target may replace: the source, its shards, and what links in it lead to."""
+    folder = Path(os.path.realpath(checkpoint.folder))
+    others = [checkpoint.folder / name for name in checkpoint.side_files]
+    linked = [path for path in others if folder not in Path(os.path.realpath(path)).parents]
+    return [Path(source), *(checkpoint.folder / shard for shard in checkpoint.shards), *linked]
+
+
 def check_target(checkpoint: Checkpoint, source: str | os.PathLike[str], target: Path, overwrite: bool) -> None:
     """ValueError for a target that is part of the source, of another kind, or, being a file, there already."""
-    refuse_same_file([source, *(checkpoint.folder / shard for shard in checkpoint.shards)], target)
+    refuse_same_file(files_read(checkpoint, source), target)
     said = f"destination {quote(target, PATH_LIMIT)} must be"
     if checkpoint.is_folder:
         if target.suffix == ".safetensors":
@@ -62,21 +71,40 @@ def copy_tensor(
 
 
 def copy_side_files(checkpoint: Checkpoint, folder: AtomicFolder, rewritten: Mapping[str, Any] | None = None) -> None:
-    """config.json, tokenizer and licence, as they are; rewritten: what some of them hold instead, as JSON."""
+    """config.json, tokenizer, licence, subfolders, as they are; rewritten: what some of them hold instead, as JSON."""
     for name in checkpoint.side_files:
         if rewritten and name in rewritten:
             write_json(folder, name, rewritten[name])
             continue
-        copy_file(checkpoint.folder / name, folder)
+        copy_file(checkpoint.folder, name, folder)
 
 
-def copy_file(path: Path, folder: AtomicFolder) -> str:
-    """A file under its own name into a folder. Returns the SHA-256 of what was copied."""
+def side_file_notes(checkpoint: Checkpoint) -> Iterator[str]:
+    """What does not come along with rewritten weights, and what comes along though it is of weights."""
+    beside = checkpoint.beside
+    if beside.others:
+        yield f"not copied: {named_sizes(beside.others)}; weights beside the model stay where they are"
+    if beside.odd:
+        yield f"not copied: {', '.join(f'{quote(name)} ({what})' for name, what in sorted(beside.odd.items())[:NAMED])}"
+    if beside.weights:
+        yield f"copied as they are: {named_sizes(beside.weights)}; only the weights of the model itself are rewritten"
+
+
+def named_sizes(files: Mapping[str, int]) -> str:
+    """Files with their bytes, the first of them by name."""
+    shown = [f"{quote(name)} ({size:,} bytes)" for name, size in list(files.items())[:NAMED]]
+    more = len(files) - len(shown)
+    return ", ".join(shown) + (f" and {more} more, {sum(files.values()):,} bytes in all" if more else "")
+
+
+def copy_file(source: Path, name: str, folder: AtomicFolder) -> str:
+    """A file from one folder into another, under the same name. Returns the SHA-256 of what was copied."""
+    path = source / name
     digest = hashlib.sha256()
     fd = open_regular(path)
     try:
         size = os.fstat(fd).st_size
-        with folder.file(path.name, size) as out:
+        with folder.file(name, size) as out:
             for first in range(0, size, COPY_BYTES):
                 piece = read_exactly(fd, min(COPY_BYTES, size - first), first, path)
                 digest.update(piece)

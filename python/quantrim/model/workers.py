@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +17,8 @@ from .. import backend
 from ..checks import Array
 
 T = TypeVar("T")
+BATCH_BYTES = 1 << 20  # of small jobs that a thread does in one go
+BATCH_JOBS = 64
 
 _lock = threading.Lock()
 _users = 0
@@ -41,6 +44,25 @@ def single_threaded_kernels() -> Iterator[int]:
             if not _users and _before is not None:
                 _before.__exit__(None, None, None)
                 _before = None
+
+
+def gathered(jobs: Iterable[tuple[Callable[[], T], int]]) -> Iterator[Callable[[], list[T]]]:
+    """Jobs in order, as few as their sizes allow: to hand one over costs more than a small tensor's work. Each gives
+    the results of those that it does. jobs: with the bytes that each deals with."""
+    batch: list[Callable[[], T]] = []
+    held = 0
+    for job, nbytes in jobs:
+        if batch and (held + nbytes > BATCH_BYTES or len(batch) == BATCH_JOBS):
+            yield partial(_results, batch)
+            batch, held = [], 0
+        batch.append(job)
+        held += nbytes
+    if batch:
+        yield partial(_results, batch)
+
+
+def _results(jobs: list[Callable[[], T]]) -> list[T]:
+    return [job() for job in jobs]
 
 
 class Workers:
