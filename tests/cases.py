@@ -205,14 +205,16 @@ def below(prune: bool, absolute: bool, ties: int) -> Callable[..., tuple[Any, ..
 
 
 def on_grids(group: int) -> Callable[..., tuple[Any, ...]]:
-    """Every second row has been on a grid, whose scale is rounded or not."""
+    """Every second row has been on a grid, of a scale of either sign: all weights, some or none are 0."""
 
     def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
         size = min(group, c) or c
         w = weights(rng, r, c, d)[:13]
-        outs = [Out((len(w), -(-c // size)), t) for t in (np.float32, np.int32, np.int32)]
+        outs = [Out((len(w), -(-c // size)), t) for t in (np.float32, np.int32, np.int32)] + [Out(w.shape, np.uint8)]
         scale = rng.random((len(w[::2]), 1), np.float32) + np.float32(0.01)
+        scale *= rng.choice(np.array([-1, 1], np.float32), scale.shape)
         w[::2] = (rng.integers(-7, 9, w[::2].shape) * scale).astype(d)
+        w[::4] = (rng.integers(1, 200, w[::4].shape) * scale[::2]).astype(d)
         return w, size, *outs
 
     return make

@@ -109,8 +109,11 @@ def test_few_values_that_come_late() -> None:
 def test_A3_A4_zeros(dtype: Any) -> None:
     assert recognized(np.zeros((3, 40), dtype), 32).nbytes < 3 * 40
     negative = np.zeros((3, 40), dtype)
-    negative[1:] = -0.0
+    negative[:, 1:] = -0.0
+    recognized(negative, 32)
+    negative[:, 2] = 1
     assert qt.recognize_grid(negative) is None  # no code is both
+    recognized(negative, 1)
     recognized(np.full((3, 40), -0.0, dtype), 32)
     recognized(np.array([[-0.0, 1.3, 2.7] * 10], dtype), "channel")
 

@@ -380,7 +380,7 @@ def offsets(*values: int) -> Array:
         (CODES, {"values": CODES.values[:-1]}, "values must have shape"),
         (CODES, {"scales": None}, "scales and group_size must be given where bits is"),
         (CODES, {"scales": CODES.scales[:, :1]}, "scales must have shape"),
-        (CODES, {"scales": -CODES.scales}, "scales must be finite and not negative"),
+        (CODES, {"scales": CODES.scales * np.float32(np.nan)}, "scales must be finite"),
         (CODES, {"zero_points": np.full((2, 3), 16, np.uint8)}, "zero_points must be codes of 4 bits"),
         (CODES, {"bits": 9}, r"bits must be an integer of 1\.\.8, not 9"),
         (CODES, {"group_size": 0}, "group_size must be"),

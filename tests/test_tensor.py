@@ -128,10 +128,15 @@ def test_codebook_excludes_zero_points() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -1.0])
-def test_B44_scales_must_be_finite_and_not_negative(bad: float) -> None:
+def test_B44_scales_must_be_finite_and_with_a_codebook_not_negative(bad: float) -> None:
     scales = np.ones((3, 3), np.float32)
     scales[1, 2] = bad
     with pytest.raises(ValueError, match=f"scales must be finite and not negative, not {bad} at flat index 5"):
+        qt.QuantizedTensor(**parts(scales=scales, codebook=np.ones(4, np.float32)))
+    if bad == -1:
+        assert qt.QuantizedTensor(**parts(scales=scales)).dequantize()[1].tolist() == [-8, -8, -8, -8, 8]
+        return
+    with pytest.raises(ValueError, match=f"scales must be finite, not {bad} at flat index 5"):
         qt.QuantizedTensor(**parts(scales=scales))
 
 

@@ -108,13 +108,15 @@ static bool fit_clusters(const py::array& w, int64_t group_size, int k, py::arra
   return at.all == 0 || best_clusters(active(), x, at.rows, at.cols, group_size, k, c);
 }
 
-static bool fit_grids(const py::array& w, int64_t group_size, py::array& scales, py::array& low, py::array& high) {
+static bool fit_grids(const py::array& w, int64_t group_size, py::array& scales, py::array& low, py::array& high,
+                      py::array& codes) {
   const Groups at(shape_of(w), group_size);
   const Weights x = weights(w);
   float* s = numbers<float>("scales", scales, at.all);
   int32_t *l = numbers<int32_t>("low", low, at.all), *h = numbers<int32_t>("high", high, at.all);
+  uint8_t* c = numbers<uint8_t>("codes", codes, at.rows * at.cols);
   const Unlocked unlocked;
-  return at.all == 0 || best_grids(active(), x, at.rows, at.cols, group_size, s, l, h);
+  return at.all == 0 || best_grids(active(), x, at.rows, at.cols, group_size, s, l, h, c);
 }
 
 void bind_codebooks(py::module_& m) {
@@ -125,5 +127,5 @@ void bind_codebooks(py::module_& m) {
   m.def("magnitude_sums", &magnitude_sums, "w"_a, "group_size"_a, "out"_a);
   m.def("fit_ternary", &fit_ternary, "w"_a, "group_size"_a, "edges"_a, "scales"_a);
   m.def("fit_clusters", &fit_clusters, "w"_a, "group_size"_a, "k"_a, "codebooks"_a);
-  m.def("fit_grids", &fit_grids, "w"_a, "group_size"_a, "scales"_a, "low"_a, "high"_a);
+  m.def("fit_grids", &fit_grids, "w"_a, "group_size"_a, "scales"_a, "low"_a, "high"_a, "codes"_a);
 }

@@ -9,11 +9,12 @@ from . import backend, checks
 from .codebooks import Book, ascending_edges, code
 from .float_environment import default_floats
 from .quantization import dequantize, quantize
-from .tensor import GroupSize, QuantizedTensor, blank, by_row, check_group_size, columns_per_group
+from .tensor import GroupSize, QuantizedTensor, blank, check_group_size, columns_per_group
 
 __all__ = ["recognize_grid"]
 
 MOST_VALUES = 256
+LOOK = 16  # rows looked at before all others
 SAMPLE = 8191  # weights looked at for new values together
 
 
@@ -24,9 +25,12 @@ def recognize_grid(w: object, *, group_size: GroupSize = "channel") -> Quantized
     w: (..., cols) float32, float16, bfloat16 or float64 (narrowed to float32).
     group_size: as in `quantize`: what shares a scale.
 
-    Returns the smaller of: codes of 2 to 8 bits where each group has a scale with w = (code - zero) * scale; and codes
-    with a codebook where the tensor has at most 256 distinct values. `dequantize` with the dtype of w gives every bit
-    of w. None is no proof for bfloat16 from codes of 8 bits: neighbours among them can round to the same weight.
+    Returns the smaller of: codes of 2 to 8 bits where each group has a scale with w = (code - zero) * scale, in float32
+    and then in the dtype of w; and codes with a codebook where the tensor has at most 256 distinct values. `dequantize`
+    with the dtype of w gives every bit of w, and such a grid is found wherever there is one. Scales may be negative:
+    then the code of zero is -0, as in GGUF's Q4_0. A group with 0, -0 and others lies on no grid; `w + 0` has no -0.
+    (Zeros are not taken for multiples that were too small for the dtype.) Grids with an offset that is no whole number
+    of steps (GGUF's Q4_1, MLX) are not recognized.
 
     >>> w = quantize(np.array([[0.9, -0.31, 0.2, 0.7]], np.float32), bits=4).dequantize()
     >>> q = recognize_grid(w)
@@ -50,43 +54,51 @@ def _same_bits(x: checks.Array, q: QuantizedTensor) -> bool:
 
 def _uniform_grid(x: checks.Array, size: GroupSize) -> QuantizedTensor | None:
     """Codes of the fewest bits; with zero points only where they save bits or are needed for 8."""
-    seen = x.reshape(1, -1) if size == "tensor" else checks.rows(x)
+    seen = np.ascontiguousarray(x.reshape(1, -1) if size == "tensor" else checks.rows(x))
     group = columns_per_group(size, seen.shape[1])
-    if _multiples(seen[:1, :group], group) is None:  # most tensors are on no grid: say so early
-        return None
+    looks = ((1, min(group, SAMPLE)), (LOOK, seen.shape[1] if len(seen) > LOOK else 0))
+    for rows, cols in looks:  # most tensors are on no grid: say so early
+        if _multiples(np.ascontiguousarray(seen[:rows, :cols]), group) is None:
+            return None
     found = _multiples(seen, group)
     if found is None:
         return None
-    scales, low, high = found
-    plain = int(np.maximum(-low, high).max()).bit_length() + 1
+    scales, low, high, codes = found
+    plain = max(_signed_bits(int(low.min())), _signed_bits(int(high.max())))
     shifted = int((high - low).max()).bit_length()
     bits = max(2, min(plain, shifted))
-    if bits > 8:
-        return None
     q = blank(x.shape, bits, size, symmetric=plain <= bits)
     q.scales[...] = scales.reshape(q.scales.shape)
     if q.zero_points is not None:
         q.zero_points[...] = (-low).reshape(q.scales.shape)
-    _write_codes(x, q)
+    else:
+        _shift(codes, (low + 2 ** (bits - 1)).astype(np.uint8), group)
+    backend.active.pack(checks.rows(codes.reshape(x.shape)), bits, checks.rows(q.data))
     return q if _same_bits(x, q) else None
 
 
-def _multiples(x: checks.Array, group: int) -> tuple[checks.Array, checks.Array, checks.Array] | None:
-    """Scales of x (rows, cols), and the least and greatest multiple in each group; None if a group has no scale."""
+def _signed_bits(step: int) -> int:
+    """Bits of the smallest -2**(bits-1)..2**(bits-1) - 1 that a whole number of steps lies in."""
+    return (step if step >= 0 else ~step).bit_length() + 1
+
+
+def _multiples(x: checks.Array, group: int) -> tuple[checks.Array, checks.Array, checks.Array, checks.Array] | None:
+    """Scales of x (rows, cols), the least and greatest multiple in each group, and the codes: multiples less the least;
+    None if a group has no scale."""
     shape = len(x), -(-x.shape[1] // group)
-    scales = np.empty(shape, np.float32)
+    scales, codes = np.empty(shape, np.float32), np.empty(x.shape, np.uint8)
     low, high = np.empty((2, *shape), np.int32)
-    backend.active.fit_grids(np.ascontiguousarray(x), group, scales, low, high)
-    return None if (high < low).any() else (scales, low, high)
+    backend.active.fit_grids(x, group, scales, low, high, codes)
+    return None if (high < low).any() else (scales, low, high, codes)
 
 
-def _write_codes(x: checks.Array, q: QuantizedTensor) -> None:
-    """The codes of q, whose scales and zero points are known."""
-    rows = checks.rows(x)
-    scales, zeros = (by_row(a, len(rows)) for a in (q.scales, q.zero_points))
-    group = columns_per_group(q.group_size, x.shape[-1])
-    data, rule = checks.rows(q.data), "scale" if zeros is None else "given"
-    backend.active.quantize(rows, q.bits, group, zeros is None, rule, "float32", "even", 0, data, scales, zeros)
+def _shift(codes: checks.Array, by: checks.Array, group: int) -> None:
+    """Add to the codes of each group (rows, cols) what is given for it (rows, groups)."""
+    whole = codes.shape[1] // group
+    grouped = codes[:, : whole * group].reshape(len(codes), whole, group)
+    grouped += by[:, :whole, None]
+    codes[:, : whole * group] = grouped.reshape(len(codes), -1)
+    codes[:, whole * group :] += by[:, whole:]
 
 
 def _few_values(x: checks.Array) -> QuantizedTensor | None:

@@ -48,7 +48,8 @@ class QuantizedTensor:
 
     data: (..., bytes per row) uint8. Unsigned codes of `bits` bits, least significant bit first, element 0 lowest;
         every row of the last axis starts on a byte.
-    scales: float32, finite and not negative; (..., groups), (..., 1) for "channel", all ones for "tensor".
+    scales: float32, finite, of either sign, with a codebook not negative; (..., groups), (..., 1) for "channel", all
+        ones for "tensor".
     zero_points: uint8 of the shape of scales, or None where zero is 2**(bits-1) (symmetric).
     codebook: None for a uniform grid, or up to 2**bits float32 values by code: (values,) for all codes, or
         (*scales.shape, values) for each scale its own. Then there are no zero points. Codes past its end are its last.
@@ -80,11 +81,12 @@ class QuantizedTensor:
         want = scales_shape(self.shape, self.group_size)
         _part("data", self.data, np.uint8, (*self.shape[:-1], row_bytes(self.shape[-1], self.bits)))
         _part("scales", self.scales, np.float32, want)
-        good = np.isfinite(self.scales) & (self.scales >= 0)
+        signed = self.codebook is None
+        good = np.isfinite(self.scales) & (signed | (self.scales >= 0))
         if not good.all():
             at = int((~good).argmax())
-            worst = self.scales.ravel()[at]
-            raise ValueError(f"scales must be finite and not negative, not {worst} at flat index {at}")
+            wanted = "finite" if signed else "finite and not negative"
+            raise ValueError(f"scales must be {wanted}, not {self.scales.ravel()[at]} at flat index {at}")
         if self.zero_points is not None:
             _part("zero_points", self.zero_points, np.uint8, want)
             if self.bits < 8 and (self.zero_points >> self.bits).any():

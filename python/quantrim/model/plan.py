@@ -13,7 +13,7 @@ from ..float_environment import default_floats
 from ..layouts import bitsandbytes, codebook, sparse_scheme
 from ..layouts.compressed_tensors import Part, Scheme, parts
 from ..layouts.compressed_tensors_config import quantization_config, usual_format
-from .entries import KEY
+from .evidence import refuse_quantized
 from .forms import Form, code_form, sparse_form
 from .notes import notes_on
 from .parts import oversize_notes
@@ -30,7 +30,6 @@ WEIGHT = ".weight"  # what compressed-tensors compresses: parameters of this nam
 FALLBACK_GROUPS = (128, 64, 32, 16)
 MATRIX_DTYPES = ("F32", "F16", "BF16", "F64")
 PRUNED_DTYPES = ("F32", "F16", "BF16")  # F64 is computed in float32, which would not keep what stays
-_PART_SUFFIXES = ("_packed", "_scale", "_shape", "_zero_point", "_g_idx")
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ def plan(
 def make_plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
     """The plan for an open checkpoint, which holds smaller layers from now on where units are removed. ValueError for
     one that is compressed already, for rules that match nothing, and where there is nothing to do."""
-    _refuse_quantized(checkpoint)
+    refuse_quantized(checkpoint)
     removed = remove_from(checkpoint, recipe.remove_units, recipe.folder)
     assigned = recipe.assign(checkpoint.tensors)
     kept = {name: info for name, info in checkpoint.tensors.items() if not assigned[name].drop}
@@ -197,27 +196,6 @@ def plan_of(checkpoint: Checkpoint, recipe: Recipe, plans: list[TensorPlan], res
     oversize = oversize_notes(alone, recipe.max_shard_size, "max_shard_size")
     notes = (*notes_on(checkpoint, recipe, plans, resized), *oversize)
     return Plan(os.fspath(checkpoint.path), recipe, shards, config, source_bytes, notes, resized)
-
-
-def _refuse_quantized(checkpoint: Checkpoint) -> None:
-    config = checkpoint.config or {}
-    metadata = checkpoint.metadata
-    if config.get("quantization_config") or metadata.get("quantization_config"):
-        where = "config.json" if config.get("quantization_config") else "its metadata"
-        raise ValueError(
-            f"{quote(checkpoint.path, PATH_LIMIT)} is quantized already: {where} has a quantization_config"
-        )
-    if KEY in metadata:
-        path = quote(checkpoint.path, PATH_LIMIT)
-        raise ValueError(f"{path} is quantized already, or stored without zeros: its metadata has {KEY}")
-    for name in checkpoint.tensors:
-        if any(name.endswith(f"{WEIGHT}.{bitsandbytes.STATE}{kind}") for kind in bitsandbytes.KINDS):
-            path = quote(checkpoint.path, PATH_LIMIT)
-            raise ValueError(f"{path} is quantized already: tensor {quote(name)} is a state of bitsandbytes")
-        for suffix in _PART_SUFFIXES:
-            if name.endswith(WEIGHT + suffix):
-                path = quote(checkpoint.path, PATH_LIMIT)
-                raise ValueError(f"{path} is quantized already: tensor {quote(name)} is a part of a quantized one")
 
 
 def _plan_tensor(info: TensorInfo, settings: Settings, min_elements: int) -> TensorPlan:

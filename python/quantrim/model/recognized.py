@@ -21,7 +21,6 @@ from .source import Source
 from .stream import Pruned
 
 GROUP_SIZES: tuple[GroupSize, ...] = ("tensor", "channel", 256, 128, 64, 32, 16)  # tried where none is asked for
-EXACT = ("grid", "values")  # kinds of form
 
 
 class Recognized(Coded):
@@ -32,6 +31,8 @@ class Recognized(Coded):
 
     def coded(self, x: Array) -> QuantizedTensor:
         q = recognize_grid(x, group_size=self.group_size)
+        if q is None:  # then its plan was made without them
+            q = recognize_grid(_without_minus_zeros(x), group_size=self.group_size)
         assert q is not None
         return q
 
@@ -40,15 +41,29 @@ def looked_at(source: Source, tensor: TensorPlan) -> TensorPlan:
     """The plan of a tensor that settings ask to recognize: its grid, or what it was to become."""
     rows, cols = tensor.info.matrix_shape
     stream = Pruned(source, tensor, None, None, {})  # which says where in the tensor an error is
-    form = stream.attempt(Chunk(0, rows, 0, cols), lambda x: _smallest(x, tensor))
+    form, minus_zeros = stream.attempt(Chunk(0, rows, 0, cols), lambda x: _with_either_zero(x, tensor))
     settings = tensor.settings
     if form is not None:
         kept = Settings(group_size=form.group_size, recognize=True)  # neither pruned nor rounded
         why = "on a grid already: no bit is changed"
+        if minus_zeros:
+            why += f" but the sign of {minus_zeros} minus zeros"
         return replace(tensor, settings=kept, scheme=None, form=form, stored=form.label, reason=why, looked=True)
     if settings.rounds or settings.changes or settings.storage == "sparse":
         return replace(tensor, looked=True)
-    return replace(tensor, copied=True, reason="on no grid, and nothing else is asked for")
+    return replace(tensor, copied=True, looked=True, reason="on no grid, and nothing else is asked for")
+
+
+def _with_either_zero(x: Array, tensor: TensorPlan) -> tuple[codebook.Scheme | None, int]:
+    """The smallest grid; where there is none, that of x with 0 for -0 (what a mask makes of negative weights), and how
+    many those are."""
+    form = _smallest(x, tensor)
+    minus_zeros = 0 if form else int(np.count_nonzero(np.signbit(x) & (x == 0)))
+    return (_smallest(_without_minus_zeros(x), tensor), minus_zeros) if minus_zeros else (form, 0)
+
+
+def _without_minus_zeros(x: Array) -> Array:
+    return np.where(x == 0, x.dtype.type(0), x)
 
 
 def _smallest(x: Array, tensor: TensorPlan) -> codebook.Scheme | None:

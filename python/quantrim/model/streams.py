@@ -14,7 +14,7 @@ from .code_stream import BitsAndBytes, Coded
 from .plan import Plan, TensorPlan, plan_of
 from .pruner import Pruner
 from .pruners import Pruners
-from .recognized import EXACT, Recognized, looked_at
+from .recognized import Recognized, looked_at
 from .source import Source
 from .sparse_stream import Counted, Sparse, SparseCodes
 from .stream import Pruned, Quantized, Stream
@@ -27,7 +27,7 @@ def stream_for(
     """What prunes, rounds and writes a tensor. out: None where its weights are only to be counted."""
     kind: type[Stream]
     if isinstance(tensor.form, codebook.Scheme):
-        kind = Recognized if tensor.form.kind in EXACT else Coded
+        kind = Recognized if tensor.form.kind in codebook.EXACT else Coded
     elif isinstance(tensor.form, bitsandbytes.Scheme):
         kind = BitsAndBytes
     elif isinstance(tensor.form, sparse_scheme.Scheme):

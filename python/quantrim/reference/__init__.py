@@ -10,7 +10,6 @@ from .blocks import block_sums, multiply
 from .codebooks import (
     dequantize_codebook,
     fit_clusters,
-    fit_grids,
     fit_ternary,
     magnitude_sums,
     quantize_codebook,
@@ -30,6 +29,7 @@ from .pruning import (
     threshold,
 )
 from .quantization import dequantize, errors, fit_tensor, quantize, ranges, round_to_int
+from .recognition import fit_grids
 from .selection import count_keys, mask_below, prune_below
 from .sparse import sparse_check, sparse_decode, sparse_encode, sparse_product, stored_per_row
 

@@ -14,8 +14,6 @@ from .quantization import SCALE_DTYPES, groups, inverse_of
 
 CUTS = 65536  # places where a set of more distinct values may be cut at first
 PASSES = 1000  # of Lloyd's iteration at most
-MULTIPLES = 255
-PRECISION = {"float32": (23, -149), "float16": (10, -24), "bfloat16": (7, -133)}  # digits; exponent of the least number
 
 
 def of_group(sets: Array, w: Array, group_size: int, g: int) -> Array:
@@ -152,43 +150,3 @@ def best_cuts(counts: Array, sums: Array, k: int) -> Array:
     for c in range(k, 1, -1):
         cuts.append(choices[c, cuts[-1]])
     return np.array([0, *reversed(cuts)])
-
-
-def fit_grids(w: Array, group_size: int, scales: Array, low: Array, high: Array) -> bool:
-    """scales, low, high: (rows, groups); low, high int32. The largest scale that divides all weights of a group.
-
-    A weight may be any number that its dtype rounds to it. Multiples are at most 255; high < low: there is no scale.
-    """
-    if all_finite(w):
-        for g, _, x in groups(w, group_size):
-            for r, row in enumerate(x):
-                scales[r, g], low[r, g], high[r, g] = grid_of(row, *PRECISION[w.dtype.name])
-    return all_finite(w)
-
-
-def grid_of(x: Array, digits: int, least: int) -> tuple[float, float, float]:
-    """The scale, and the least and the greatest multiple."""
-    values = np.unique(x + 0).astype(np.float64)
-    values = values[values != 0]
-    if not len(values) or len(values) > 2 * MULTIPLES:
-        return 0, 0, -1 if len(values) else 0
-    values = values[np.argsort(np.abs(values), kind="stable")]
-    mantissa, exponent = np.frexp(np.abs(values))
-    half = np.ldexp(0.5, np.maximum(exponent - 1 - digits, least))
-    finer_below = (mantissa == 0.5) & (exponent - 1 - digits > least)
-    lower, upper = np.abs(values) - np.where(finer_below, half / 2, half), np.abs(values) + half
-    for of_largest in range(1, MULTIPLES + 1):
-        bottom, top = lower[-1] / of_largest, upper[-1] / of_largest  # the scale is between these
-        steps: list[float] = []
-        for size, lo, hi in zip(np.abs(values), lower, upper, strict=True):
-            near = np.rint(size / ((bottom + top) / 2))
-            fitting = [c for c in (near, near - 1, near + 1) if c > 0 and max(bottom, lo / c) <= min(top, hi / c)]
-            if not fitting:
-                break
-            bottom, top = max(bottom, lo / fitting[0]), min(top, hi / fitting[0])
-            steps.append(fitting[0])
-        scale = np.float32((bottom + top) / 2)
-        if len(steps) == len(values) and bottom <= scale <= top:
-            signed = np.array(steps) * np.sign(values)
-            return scale, min(signed.min(), 0), max(signed.max(), 0)
-    return 0, 0, -1
