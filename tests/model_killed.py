@@ -13,7 +13,7 @@ from typing import Any
 from files_helpers import WRITERS, Server, serve
 
 import quantrim as qt
-from quantrim.model import chunks, compress, lossless
+from quantrim.model import chunks, compress, decompress, lossless
 
 OPTIONS: dict[str, Any] = {"bits": 3, "group_size": 16, "symmetric": False, "prune": 0.4}
 
@@ -52,6 +52,12 @@ def restore_folder(target: Path) -> None:
         lossless.restore(target.parent / "planes", target, overwrite=True)
 
 
+def decompress_folder(target: Path) -> None:
+    chunks.CHUNK_BYTES = 1 << 13
+    with qt.use_threads(2):
+        decompress(target.parent / "small", target, overwrite=True)
+
+
 def _compress(source: Path, target: Path, options: dict[str, Any] = OPTIONS) -> None:
     chunks.CHUNK_BYTES = 1 << 14
     with qt.use_threads(2):
@@ -60,7 +66,7 @@ def _compress(source: Path, target: Path, options: dict[str, Any] = OPTIONS) -> 
 
 for writer in (
     *(compress_file, compress_folder, compress_sparse, compress_in_place),
-    *(lossless_folder, restore_folder),
+    *(lossless_folder, restore_folder, decompress_folder),
 ):
     WRITERS[writer.__name__] = writer
 

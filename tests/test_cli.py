@@ -53,7 +53,9 @@ def small(model: Path) -> Path:
 # Help
 
 
-@pytest.mark.parametrize("command", ["compress", "restore", "inspect", "compare", "split", "merge", "info", "demo"])
+@pytest.mark.parametrize(
+    "command", ["compress", "decompress", "restore", "inspect", "compare", "split", "merge", "info", "demo"]
+)
 def test_help_shows_an_example(command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0
@@ -67,7 +69,7 @@ def test_help_shows_a_recipe() -> None:
 
 def test_all_commands_are_listed_and_the_version_is_known() -> None:
     result = run("--help")
-    commands = ("compress", "restore", "inspect", "compare", "split", "merge", "info", "demo")
+    commands = ("compress", "decompress", "restore", "inspect", "compare", "split", "merge", "info", "demo")
     assert all(word in result.stdout for word in commands)
     bare = run()
     assert bare.exit_code == 2 and bare.stderr == "" and bare.stdout.strip() == result.stdout.strip()

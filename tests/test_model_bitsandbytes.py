@@ -130,13 +130,84 @@ def test_C51_parts_that_lie(tmp_path: Path, change: Any, words: str) -> None:
     assert "bad.safetensors" in str(caught.value) and "a.weight" in str(caught.value)
 
 
-@pytest.mark.parametrize("values", [{"nested_blocksize": 256}, {"shape": [64 * 128]}, {"blocksize": 256}], ids=str)
-def test_variants_that_are_not_read_appear_as_they_are_stored(tmp_path: Path, values: dict[str, Any]) -> None:
+VARIANTS = [
+    ({"nested_blocksize": 256}, "nested_dtype must be one of"),
+    ({"nested_blocksize": 256, "nested_dtype": "float32"}, "nested_offset must be a number"),
+    ({"nested_blocksize": 48}, "nested_blocksize must be a power of two"),
+    ({"blocksize": 256}, "absmax must be 32 F32, not 128 F32"),
+    ({"shape": [64, 127]}, "weight must be 4064 bytes of codes, not 4096"),
+    ({"shape": [64, 64, 2, "x"]}, "shape must be an integer"),
+    ({"shape": []}, "shape must be a list"),
+]
+
+
+@pytest.mark.parametrize("values,words", VARIANTS, ids=str)
+def test_C51_variants_whose_parts_lie(tmp_path: Path, values: dict[str, Any], words: str) -> None:
     source = save(tmp_path / "m.safetensors", {"a.weight": weights(64, 128)})
     compress(source, tmp_path / "t.safetensors", codebook="nf4")
     tensors = stored_tensors(tmp_path / "t.safetensors")
     changed(**values)(tensors)
+    other = save(tmp_path / "other.safetensors", tensors)
+    with open_checkpoint(other) as checkpoint, pytest.raises(FormatError, match=words) as caught:
+        logical_tensors(checkpoint)
+    assert "other.safetensors" in str(caught.value) and "a.weight" in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [[64 * 128], [2, 32, 128], [16, 4, 8, 16], [32, 256], [128, 64], [256, 32]], ids=str)
+def test_blocks_of_the_flat_tensor(tmp_path: Path, shape: list[int]) -> None:
+    """The same codes in another shape are the same weights, even where blocks are no groups of its rows."""
+    source = save(tmp_path / "m.safetensors", {"a.weight": weights(64, 128, dtype=np.float16)})
+    compress(source, tmp_path / "t.safetensors", codebook="nf4")
+    tensors = stored_tensors(tmp_path / "t.safetensors")
+    with open_checkpoint(tmp_path / "t.safetensors") as checkpoint:
+        expected = logical_tensors(checkpoint)["a.weight"].rows(0, 64).tobytes()
+    changed(shape=shape)(tensors)
+    tensors["a.weight"] = tensors["a.weight"].reshape(-1).view(np.float32)  # bnb_4bit_quant_storage
     with open_checkpoint(save(tmp_path / "other.safetensors", tensors)) as checkpoint:
+        (tensor,) = logical_tensors(checkpoint).values()
+        rows = tensor.matrix_shape[0]
+        assert (tensor.name, tensor.shape, tensor.stored) == ("a.weight", tuple(shape), "nf4 group 64, bitsandbytes")
+        assert tensor.rows(0, rows).tobytes() == expected
+        assert b"".join(tensor.rows(k, 1).tobytes() for k in range(rows)) == expected
+        assert tensor.rows(rows, 0).shape == (0, tensor.matrix_shape[1])
+
+
+def int8(**changes: Any) -> Arrays:
+    """A matrix as LLM.int8() stores it."""
+    rng = np.random.default_rng(8)
+    codes = rng.integers(-127, 128, (6, 8)).astype(np.int8)
+    tensors = {"a.weight": codes, "a.SCB": rng.random(6).astype(np.float32), "a.weight_format": np.zeros((), np.uint8)}
+    return {name: a for name, a in (tensors | changes).items() if a is not None}
+
+
+def test_rows_of_llm_int8(tmp_path: Path) -> None:
+    tensors = int8()
+    with open_checkpoint(save(tmp_path / "m.safetensors", tensors)) as checkpoint:
+        (tensor,) = logical_tensors(checkpoint).values()
+        assert (tensor.name, tensor.dtype, tensor.nbytes) == ("a.weight", np.float32, 48 + 24 + 1)
+        share = np.float32(7.874015718698502e-3)
+        expected = tensors["a.weight"].astype(np.float32) * tensors["a.SCB"][:, None] * share
+        assert tensor.rows(0, 6).tobytes() == expected.tobytes()
+        assert tensor.rows(2, 3).tobytes() == expected[2:5].tobytes()
+
+
+@pytest.mark.parametrize(
+    "changes,words",
+    [
+        ({"a.SCB": np.ones(5, np.float32)}, "SCB must be 6 F32"),
+        ({"a.SCB": np.ones(6, np.float16)}, "SCB must be 6 F32"),
+        ({"a.SCB": np.full(6, np.inf, np.float32)}, "SCB must be finite"),
+    ],
+)
+def test_C51_llm_int8_that_lies(tmp_path: Path, changes: Any, words: str) -> None:
+    source = save(tmp_path / "m.safetensors", int8(**changes))
+    with open_checkpoint(source) as checkpoint, pytest.raises(FormatError, match=words):
+        logical_tensors(checkpoint)["a.weight"].rows(0, 6)
+
+
+def test_tiles_of_llm_int8_appear_as_they_are_stored(tmp_path: Path) -> None:
+    tensors = int8(**{"a.weight_format": np.ones((), np.uint8)})
+    with open_checkpoint(save(tmp_path / "m.safetensors", tensors)) as checkpoint:
         found = logical_tensors(checkpoint)
         assert found.keys() == tensors.keys() and not any(t.compressed for t in found.values())
 

@@ -21,7 +21,10 @@ from model_killed import CompressServer
 from quantrim.model import chunks, compress, compress_lossless
 from quantrim.model.stream import FileWriter
 
-KILLED = ("compress_file", "compress_folder", "compress_sparse", "lossless_folder", "restore_folder")
+KILLED = (
+    *("compress_file", "compress_folder", "compress_sparse"),
+    *("lossless_folder", "restore_folder", "decompress_folder"),
+)
 OLD: dict[str, Snapshot] = {
     "compress_file": b"old" * 5000,
     "compress_in_place": b"old" * 5000,
@@ -29,6 +32,7 @@ OLD: dict[str, Snapshot] = {
     "compress_folder": {"model.safetensors": b"old" * 5000, "notes.txt": b"mine"},
     "lossless_folder": {"notes.txt": b"mine"},
     "restore_folder": {"notes.txt": b"mine"},
+    "decompress_folder": {"notes.txt": b"mine"},
 }
 
 
@@ -45,6 +49,7 @@ def target(tmp_path: Path) -> Path:
     save(tmp_path / "source.safetensors", small_model())
     save_folder(tmp_path / "source", small_model())
     compress_lossless(tmp_path / "source", tmp_path / "planes")
+    compress(tmp_path / "source", tmp_path / "small", bits=4, group_size=16)
     return tmp_path / "target.safetensors"
 
 

@@ -96,7 +96,8 @@ def refused(path: Path, arrays: Arrays, message: str, metadata: dict[str, str] |
         ({"weight_scale": np.full((6, 1), np.nan, np.float16)}, "finite and not negative"),
         ({"weight_scale": np.full((6, 1), -1, np.float16)}, "finite and not negative"),
         ({"weight_zero_point": np.zeros((9, 1), np.int32)}, "weight_zero_point .* must have shape"),
-        ({"weight_g_idx": np.zeros(64, np.int32)}, "weight_g_idx.* is not supported"),
+        ({"weight_g_idx": np.ones(64, np.int32)}, "weight_g_idx must be of 0..0"),
+        ({"weight_g_idx": np.zeros(63, np.int32)}, "weight_g_idx must be int32, one for each of 64"),
         ({"weight": np.zeros((6, 64), np.float32)}, "must not both be there"),
     ],
 )
@@ -131,13 +132,16 @@ def test_own_files_of_few_columns_are_read(tmp_path: Path) -> None:
 
 
 def test_other_formats_are_shown_as_they_are_stored(tmp_path: Path) -> None:
-    """NVFP4 keeps bytes in weight_packed; FP8 has a scale beside a weight."""
+    """ModelOpt's NVFP4 has its bytes under the weight's own name; scales of float8 codes that fit no block."""
     arrays: Arrays = {
-        "a.weight_packed": np.zeros((4, 8), np.uint8),
+        "a.weight": np.zeros((4, 8), np.uint8),
         "a.weight_scale": np.ones((4, 1), ml_dtypes.float8_e4m3fn),
+        "a.weight_scale_2": np.ones(1, np.float32),
         "b.weight": np.ones((4, 8), ml_dtypes.float8_e4m3fn),
-        "b.weight_scale": np.ones(1, np.float32),
+        "b.weight_scale": np.ones((3, 1), np.float32),
     }
     write_tensors(tmp_path / "m.safetensors", arrays)
     with open_checkpoint(tmp_path / "m.safetensors") as checkpoint:
-        assert {name: t.scheme for name, t in logical_tensors(checkpoint).items()} == dict.fromkeys(arrays)
+        found = logical_tensors(checkpoint)
+        assert {name: t.stored for name, t in found.items()} == {n: checkpoint.tensors[n].dtype for n in arrays}
+        assert not any(t.compressed for t in found.values())

@@ -122,6 +122,45 @@ def compress(
 
 
 @app.command()
+def decompress(
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="A compressed .safetensors file or model folder.", show_default=False)
+    ],
+    target: Target,
+    dtype: Annotated[
+        str | None,
+        typer.Option(metavar="DTYPE", help="float32, float16 or bfloat16 for all floats.", show_default=False),
+    ] = None,
+    threads: Threads = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST where it exists.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what each tensor becomes; write nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Make floats of a compressed checkpoint again, for any reader.
+
+    Reads what compress writes, compressed-tensors (integers, FP8, NVFP4, MX),
+    FP8 with weight_scale_inv, and bitsandbytes (NF4, FP4, LLM.int8). Weights get
+    the values that their readers compute, in the dtype of config.json if it has
+    room for them; --dtype rounds to another and says what that cost. What was
+    lost in compressing stays lost. What cannot be decoded is an error; DST
+    appears whole or not at all.
+
+    \b
+    Examples:
+      quantrim decompress llama-int4/ llama/
+      quantrim decompress small.safetensors floats.safetensors --dtype float32
+      quantrim decompress deepseek-fp8/ deepseek-bf16/ --dtype bfloat16
+      quantrim decompress llama-nf4/ anywhere/ --dry-run
+    """
+    from .commands import compress as command
+    from .commands import decompress as floats
+
+    act = floats.dry_run if dry_run else floats.run
+    with command.threads(threads):
+        act(source, target, dtype=dtype, overwrite=overwrite, as_json=json)
+
+
+@app.command()
 def restore(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="What compress --lossless wrote.", show_default=False)],
     target: Target,

@@ -79,3 +79,43 @@ def test_transformers_opens_a_folder(tmp_path: Path) -> None:
             weight = opened.get_parameter(name)
             found = functional.dequantize_4bit(weight.data, weight.quant_state).float().numpy()
             assert np.array_equal(found, tensors[name].rows(0, tensors[name].shape[0]))
+
+
+# Forms that only bitsandbytes writes
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("name", ["nf4", "fp4"])
+@pytest.mark.parametrize(
+    "shape,block", [((70, 96), 64), ((33, 45), 64), ((7, 5, 9), 32), ((40, 4096), 64), ((1, 6), 4096)]
+)
+def test_flat_blocks_and_nested_scales(
+    tmp_path: Path, shape: tuple[int, ...], block: int, name: str, nested: bool, dtype: str
+) -> None:
+    torch.manual_seed(5)
+    w = (torch.randn(shape) * 0.3).to(getattr(torch, dtype))
+    codes, state = functional.quantize_4bit(w, blocksize=block, quant_type=name, compress_statistics=nested)
+    tensors = {"a.weight": codes} | {f"a.weight.{key}": t for key, t in state.as_dict(packed=True).items()}
+    safetensors_torch.save_file(tensors, tmp_path / "m.safetensors")
+    with torch.compiler.set_stance("force_eager"):  # which odd shapes would go through, for seconds each
+        theirs = functional.dequantize_4bit(codes, state).float().numpy()
+    with open_checkpoint(tmp_path / "m.safetensors") as checkpoint:
+        (tensor,) = logical_tensors(checkpoint).values()
+        rows, cols = tensor.matrix_shape
+        assert (tensor.shape, tensor.dtype) == (shape, np.dtype(dtype))
+        assert np.array_equal(tensor.rows(0, rows).astype(np.float32), theirs.reshape(rows, cols))
+        for first in range(0, rows, 3):
+            part = tensor.rows(first, min(3, rows - first)).astype(np.float32)
+            assert np.array_equal(part, theirs.reshape(rows, cols)[first : first + 3])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_llm_int8(tmp_path: Path, dtype: str) -> None:
+    w = (torch.randn(70, 96) * 0.3).to(getattr(torch, dtype))
+    codes, absmax, _ = functional.int8_vectorwise_quant(w.to(torch.float16))
+    safetensors_torch.save_file({"a.weight": codes, "a.SCB": absmax}, tmp_path / "m.safetensors")
+    theirs = functional.int8_vectorwise_dequant(codes, absmax).numpy()
+    with open_checkpoint(tmp_path / "m.safetensors") as checkpoint:
+        (tensor,) = logical_tensors(checkpoint).values()
+        assert tensor.rows(0, 70).tobytes() == theirs.tobytes()

@@ -3,8 +3,8 @@
 Of a module: `weight` uint8 (bytes, 1), two codes in a byte, the first in the high half; `weight.absmax` float32, the
 scale of each block of the flat tensor; `weight.quant_map` float32 (16,), the table; and
 `weight.quant_state.bitsandbytes__nf4` (or fp4), bytes of JSON: quant_type, blocksize, dtype, shape. Only matrices whose
-columns are a multiple of the block are written so: then blocks are groups of a row. Scales that are quantized
-themselves ("nested") are not read.
+columns are a multiple of the block are written so: then blocks are groups of a row. What else bitsandbytes writes is
+read by `bitsandbytes_variants`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["KINDS", "STATE", "Scheme", "fits", "from_state", "quantization_confi
 KINDS = ("nf4", "fp4")
 STATE = "quant_state.bitsandbytes__"  # then the kind
 BLOCKS = tuple(2**n for n in range(5, 13))
-_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Scheme:
 
     def state(self, shape: tuple[int, int]) -> bytes:
         """What names and shapes do not say."""
-        values = {"quant_type": self.kind, "blocksize": self.group_size, "dtype": _NAMES[self.dtype]}
+        values = {"quant_type": self.kind, "blocksize": self.group_size, "dtype": DTYPE_NAMES[self.dtype]}
         return json.dumps({**values, "shape": list(shape)}).encode()
 
     def quant_map(self) -> NDArray[np.float32]:
@@ -81,8 +81,8 @@ def from_state(
 ) -> tuple[Scheme, tuple[int, int]] | None:
     """The scheme and shape of a matrix, from its state and the (dtype, shape) of its parts by name within the module.
 
-    None for what bitsandbytes may write and this does not read: nested scales, blocks that do not divide the columns,
-    no matrix. ValueError says which rule is broken.
+    None for what bitsandbytes may write in another form: nested scales, blocks that do not divide the columns, no
+    matrix, codes of another dtype. ValueError says which rule is broken.
     """
     if not isinstance(state, dict):
         raise ValueError(f"the state must be an object, not {state!r}")
@@ -94,10 +94,10 @@ def from_state(
     shape = state.get("shape")
     if "nested_blocksize" in state or not isinstance(shape, list) or len(shape) != 2:
         return None
-    dtypes = {name: dtype for dtype, name in _NAMES.items()}
+    dtypes = {name: dtype for dtype, name in DTYPE_NAMES.items()}
     dtype = dtypes[checks.choice("dtype", str(state.get("dtype")).removeprefix("torch."), dtypes)]
     rows, cols = shape_of(state)
-    if not fits(kind, block, cols):
+    if not fits(kind, block, cols) or infos.get("weight", ("U8",))[0] != "U8":
         return None
     scheme = Scheme(kind, block, dtype)
     parts = scheme.parts((rows, cols))
@@ -115,7 +115,7 @@ def quantization_config(kind: str, dtype: str, others: Iterable[str] = ()) -> di
         "load_in_4bit": True,
         "load_in_8bit": False,
         "bnb_4bit_quant_type": kind,
-        "bnb_4bit_compute_dtype": _NAMES[dtype],
+        "bnb_4bit_compute_dtype": DTYPE_NAMES[dtype],
         "bnb_4bit_quant_storage": "uint8",
         "bnb_4bit_use_double_quant": False,
         "llm_int8_skip_modules": sorted(others) or None,

@@ -1,6 +1,7 @@
 """Whole models: what to do with each tensor, doing it, and what it cost."""
 
 from .compress import compress
+from .decompress import DecodedTensor, Decompressed, decompress
 from .logical import LogicalTensor, logical_tensors
 from .lossless import Restored, compress_lossless, restore
 from .plan import Plan, TensorPlan, plan
@@ -12,6 +13,8 @@ from .tune import Tuned, tune
 from .unit_removal import UnitRemoval
 
 __all__ = [
+    "DecodedTensor",
+    "Decompressed",
     "LogicalTensor",
     "Plan",
     "Recipe",
@@ -25,6 +28,7 @@ __all__ = [
     "UnitRemoval",
     "compress",
     "compress_lossless",
+    "decompress",
     "logical_tensors",
     "merge_checkpoint",
     "plan",

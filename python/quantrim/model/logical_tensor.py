@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -55,9 +56,8 @@ class LogicalTensor:
     @property
     def matrix_shape(self) -> tuple[int, int]:
         """(rows, cols), as TensorInfo has it; a scalar is one row of one."""
-        if self.compressed:
-            return self.shape[0], self.shape[1]
-        return next(iter(self.parts.values())).matrix_shape if self.shape else (1, 1)
+        split = 1 if len(self.shape) >= 4 else max(0, len(self.shape) - 1)
+        return math.prod(self.shape[:split]), math.prod(self.shape[split:])
 
     def rows(self, first: int, count: int) -> Array:
         """(count, cols) weights, rows `first` to `first + count` of the matrix; memory for these rows alone.
@@ -81,10 +81,9 @@ class LogicalTensor:
     def checked(self, first: int, count: int) -> tuple[int, int]:
         """The range of rows, if the matrix has them."""
         first, count = operator.index(first), operator.index(count)
-        if not (first >= 0 and 0 <= count <= self.shape[0] - first):
-            raise ValueError(
-                f"tensor {quote(self.name)} must have rows {first} to {first + count}; it has {self.shape[0]}"
-            )
+        rows = self.matrix_shape[0]
+        if not (first >= 0 and 0 <= count <= rows - first):
+            raise ValueError(f"tensor {quote(self.name)} must have rows {first} to {first + count}; it has {rows}")
         return first, count
 
     def guarded(self, decode: Callable[[int, int], T], first: int, count: int) -> T:

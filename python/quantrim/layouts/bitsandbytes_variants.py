@@ -1,0 +1,115 @@
+"""What bitsandbytes writes beyond `layouts.bitsandbytes`, and this package only reads.
+
+4 bits: blocks of the flat tensor that end within a row, tensors of an odd size or of any number of axes, codes stored
+as another dtype (`bnb_4bit_quant_storage`), and scales that are codes themselves (`bnb_4bit_use_double_quant`):
+`absmax` uint8, each nested_quant_map[code] * nested_absmax[its block] + nested_offset, in float32.
+
+8 bits, LLM.int8(): `weight` int8 with `SCB` float32, the largest magnitude of each row: code * SCB / 127 in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import checks
+from .bitsandbytes import BLOCKS, DTYPE_NAMES
+
+__all__ = ["Flat", "Nested", "decode_int8", "read"]
+
+NESTED_BLOCKS = tuple(2**n for n in range(5, 13))
+_SHARE = np.float32(7.874015718698502e-3)  # 1 / 127 as bitsandbytes has it
+Infos = Mapping[str, tuple[str, int, int]]  # dtype, elements, bytes
+
+
+@dataclass(frozen=True)
+class Nested:
+    """How scales are stored as codes: in blocks of so many, and what is added to each."""
+
+    block: int
+    offset: np.float32
+
+
+@dataclass(frozen=True)
+class Flat:
+    """A tensor of this shape in blocks, whatever its rows are. kind: "nf4" or "fp4". dtype: of the decoded weights, as
+    safetensors has it."""
+
+    kind: str
+    block: int
+    dtype: str
+    shape: tuple[int, ...]
+    nested: Nested | None
+
+    @property
+    def label(self) -> str:
+        """For people: "nf4 group 64 flat, nested scales, bitsandbytes"."""
+        nested = ", nested scales" if self.nested else ""
+        return f"{self.kind} group {self.block}{nested}, bitsandbytes"
+
+
+def read(state: Mapping[str, Any], kind: str, infos: Infos) -> Flat:
+    """How a tensor is stored, from its state and its parts by name, "weight" and what is behind it.
+
+    ValueError says which rule is broken.
+    """
+    block = checks.integer("blocksize", state.get("blocksize"), BLOCKS[0], BLOCKS[-1])
+    shape = state.get("shape")
+    if not isinstance(shape, list) or not 1 <= len(shape) <= 32:
+        raise ValueError(f"shape must be a list of integers, not {shape!r}")
+    dims = tuple(checks.integer("shape", n, 0, 2**62) for n in shape)
+    dtypes = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+    dtype = dtypes[checks.choice("dtype", str(state.get("dtype")).removeprefix("torch."), dtypes)]
+    size = math.prod(dims)
+    blocks = -(-size // block)
+    _check_codes(infos, -(-size // 2))
+    _check(infos, "weight.quant_map", "F32", 16)
+    nested = None
+    if "nested_blocksize" in state:
+        many = checks.integer("nested_blocksize", state["nested_blocksize"], NESTED_BLOCKS[0], NESTED_BLOCKS[-1])
+        if many not in NESTED_BLOCKS:
+            raise ValueError(f"nested_blocksize must be a power of two, not {many}")
+        checks.choice("nested_dtype", state.get("nested_dtype"), ("float32",))
+        limit = checks.LARGEST["float32"]
+        nested = Nested(many, np.float32(checks.number("nested_offset", state.get("nested_offset"), -limit, limit)))
+        _check(infos, "weight.nested_absmax", "F32", -(-blocks // many))
+        _check(infos, "weight.nested_quant_map", "F32", 256)
+    _check(infos, "weight.absmax", "U8" if nested else "F32", blocks)
+    return Flat(kind, block, dtype, dims, nested)
+
+
+def _check(infos: Infos, name: str, dtype: str, size: int) -> None:
+    if name not in infos:
+        raise ValueError(f"{name} is missing beside {', '.join(sorted(infos))}")
+    if infos[name][:2] != (dtype, size):
+        raise ValueError(f"{name} must be {size} {dtype}, not {infos[name][1]} {infos[name][0]}")
+
+
+def _check_codes(infos: Infos, nbytes: int) -> None:
+    if "weight" not in infos:
+        raise ValueError(f"weight is missing beside {', '.join(sorted(infos))}")
+    if infos["weight"][2] != nbytes:
+        raise ValueError(f"weight must be {nbytes} bytes of codes, not {infos['weight'][2]}")
+
+
+def decode_scales(
+    codes: NDArray[np.uint8], first: int, table: NDArray[np.float32], absmax: NDArray[np.float32], nested: Nested
+) -> NDArray[np.float32]:
+    """Scales that are codes, from number `first` on. absmax: those of their blocks, from the one of `first` on."""
+    block = np.arange(first, first + codes.size) // nested.block - first // nested.block
+    scales: NDArray[np.float32] = table[codes] * absmax[block] + nested.offset
+    return scales
+
+
+def decode_int8(codes: NDArray[np.int8], absmax: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows of LLM.int8() as float32. absmax: one for each row."""
+    if not np.isfinite(absmax).all():
+        raise ValueError(f"SCB must be finite, not {absmax[~np.isfinite(absmax)][0]}")
+    with np.errstate(over="ignore"):
+        weights: NDArray[np.float32] = codes.astype(np.float32) * absmax[:, None] * _SHARE
+    return weights
