@@ -18,7 +18,7 @@ from ..files.index import INDEX_SUFFIX
 from ..float_environment import default_floats
 from . import chunks
 from .forms import form_bytes, pruned_bytes
-from .plan import Plan, TensorPlan, make_plan
+from .plan import Plan, make_plan
 from .pruners import Pruners
 from .recipe import Recipe, recipe_from_options
 from .report import Report, Steps, TensorReport
@@ -29,6 +29,7 @@ from .statistics import Errors
 from .stream import Jobs, compress_jobs, copy_jobs
 from .streams import recognized, settled, stream_for
 from .targets import CheckedFile, check_target, copy_side_files, write_json
+from .tensor_plan import TensorPlan
 from .workers import Buffers, Workers, single_threaded_kernels
 
 if TYPE_CHECKING:
@@ -144,9 +145,7 @@ class _Run:
             self.advance(done.tensor, done.nbytes)
         pruners.check_unchanged()
 
-    def _jobs(
-        self, shard: ShardPlan, tensor: TensorPlan, pruners: Pruners, out: FileWriter, workers: Workers
-    ) -> Jobs:
+    def _jobs(self, shard: ShardPlan, tensor: TensorPlan, pruners: Pruners, out: FileWriter, workers: Workers) -> Jobs:
         if tensor.copied:
             return copy_jobs(self.source, tensor, out, shard.offsets[tensor.name])
         progress = partial(self.advance, tensor)

@@ -14,7 +14,7 @@ from ..files import Checkpoint, FormatError, TensorInfo
 from ..files.errors import quote
 from ..layouts import compressed_tensors as layout
 from ..quantization import dequantize
-from ..tensor import QuantizedTensor
+from ..tensor import QuantizedTensor, matrix_shape
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ class LogicalTensor:
     def matrix_shape(self) -> tuple[int, int]:
         """(rows, cols), as TensorInfo has it; a scalar is one row of one."""
         if self.compressed:
-            return self.shape[0], self.shape[1]
+            return matrix_shape(self.shape)
         return next(iter(self.parts.values())).matrix_shape if self.shape else (1, 1)
 
     def rows(self, first: int, count: int) -> Array:
@@ -81,10 +81,9 @@ class LogicalTensor:
     def checked(self, first: int, count: int) -> tuple[int, int]:
         """The range of rows, if the matrix has them."""
         first, count = operator.index(first), operator.index(count)
-        if not (first >= 0 and 0 <= count <= self.shape[0] - first):
-            raise ValueError(
-                f"tensor {quote(self.name)} must have rows {first} to {first + count}; it has {self.shape[0]}"
-            )
+        rows = self.matrix_shape[0]
+        if not (first >= 0 and 0 <= count <= rows - first):
+            raise ValueError(f"tensor {quote(self.name)} must have rows {first} to {first + count}; it has {rows}")
         return first, count
 
     def guarded(self, decode: Callable[[int, int], T], first: int, count: int) -> T:

@@ -9,11 +9,11 @@ from pathlib import Path
 from types import TracebackType
 
 from . import chunks
-from .plan import TensorPlan
 from .pruner import Pruner, pruner_of
 from .score_cut import ScoreCut, score_cuts
 from .scores import ScoreData
 from .source import Passes, Source
+from .tensor_plan import TensorPlan
 from .units import band_of, ranked
 from .workers import Workers
 
@@ -38,9 +38,7 @@ class Pruners:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._data.close()
 
     def check_unchanged(self) -> None:
