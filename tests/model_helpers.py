@@ -55,7 +55,7 @@ def save(path: Path, arrays: Arrays, metadata: dict[str, str] | None = None) -> 
 def save_folder(folder: Path, arrays: Arrays, shards: int = 2, config: dict[str, Any] | None = None) -> Path:
     """A model folder with an index where there are several shards, and some files beside it."""
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"model_type": "test"} if config is None else config))
+    (folder / "config.json").write_text(json.dumps({"for": "tests"} if config is None else config))
     (folder / "tokenizer.json").write_bytes(b'{"never": "parsed"}\r\n')
     names = [f"model-{k + 1:05}-of-{shards:05}.safetensors" for k in range(shards)]
     if shards == 1:
@@ -84,23 +84,29 @@ def stored_tensors(path: Path) -> Arrays:
         return {name: checkpoint.read(name) for name in checkpoint.tensors}
 
 
+def usual_scale_dtype(w: NDArray[Any]) -> str:
+    """What `compress` stores scales in where nothing is asked for."""
+    return "bfloat16" if w.dtype == ml_dtypes.bfloat16 else "float16"
+
+
 def expected_parts(w: NDArray[Any], settings: Settings, format: str = layout.PACKED) -> Arrays:
     """The parts that a matrix becomes, from the whole of it at once."""
     if settings.pattern:
         w = qt.prune(w, pattern=str(settings.prune))
     elif settings.prune is not None:
         w = qt.prune(w, settings.sparsity, axis=settings.prune_axis)
+    scale_dtype = settings.scale_dtype or usual_scale_dtype(w)
     q = qt.quantize(
         w,
         settings.bits,
         group_size=settings.group,
         symmetric=settings.symmetric,
         scale=settings.scale,
-        scale_dtype=settings.scale_dtype,
+        scale_dtype=scale_dtype,
         rounding=settings.rounding,
         seed=settings.seed,
     )
-    return layout.encode(q, settings.scale_dtype, format)
+    return layout.encode(q, scale_dtype, format)
 
 
 def assert_same_arrays(found: Arrays, expected: Arrays) -> None:

@@ -129,7 +129,7 @@ def test_a_planted_bug_in_the_streaming_is_found(tmp_path: Path, bug: str, monke
         assert_same_arrays(stored_tensors(tmp_path / "t.safetensors"), expected)
 
 
-@pytest.mark.parametrize("options", [{}, {"bits": 3, "symmetric": False, "prune": 0.4}, {"prune": "2:4"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"bits": 3, "symmetric": False, "prune": 0.4}, {"bits": 4, "prune": "2:4"}], ids=str)
 def test_rows_longer_than_a_chunk(tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut within a row, at whole groups and words."""
     w = weights(3, 4096)
@@ -221,7 +221,7 @@ def bad_weights(value: float, at: int, dtype: DTypeLike = np.float32) -> Arrays:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("at", [0, 5000, 200 * 64 - 1])
-@pytest.mark.parametrize("options", [{}, {"prune": 0.5}, {"prune": 1.0}, {"prune": "2:4"}, {"bits": 8}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"bits": 4, "prune": 0.5}, {"bits": 4, "prune": 1.0}, {"bits": 4, "prune": "2:4"}, {"bits": 8}], ids=str)
 @pytest.mark.parametrize("chunk_bytes", [1 << 10, 1 << 21])
 def test_A1_A2_not_finite(
     tmp_path: Path,
@@ -245,7 +245,7 @@ def test_A1_A2_not_finite(
 
 
 @pytest.mark.parametrize("pattern", [0x7F81, 0xFF81, 0x7FC0, 0xFFFF])
-@pytest.mark.parametrize("options", [{}, {"prune": 0.5}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"bits": 4, "prune": 0.5}], ids=str)
 def test_A1_every_kind_of_nan_in_bfloat16(tmp_path: Path, pattern: int, options: dict[str, Any]) -> None:
     arrays = bad_weights(0, 5, ml_dtypes.bfloat16)
     arrays["model.bad.weight"].view(np.uint16).reshape(-1)[5000] = pattern

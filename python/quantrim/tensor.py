@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,15 @@ from . import checks
 
 GroupSize = int | str  # columns that share one scale, or "channel" (a row), or "tensor"
 MAX_GROUP = 2**31 - 1
+KERNEL_AXIS = 64  # of three axes a last one below this is the width of a convolution, not the inputs of an expert
+
+
+def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """(rows, cols) of a tensor seen as a matrix: rows of its last axis; but a convolution kernel, of four axes or more
+    or with a short last one, is (out, the rest)."""
+    kernel = len(shape) >= 4 or (len(shape) == 3 and shape[-1] < KERNEL_AXIS)
+    split = 1 if kernel else len(shape) - 1
+    return math.prod(shape[:split]), math.prod(shape[split:])
 
 
 def row_bytes(cols: int, bits: int) -> int:

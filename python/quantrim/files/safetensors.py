@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from ..tensor import matrix_shape
 from . import strict_json, usual_header
 from .descriptors import kind_of, named_path, open_regular, read_exactly
 from .errors import FormatError, quote
@@ -90,12 +91,10 @@ class TensorInfo(NamedTuple):
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
-        """(rows, cols): rows of the last axis; four and more dimensions, a convolution, are (out, the rest).
-        One dimension is one row."""
+        """(rows, cols), as `matrix_shape` has it. One dimension is one row."""
         if not self.shape:
             raise ValueError(f"tensor {quote(self.name)} must have a dimension to have rows, not shape ()")
-        split = 1 if len(self.shape) >= 4 else len(self.shape) - 1
-        return math.prod(self.shape[:split]), math.prod(self.shape[split:])
+        return matrix_shape(self.shape)
 
 
 def count_bytes(dtype: str, shape: Sequence[int]) -> int:

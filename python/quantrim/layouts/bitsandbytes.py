@@ -96,7 +96,7 @@ def from_state(
         return None
     dtypes = {name: dtype for dtype, name in DTYPE_NAMES.items()}
     dtype = dtypes[checks.choice("dtype", str(state.get("dtype")).removeprefix("torch."), dtypes)]
-    rows, cols = shape_of(state)
+    rows, cols = shape_of(state, 2)
     if not fits(kind, block, cols) or infos.get("weight", ("U8",))[0] != "U8":
         return None
     scheme = Scheme(kind, block, dtype)
@@ -118,5 +118,5 @@ def quantization_config(kind: str, dtype: str, others: Iterable[str] = ()) -> di
         "bnb_4bit_compute_dtype": DTYPE_NAMES[dtype],
         "bnb_4bit_quant_storage": "uint8",
         "bnb_4bit_use_double_quant": False,
-        "llm_int8_skip_modules": sorted(others) or None,
+        "llm_int8_skip_modules": sorted(set(others)),  # never null, which is the reader's own choice
     }

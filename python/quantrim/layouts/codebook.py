@@ -13,7 +13,8 @@ What names and shapes do not say is in the file's metadata: `Scheme.entry`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +24,9 @@ from numpy.typing import NDArray
 
 from .. import checks
 from ..codebooks import table
-from ..tensor import GroupSize, QuantizedTensor, check_group_size, row_bytes, scales_shape
-from .compressed_tensors import SCALE_DTYPES, Part
+from ..tensor import GroupSize, QuantizedTensor, check_group_size, matrix_shape, row_bytes, scales_shape
+from .compressed_tensors import INT, SCALE_DTYPES, Part
+from .compressed_tensors import Scheme as Grid
 
 __all__ = ["CODES", "KINDS", "POWERS", "Scheme", "decode", "decode_scales", "encode", "encode_scales", "from_entry"]
 
@@ -35,6 +37,7 @@ _GRIDS = ("mxint8", "ternary", "grid")
 _OWN = ("table", "clusters", "values")  # whose codebook is stored
 KINDS = (*_NAMED, *_GRIDS, *_OWN)
 EXACT = ("grid", "values")  # of weights that lay on a grid, without any change
+DIMS_LIMIT = 32  # of a shape
 DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 _BIAS = 127  # of an exponent
 _FORMS = {**{name: dtype for name, (dtype, _) in SCALE_DTYPES.items()}, POWERS: "U8"}
@@ -67,8 +70,15 @@ class Scheme:
             what = "shared" if self.kind == "clusters" else "exact"
             return f"{self.values} {what} values" + ("" if self.group_size == "tensor" else f" {grouping}")
         if self.kind == "grid":
-            return f"exact int{self.bits} {grouping} {'symmetric' if self.symmetric else 'asymmetric'}"
+            return f"int{self.bits} {grouping} {'symmetric' if self.symmetric else 'asymmetric'}"
         return f"{f'{self.values} values' if self.kind == 'table' else self.kind} {grouping}"
+
+    @property
+    def grid(self) -> Grid | None:
+        """The uniform grid of the codes, if it is one."""
+        if self.kind != "grid" or self.scale_dtype is None or self.group_size == "tensor":
+            return None
+        return Grid(self.bits, self.group_size, self.symmetric, self.scale_dtype, INT)
 
     def parts(self, shape: tuple[int, int]) -> dict[str, Part]:
         """What a matrix of this shape is stored as, by role."""
@@ -84,8 +94,8 @@ class Scheme:
             found["codebook"] = Part("weight_codebook", "F32", of_book)
         return found
 
-    def entry(self, shape: tuple[int, int]) -> dict[str, Any]:
-        """What the metadata of a file says of a matrix."""
+    def entry(self, shape: Sequence[int]) -> dict[str, Any]:
+        """What the metadata of a file says of a tensor of this shape."""
         return {
             "layout": LAYOUT,
             "kind": self.kind,
@@ -98,8 +108,8 @@ class Scheme:
 
 def from_entry(
     entry: Mapping[str, Any], infos: Mapping[str, tuple[str, tuple[int, ...]]]
-) -> tuple[Scheme, tuple[int, int]]:
-    """The scheme and shape of a matrix, from its entry and the (dtype, shape) of its parts by name within the module.
+) -> tuple[Scheme, tuple[int, ...]]:
+    """The scheme and shape of a tensor, from its entry and the (dtype, shape) of its parts by name within the module.
 
     ValueError says which rule is broken.
     """
@@ -108,18 +118,19 @@ def from_entry(
     group = check_group_size(entry.get("group_size"))
     dtype = checks.choice("dtype", entry.get("dtype"), DTYPES)
     shape = shape_of(entry)
+    matrix = matrix_shape(shape)
     scale = infos.get("weight_scale")
     forms = {form: name for name, form in _FORMS.items()}
     scale_dtype = None if scale is None else forms[checks.choice("dtype of weight_scale", scale[0], forms)]
     values, each = 0, False
     if kind in _OWN:
-        values, each = _values_of(infos, scales_shape(shape, group), bits)
+        values, each = _values_of(infos, scales_shape(matrix, group), bits)
     scheme = Scheme(kind, bits, group, dtype, scale_dtype, values, each, "weight_zero_point" not in infos)
     if kind in _NAMED and scheme.bits != named_values(kind).size.bit_length() - 1:
         raise ValueError(f"bits of {kind} must be {named_values(kind).size.bit_length() - 1}, not {bits}")
     if kind not in _GRIDS and not scheme.symmetric:
         raise ValueError(f"weight_zero_point must not be there beside codes of {kind}")
-    check_parts(scheme.parts(shape), infos)
+    check_parts(scheme.parts(matrix), infos)
     return scheme, shape
 
 
@@ -135,12 +146,16 @@ def _values_of(
     return checks.integer("values of weight_codebook", values, 1, 2**bits), each
 
 
-def shape_of(entry: Mapping[str, Any]) -> tuple[int, int]:
-    """The rows and columns that an entry states."""
+def shape_of(entry: Mapping[str, Any], dims: int | None = None) -> tuple[int, ...]:
+    """The shape that an entry states. dims: how many numbers it must have; None for two or more."""
     shape = entry.get("shape")
-    if not isinstance(shape, list) or len(shape) != 2:
-        raise ValueError(f"shape must be two integers, not {shape!r}")
-    return checks.integer("rows of shape", shape[0], 0, 2**62), checks.integer("columns of shape", shape[1], 0, 2**62)
+    wanted = f"{dims or 'two or more'} integers"
+    if not isinstance(shape, list) or not 2 <= len(shape) <= DIMS_LIMIT or dims not in (None, len(shape)):
+        raise ValueError(f"shape must be {wanted}, not {shape!r}")
+    found = tuple(checks.integer("shape", each, 0, 2**62) for each in shape)
+    if math.prod(found) > 2**62:
+        raise ValueError(f"shape must be of at most 2**62 elements, not {math.prod(found)}")
+    return found
 
 
 def check_parts(parts: Mapping[str, Part], infos: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:

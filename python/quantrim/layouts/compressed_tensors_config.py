@@ -18,34 +18,34 @@ _OWN_PATTERN = re.compile(r"re:(\(\.\*\\\.\)\?)?((?:\\d\+|\\.|[^\\.^$*+?{}\[\]|(
 _Shape = tuple[str | None, ...]  # a module name's components, None for a number
 
 
-def quantization_config(schemes: Mapping[str, Scheme], others: Iterable[str] = ()) -> dict[str, Any]:
+def quantization_config(
+    schemes: Mapping[str, Scheme], others: Iterable[str] = (), absent: Iterable[str] = ()
+) -> dict[str, Any]:
     """The object for config.json.
 
-    schemes: module name -> scheme of its compressed weight. others: modules whose matrices stay as they were.
-    Where all products (embeddings aside) share one scheme the target is the class name "Linear", with the
-    rest ignored by name; otherwise targets are patterns for exactly these modules.
+    schemes: module name -> scheme of its compressed weight. others: modules whose matrices stay as they were. absent:
+    ends of names of linear modules that a reader may have and the checkpoint has not, "*" for numbers.
+
+    Targets are patterns for exactly these modules, never the class name "Linear": a reader may give the model a head
+    of its own. All others are named to be ignored, which vLLM wants of each linear module that is no target.
     """
     others = list(others)
-    linear = {scheme for module, scheme in schemes.items() if not is_embedding(module)}
-    by_class = next(iter(linear)) if len(linear) == 1 else None
     members: dict[Scheme, list[str]] = defaultdict(list)
     for module, scheme in schemes.items():
         members[scheme].append(module)
     patterns = _Patterns(dict.fromkeys(others) | dict(schemes))
-    groups: dict[str, Any] = {}
-    for number, (scheme, modules) in enumerate(members.items()):
-        named = [module for module in modules if scheme != by_class or is_embedding(module)]
-        targets = (["Linear"] if scheme == by_class else []) + patterns.cover(named)
-        groups[f"group_{number}"] = _group(scheme, targets)
-    ignore = patterns.cover(others)
-    if by_class and not any(module.split(".")[-1] == "lm_head" for module in (*schemes, *others)):
-        ignore.append("lm_head")  # tied to the embedding: a Linear of the model, but not of the checkpoint
+    groups = {
+        f"group_{number}": _group(scheme, patterns.cover(modules))
+        for number, (scheme, modules) in enumerate(members.items())
+    }
+    shapes = {shape[first:] for shape in map(_shape, schemes) for first in range(len(shape))}
+    elsewhere = [_regex(end) for end in map(_shape, absent) if end not in shapes]
     formats = {scheme.format for scheme in members}
     return {
         "config_groups": groups,
         "format": formats.pop() if len(formats) == 1 else "mixed-precision" if formats else PACKED,
         "global_compression_ratio": None,
-        "ignore": ignore,
+        "ignore": list(dict.fromkeys([*patterns.cover(others), *elsewhere])),
         "kv_cache_scheme": None,
         "quant_method": "compressed-tensors",
         "quantization_status": "compressed",
@@ -57,27 +57,14 @@ def is_embedding(module: str) -> bool:
     return bool(_EMBEDDING.search(".".join(module.split(".")[-2:])))
 
 
-def usual_format(bits: int, group_size: int | str) -> str:
-    """int-quantized for 8 bits per channel, whose codes are the bytes of an int8 matrix; else pack-quantized."""
-    return INT if bits == 8 and group_size == "channel" else PACKED
-
-
 def reader_notes(schemes: Mapping[str, Scheme]) -> list[str]:
-    """What vLLM and transformers (5.23) do not open, or only when asked in a special way."""
+    """What vLLM does not open, and what transformers (5.24) opens only when asked in a special way."""
     kinds = set(schemes.values())
-    embeddings = {scheme for module, scheme in schemes.items() if is_embedding(module)}
-    asymmetric = any(scheme.format == PACKED and not scheme.symmetric for scheme in kinds)
     notes = []
-    if embeddings:
-        notes.append("vLLM opens no compressed embeddings; exclude='*embed*' copies them")
-    if any(scheme.bits not in (4, 8) or scheme.format == INT for scheme in kinds - embeddings):
-        notes.append("vLLM opens symmetric codes of 4 and 8 bits; transformers opens all")
-    if asymmetric or any(scheme.format == PACKED for scheme in embeddings):
-        what = "asymmetric codes" if asymmetric else "embeddings below 8 bits"
-        how = "only with CompressedTensorsConfig(dequantize=True)"
-        if len(kinds) > 1:
-            how = "only where all tensors share one scheme"
-        notes.append(f"transformers opens {what} {how}")
+    if any(scheme.bits not in (4, 8) for scheme in kinds):
+        notes.append("vLLM opens codes of 4 and 8 bits alone; transformers opens all")
+    if any(scheme.format == INT for scheme in kinds):
+        notes.append("vLLM opens no codes of 8 bits under the name of the weight; transformers does")
     return notes
 
 
@@ -154,13 +141,20 @@ class _Patterns:
     def _pattern(self, module: str) -> str:
         shape = _shape(module)
         if len(shape) <= _COMPONENTS:
-            body = r"\.".join(r"\d+" if part is None else re.escape(part) for part in shape)
-            if len(self._ends[shape]) == 1:
-                return f"re:{_ANY_PREFIX}{body}$"
+            # from the name of a list of layers on: readers call what comes before it differently
+            numbers = [k for k, part in enumerate(shape) if part is None]
+            for end in (shape[max(numbers[0] - 1, 0) :] if numbers else shape, shape):
+                if len(self._ends[end]) == 1:
+                    return _regex(end)
             if len(self._whole[shape]) == 1:
-                return f"re:{body}$"
+                return _regex(shape, anything_before=False)
         return f"re:{re.escape(module)}$" if module.startswith("re:") else module
 
 
+def _regex(shape: _Shape, anything_before: bool = True) -> str:
+    body = r"\.".join(r"\d+" if part is None else re.escape(part) for part in shape)
+    return f"re:{_ANY_PREFIX if anything_before else ''}{body}$"
+
+
 def _shape(module: str) -> _Shape:
-    return tuple(None if part.isascii() and part.isdigit() else part for part in module.split("."))
+    return tuple(None if part == "*" or (part.isascii() and part.isdigit()) else part for part in module.split("."))

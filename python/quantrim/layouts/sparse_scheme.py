@@ -5,12 +5,12 @@ What the tensors of `sparse_bitmask` leave open (bits, groups, how many weights 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .. import checks
-from ..tensor import row_bytes
+from ..tensor import matrix_shape, row_bytes
 from .codebook import DTYPES, check_parts, shape_of
 from .compressed_tensors import INT, SCALE_DTYPES, Part
 from .compressed_tensors import Scheme as Grid
@@ -63,21 +63,22 @@ class Scheme:
             found["zero_point"] = Part("weight_zero_point", "U8", scales)
         return found
 
-    def entry(self, shape: tuple[int, int]) -> dict[str, Any]:
-        """What the metadata of a file says of a matrix."""
+    def entry(self, shape: Sequence[int]) -> dict[str, Any]:
+        """What the metadata of a file says of a tensor of this shape."""
         entry = {"layout": LAYOUT, "shape": list(shape), "dtype": self.dtype, "stored": self.stored}
         return entry if self.grid is None else {**entry, "bits": self.grid.bits, "group_size": self.grid.group_size}
 
 
 def from_entry(
     entry: Mapping[str, Any], infos: Mapping[str, tuple[str, tuple[int, ...]]]
-) -> tuple[Scheme, tuple[int, int]]:
-    """The scheme and shape of a matrix, from its entry and the (dtype, shape) of its parts by name within the module.
+) -> tuple[Scheme, tuple[int, ...]]:
+    """The scheme and shape of a tensor, from its entry and the (dtype, shape) of its parts by name within the module.
 
     ValueError says which rule is broken.
     """
     dtype = checks.choice("dtype", entry.get("dtype"), DTYPES)
-    rows, cols = shape_of(entry)
+    shape = shape_of(entry)
+    rows, cols = matrix_shape(shape)
     stored = checks.integer("stored", entry.get("stored"), 0, rows * cols)
     grid = None
     if "bits" in entry:
@@ -94,4 +95,4 @@ def from_entry(
         grid = Grid(bits, group, symmetric, scale, INT)
     scheme = Scheme(dtype, stored, grid)
     check_parts(scheme.parts((rows, cols)), infos)
-    return scheme, (rows, cols)
+    return scheme, shape

@@ -10,17 +10,15 @@ from ..checks import Array
 from ..codebooks import cluster, quantize_codebook
 from ..files.atomic import FileWriter
 from ..layouts import bitsandbytes, codebook
-from ..quantization import dequantize
 from ..tensor import QuantizedTensor, columns_per_group, scales_shape
 from .chunks import Chunk
-from .plan import TensorPlan
 from .pruner import Pruner
 from .source import Source
-from .statistics import Errors, measure
-from .stream import Stream, little_endian
+from .stream import Quantized, Rounded, little_endian
+from .tensor_plan import TensorPlan
 
 
-class Coded(Stream):
+class Coded(Rounded):
     """Codes with a table. Where the whole tensor shares a scale or its values, it is one chunk."""
 
     def __init__(
@@ -37,18 +35,14 @@ class Coded(Stream):
             return iter([Chunk(0, self.rows, 0, self.cols)])
         return super().cut(chunk_bytes)
 
-    def keep(self, x: Array, pruned: Array, chunk: Chunk) -> Errors:
+    def codes(self, pruned: Array, chunk: Chunk) -> QuantizedTensor:
         q = self.coded(pruned)
         if self.form.scale_dtype == codebook.POWERS:  # of which the smallest become 0
             q.scales[...] = codebook.decode_scales(codebook.encode_scales(q.scales, codebook.POWERS), codebook.POWERS)
-        self.write(q, chunk)
-        decoded = self.source.buffers.get("decoded", x.shape, np.dtype(np.float32))
-        errors = measure(x, dequantize(q, out=decoded))
-        errors.lost_groups = count_lost(pruned, q)
-        return errors
+        return q
 
     def coded(self, x: Array) -> QuantizedTensor:
-        """The codes of a chunk."""
+        """The codes of some weights."""
         s = self.settings
         if s.clusters is not None:
             return cluster(x, s.clusters, group_size=self.group_size)
@@ -75,6 +69,16 @@ class Coded(Stream):
         return chunk.col // columns_per_group(self.group_size, self.cols)
 
 
+class GridCodes(Coded, Quantized):
+    """Codes of a uniform grid in our own layout."""
+
+    def codes(self, pruned: Array, chunk: Chunk) -> QuantizedTensor:
+        return Quantized.codes(self, pruned, chunk)
+
+    def finish(self) -> None:
+        """Nothing is left to write."""
+
+
 class BitsAndBytes(Coded):
     """NF4 and FP4 as bitsandbytes stores them."""
 
@@ -89,15 +93,3 @@ class BitsAndBytes(Coded):
         assert isinstance(self.form, bitsandbytes.Scheme)
         self.out.pwrite(little_endian(self.form.quant_map()), self.begin["map"])
         self.out.pwrite(self.form.state((self.rows, self.cols)), self.begin["state"])
-
-
-def count_lost(x: Array, q: QuantizedTensor) -> int:
-    """Groups with scale 0 and a weight that is not 0; the last group of a row may be short."""
-    if q.scales.all() or not x.any():
-        return 0
-    group = columns_per_group(q.group_size, x.shape[1])
-    starts = np.arange(0, x.shape[1], group)
-    used: Array = np.logical_or.reduceat(x != 0, starts, axis=1)
-    if q.group_size == "tensor":
-        used = np.array([[used.any()]])
-    return int(np.count_nonzero(used & (q.scales == 0)))

@@ -21,7 +21,7 @@ from ..float_environment import default_floats
 from . import chunks
 from .forms import form_bytes, pruned_bytes
 from .index import index_of
-from .plan import Plan, TensorPlan, make_plan
+from .plan import Plan, make_plan
 from .provenance import peak_memory, settings_table, versions
 from .pruners import Pruners
 from .recipe import Recipe, recipe_from_options
@@ -33,6 +33,7 @@ from .statistics import Errors
 from .stream import Jobs, compress_jobs, copy_jobs
 from .streams import recognized, settled, stream_for
 from .targets import CheckedFile, check_target, copy_side_files, write_json
+from .tensor_plan import TensorPlan
 from .workers import Buffers, Workers, gathered, single_threaded_kernels
 
 if TYPE_CHECKING:

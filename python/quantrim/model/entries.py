@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..files import Checkpoint, FormatError, strict_json
-from ..files.errors import quote
 
 KEY = "quantrim_storage"
 VERSION = 1
@@ -37,7 +36,4 @@ def entries_of(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
     for name, entry in tensors.items():
         if not isinstance(entry, dict):
             raise FormatError(f"{KEY} must have an object for each tensor", path=path, tensor=name, found=entry)
-        if not name.endswith(".weight"):
-            problem = f"{KEY} must name tensors <module>.weight, not {quote(name)}"
-            raise FormatError(problem, path=path, tensor=name)
     return tensors

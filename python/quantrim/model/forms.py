@@ -9,6 +9,7 @@ from ..layouts import bitsandbytes, codebook, sparse_scheme
 from ..layouts import compressed_tensors as layout
 from .methods import MX
 from .pruner import removed
+from .reader_modules import WEIGHT
 from .settings import Settings
 
 Form = codebook.Scheme | sparse_scheme.Scheme | bitsandbytes.Scheme
@@ -17,7 +18,9 @@ WORTH = 4  # sparse storage is chosen where it saves at least 1 / WORTH of the d
 _BITS = {"nf4": 4, "fp4": 4, "mxfp4": 4, "mxint8": 8, "binary": 1, "ternary": 2}
 
 
-def code_form(info: TensorInfo, settings: Settings) -> codebook.Scheme | bitsandbytes.Scheme | None:
+def code_form(
+    info: TensorInfo, settings: Settings, asked_scale_dtype: str | None
+) -> codebook.Scheme | bitsandbytes.Scheme | None:
     """The form of codes of a codebook or of shared values; None where the settings ask for neither.
 
     NF4 and FP4 are stored as bitsandbytes has them, with its float32 scales, where its blocks fit the rows; bfloat16
@@ -33,8 +36,8 @@ def code_form(info: TensorInfo, settings: Settings) -> codebook.Scheme | bitsand
     if isinstance(book, str):
         assert book in BOOKS
         group = settings.group
-        fits = bitsandbytes.fits(book, group, info.matrix_shape[1]) and settings.scale_dtype != "bfloat16"
-        if fits and isinstance(group, int):
+        matrix = len(info.shape) == 2 and info.name.endswith(WEIGHT) and asked_scale_dtype != "bfloat16"
+        if matrix and isinstance(group, int) and bitsandbytes.fits(book, group, info.matrix_shape[1]):
             return bitsandbytes.Scheme(book, group, dtype)
         scale_dtype = codebook.POWERS if book in MX else settings.scale_dtype
         return codebook.Scheme(book, _BITS[book], settings.group, dtype, scale_dtype)

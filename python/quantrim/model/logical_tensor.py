@@ -15,7 +15,7 @@ from ..files import Checkpoint, FormatError, TensorInfo
 from ..files.errors import quote
 from ..layouts import compressed_tensors as layout
 from ..quantization import dequantize
-from ..tensor import QuantizedTensor
+from ..tensor import QuantizedTensor, matrix_shape
 
 T = TypeVar("T")
 
@@ -56,8 +56,9 @@ class LogicalTensor:
     @property
     def matrix_shape(self) -> tuple[int, int]:
         """(rows, cols), as TensorInfo has it; a scalar is one row of one."""
-        split = 1 if len(self.shape) >= 4 else max(0, len(self.shape) - 1)
-        return math.prod(self.shape[:split]), math.prod(self.shape[split:])
+        if self.compressed:
+            return matrix_shape(self.shape)
+        return next(iter(self.parts.values())).matrix_shape if self.shape else (1, 1)
 
     def rows(self, first: int, count: int) -> Array:
         """(count, cols) weights, rows `first` to `first + count` of the matrix; memory for these rows alone.

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..files import Checkpoint
+from ..files.errors import quote
 from ..layouts import codebook, sparse_scheme
 from ..layouts.compressed_tensors_config import reader_notes
+from .readers import Readers, Reason
 from .recipe import Recipe
 from .targets import side_file_notes
 
 if TYPE_CHECKING:
-    from .plan import TensorPlan
+    from .tensor_plan import TensorPlan
 
-_TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # model types whose products are Conv1D
+_PART = 0.01  # of the bytes, below which nobody asks why they stay
 
 
 def notes_on(
@@ -28,15 +32,49 @@ def notes_on(
         yield f"units are removed; in config.json {key} becomes {value}, not {config[key]}"
     if recipe.remove_units and not resized:
         yield "units are removed; config.json stays as it is, its sizes need the numbers that are left"
-    other_groups = sum(1 for plan in plans if plan.scheme and plan.scheme.group_size != plan.settings.group)
+    yield from _on_what_stays(plans)
+    other_groups = sum(1 for t in plans if t.scheme and t.scheme.group_size != t.settings.group)
     if other_groups:
         have = _tensors(other_groups, "tensor has other groups", "tensors have other groups")
         yield f"{have} than asked for, which do not divide the columns"
-    schemes = {plan.module: plan.scheme for plan in plans if plan.scheme}
-    yield from reader_notes(schemes)
-    yield from _on_forms(plans)
-    if schemes and config.get("model_type") in _TRANSPOSED:
-        yield f"{config['model_type']} models hold their matrices transposed (Conv1D), which no reader decompresses"
+    written = [t for t in plans if not t.simulated]
+    yield from reader_notes({t.module: t.scheme for t in written if t.scheme})
+    yield from _on_forms(written)
+    yield from _on_readers(checkpoint, written)
+    if len(written) < len(plans):
+        yield "simulated: what the codes stand for is stored as floats, so that any reader opens it; nothing is smaller"
+
+
+def _on_what_stays(plans: Sequence[TensorPlan]) -> Iterator[str]:
+    """A line for each reason why bytes stay as they were, and what would shrink them."""
+    everything = sum(t.source_bytes for t in plans)
+    stay: dict[Reason, list[int]] = defaultdict(list)
+    for t in plans:
+        if t.kept is not None and not t.settings.drop:
+            stay[t.kept].append(t.stored_bytes)
+    for reason, sizes in sorted(stay.items(), key=lambda item: -sum(item[1])):
+        share = sum(sizes) / max(1, everything)
+        if share >= _PART:
+            where = _tensors(len(sizes), "tensor", "tensors")
+            said = f"{sum(sizes):,} bytes ({100 * share:.0f} %) stay in {where}: {reason.text}"
+            yield f"{said} ({reason.advice})" if reason.advice else said
+
+
+def _on_readers(checkpoint: Checkpoint, plans: Sequence[TensorPlan]) -> Iterator[str]:
+    """What readers do not open though it is rounded, and whether they are known at all."""
+    readers = Readers(checkpoint)
+    named = [t for t in plans if t.settings.reader == "any" and t.bits is not None]
+    asked = [(t, readers.why_not(t.info, replace(t.settings, reader=None))) for t in named]
+    for reason, first in {reason: t.name for t, reason in reversed(asked) if reason is not None}.items():
+        count = sum(r == reason for _, r in asked)
+        yield f"{_tensors(count, 'tensor is', 'tensors are')} rounded by name, {quote(first)} first: {reason.text}"
+    unknown = [name for name in readers.modules.model_types if name not in readers.modules.families]
+    rounded = [t for t in plans if t.bits is not None and readers.of(t.settings) != "any"]
+    if rounded and unknown and not readers.modules.families:
+        yield (
+            f"model type {quote(unknown[0])} of config.json is not known: matrices were rounded whose names are linear "
+            "layers in every model that is"
+        )
 
 
 def _on_what_is_left_out(checkpoint: Checkpoint, plans: Sequence[TensorPlan]) -> Iterator[str]:
@@ -66,7 +104,7 @@ def _on_forms(plans: Sequence[TensorPlan]) -> Iterator[str]:
     if coded:
         are = _tensors(coded, "tensor is", "tensors are")
         yield f"{are} stored as codes in a layout of quantrim's own, which only quantrim reads"
-    pruned = sum(1 for plan in plans if not plan.scheme and not plan.form and not plan.copied)
+    pruned = sum(not plan.scheme and not plan.form and not plan.copied and not plan.narrowed for plan in plans)
     if pruned:
         keep = _tensors(pruned, "tensor is pruned and keeps its dtype", "tensors are pruned and keep their dtype")
         yield f"{keep}: zeros take as much room as other weights"

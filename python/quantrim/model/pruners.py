@@ -9,11 +9,11 @@ from pathlib import Path
 from types import TracebackType
 
 from . import chunks
-from .plan import TensorPlan
 from .pruner import Pruner, pruner_of
 from .score_cut import ScoreCut, score_cuts
 from .scores import ScoreData
 from .source import Passes, Source
+from .tensor_plan import TensorPlan
 from .units import band_of, ranked
 from .workers import Workers
 

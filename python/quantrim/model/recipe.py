@@ -15,7 +15,7 @@ from typing import Any
 from .. import checks
 from ..files.errors import quote
 from .methods import check_together, replaced
-from .settings import KEYS, OPTIONAL, Settings, meaningless
+from .settings import KEYS, OF_CODES, OPTIONAL, Settings, meaningless
 from .sizes import parse_size
 from .unit_removal import UnitRemoval
 
@@ -29,7 +29,10 @@ else:
 MIN_ELEMENTS = 4096
 TOML_LIMIT = 1 << 20  # bytes of a recipe
 PATTERN_LIMIT = 1000  # characters of a glob
-_TOP_KEYS = (*KEYS, "min_elements", "max_shard_size", "remove_units", "rule")
+DTYPES = ("float16", "bfloat16")  # that floats which stay may be narrowed to
+_TOP_KEYS = (*KEYS, "min_elements", "max_shard_size", "dtype", "simulate", "strict", "remove_units", "rule")
+_ROUNDING = ("bits", "codebook", "clusters", "recognize", *(key for key in OF_CODES if key != "seed"))
+_PRUNING = ("prune", "threshold", "shrink_l1", "shrink_l2")
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,12 @@ class Rule:
 class Recipe:
     """Rules in order, `defaults` for the tensors that none matches.
 
-    min_elements: matrices with fewer weights are copied, whatever the rules say. max_shard_size: bytes that no file of
-    a model folder may exceed; 2GB, say, in text; None for the files of the source. remove_units: what leaves chains of
-    layers before anything else. folder: what the paths of data are relative to, that of a recipe's file; None for where
-    the process works.
+    min_elements: tensors with fewer weights are copied, whatever the rules say. max_shard_size: bytes that no file of a
+    model folder may exceed; 2GB, say, in text; None for the files of the source. remove_units: what leaves chains of
+    layers before anything else. dtype: "float16" or "bfloat16", what float32 and float64 tensors without codes become.
+    simulate: store the floats that codes stand for, in the dtype of the source, in place of the codes. strict: an error
+    where a tensor cannot be pruned in the pattern that is asked for, which is kept otherwise. folder: what the paths of
+    data are relative to, that of a recipe's file; None for where the process works.
     """
 
     defaults: Settings = field(default_factory=Settings)
@@ -61,12 +66,19 @@ class Recipe:
     min_elements: int = MIN_ELEMENTS
     max_shard_size: int | None = None
     remove_units: tuple[UnitRemoval, ...] = ()
+    dtype: str | None = None
+    simulate: bool = False
+    strict: bool = False
     folder: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         checks.integer("min_elements", self.min_elements, 0, 2**62)
         if self.max_shard_size is not None:
             object.__setattr__(self, "max_shard_size", parse_size("max_shard_size", self.max_shard_size))
+        if self.dtype is not None:
+            checks.choice("dtype", self.dtype, DTYPES)
+        checks.flag("simulate", self.simulate)
+        checks.flag("strict", self.strict)
 
     @property
     def data_files(self) -> list[Path]:
@@ -104,11 +116,14 @@ class Recipe:
         each with `match` and settings that differ from those above, and `remove_units`: a list of tables, as
         UnitRemoval has them. ValueError or TypeError for every other key or value."""
         _known("recipe", table, _TOP_KEYS)
-        defaults = Settings(**_changed(table))
+        defaults = Settings(**_without_rounding(_changed(table)))
         rules = tuple(_rule(f"rule {number + 1}", each, defaults) for number, each in enumerate(_tables(table, "rule")))
         removed = enumerate(_tables(table, "remove_units"))
         removals = tuple(UnitRemoval.from_dict(f"remove_units {number + 1}", each) for number, each in removed)
-        return cls(defaults, rules, table.get("min_elements", MIN_ELEMENTS), table.get("max_shard_size"), removals)
+        top = {
+            key: table[key] for key in ("min_elements", "max_shard_size", "dtype", "simulate", "strict") if key in table
+        }
+        return cls(defaults, rules, remove_units=removals, **top)
 
     @classmethod
     def from_toml(cls, text: str) -> Recipe:
@@ -140,10 +155,17 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """The table that `from_dict` reads; nothing that is as by default."""
         table = _different(self.defaults, Settings())
+        if (
+            self.defaults.bits == 4
+            and any(key in table for key in _PRUNING)
+            and not any(key in table for key in _ROUNDING)
+        ):
+            table["bits"] = 4  # which pruning alone would not mean
         if self.min_elements != MIN_ELEMENTS:
             table["min_elements"] = self.min_elements
-        if self.max_shard_size is not None:
-            table["max_shard_size"] = self.max_shard_size
+        for key in ("max_shard_size", "dtype", "simulate", "strict"):
+            if getattr(self, key):
+                table[key] = getattr(self, key)
         if self.remove_units:
             table["remove_units"] = [removal.as_dict() for removal in self.remove_units]
         if self.rules:
@@ -166,6 +188,9 @@ def recipe_from_options(
     drop: str | Iterable[str] | None = None,
     min_elements: int | None = None,
     max_shard_size: int | str | None = None,
+    dtype: str | None = None,
+    simulate: bool | None = None,
+    strict: bool | None = None,
     **options: Any,
 ) -> Recipe:
     """The recipe that `compress` and `plan` were asked for: a recipe whole (Recipe, table, or path), or
@@ -179,22 +204,34 @@ def recipe_from_options(
     if recipe is not None:
         others: dict[str, object] = {"include": include, "exclude": exclude, "drop": drop}
         others |= {"min_elements": min_elements, "max_shard_size": max_shard_size}
+        others |= {"dtype": dtype, "simulate": simulate, "strict": strict}
         extra = [*given, *(name for name, value in others.items() if value is not None)]
         if extra:
             raise ValueError(f"give either a recipe or options, not recipe and {', '.join(extra)}")
         return _as_recipe(recipe)
     check_together(given)
-    settings = Settings(**given)
+    settings = Settings(**_without_rounding(given))
     for keys, why in meaningless(settings):
         named = [key for key in keys if key in given]
         if named:
             raise ValueError(f"{', '.join(named)} must not be given {why}")
     ways: tuple[tuple[str, Any, dict[str, Any]], ...]
-    ways = (("drop", drop, {"drop": True}), ("exclude", exclude, {"keep": True}), ("include", include, {}))
+    ways = (("drop", drop, {"drop": True}), ("exclude", exclude, {"keep": True}), ("include", include, _INCLUDED))
     rules = [Rule(glob, replace(settings, **way)) for name, globs, way in ways for glob in _globs(name, globs)]
     defaults = replace(settings, keep=True) if include is not None else settings
     size = None if max_shard_size is None else parse_size("max_shard_size", max_shard_size)
-    return Recipe(defaults, tuple(rules), MIN_ELEMENTS if min_elements is None else min_elements, size)
+    least = MIN_ELEMENTS if min_elements is None else min_elements
+    return Recipe(defaults, tuple(rules), least, size, dtype=dtype, simulate=bool(simulate), strict=bool(strict))
+
+
+# What is asked for by name is rounded whether readers open it or not; a reader that is asked for stays.
+_INCLUDED = {"reader": "any"}
+
+
+def _without_rounding(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings with bits=None where pruning is all that is asked for."""
+    asked = any(given.get(key) for key in _PRUNING)
+    return {**given, "bits": None} if asked and not any(key in given for key in _ROUNDING) else given
 
 
 def _as_recipe(recipe: object) -> Recipe:

@@ -15,10 +15,10 @@ from ..tensor import GroupSize, QuantizedTensor
 from .chunks import Chunk
 from .code_stream import Coded
 from .forms import form_bytes
-from .plan import TensorPlan
 from .settings import Settings
 from .source import Source
 from .stream import Pruned
+from .tensor_plan import TensorPlan
 
 GROUP_SIZES: tuple[GroupSize, ...] = ("tensor", "channel", 256, 128, 64, 32, 16)  # tried where none is asked for
 

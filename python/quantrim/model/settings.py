@@ -23,6 +23,7 @@ DATA_SCORES = ("wanda", "taylor", "fisher", "obd", "given")  # which need arrays
 NORMS = ("l1", "l2")  # scores of rows, columns and blocks alone
 _THRESHOLDS = {"magnitude": "|w| below", "signed": "w up to", "soft": "|w| softly below"}
 STORAGES = ("auto", "dense", "sparse")
+READERS = ("transformers", "vllm", "bitsandbytes", "any")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class Settings:
     scale: also a number, the scale of all groups: fixed point. recognize: what lies on a grid, or has at most 256
     values, is packed without any change, whatever the other settings say (float64 excepted); group_size None tries
     several.
+
+    scale_dtype: None is the one that readers compute in: "bfloat16" for bfloat16 weights, else "float16". reader: who
+    must open the result: "transformers", "vllm", "bitsandbytes" (as transformers uses it), or "any": quantrim itself.
+    None is transformers and vLLM both for a model folder whose config.json they know by, else "any".
     """
 
     keep: bool = False
@@ -59,7 +64,7 @@ class Settings:
     group_size: int | str | None = None
     symmetric: bool = True
     scale: str | float = "absmax"
-    scale_dtype: str = "float16"
+    scale_dtype: str | None = None
     rounding: str = "even"
     seed: int = 0
     prune: float | str | None = None
@@ -78,6 +83,7 @@ class Settings:
     clusters: int | None = None
     storage: str = "auto"
     recognize: bool = False
+    reader: str | None = None
 
     def __post_init__(self) -> None:
         for name in KEYS:
@@ -102,9 +108,10 @@ class Settings:
     def _check_scale(self) -> None:
         if isinstance(self.scale, float):
             with np.errstate(over="ignore"):
-                stored = float(np.float32(self.scale).astype(np.dtype(self.scale_dtype)))
+                stored = float(np.float32(self.scale).astype(np.dtype(self.scale_dtype or "float16")))
             if not 0 < stored < np.inf:
-                raise ValueError(f"scale must be positive and finite in {self.scale_dtype}, not {self.scale}")
+                dtype = self.scale_dtype or "float16"
+                raise ValueError(f"scale must be positive and finite in {dtype}, not {self.scale}")
 
     @property
     def without_meaning(self) -> tuple[str, ...]:
@@ -198,6 +205,10 @@ class Options(TypedDict, total=False):
     clusters: int | None
     storage: str | None
     recognize: bool | None
+    reader: str | None
+    dtype: str | None
+    simulate: bool | None
+    strict: bool | None
     include: str | Iterable[str] | None
     exclude: str | Iterable[str] | None
     min_elements: int | None
@@ -208,7 +219,7 @@ _DEFAULTS = {f.name: f.default for f in fields(Settings)}
 KEYS = tuple(f.name for f in fields(Settings))
 OPTIONAL = (  # which may be None
     *("bits", "group_size", "prune", "prune_axis", "prune_pattern", "prune_data", "threshold", "shrink_axis"),
-    *("codebook", "clusters"),
+    *("codebook", "clusters", "scale_dtype", "reader"),
 )
 OF_CODES = ("group_size", "symmetric", "scale", "scale_dtype", "rounding", "seed")  # without meaning for bits=None
 
@@ -325,4 +336,5 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "storage": lambda name, value: checks.choice(name, value, STORAGES),
     "recognize": checks.flag,
     "clusters": lambda name, value: checks.integer(name, value, 2, 256),
+    "reader": lambda name, value: checks.choice(name, value, READERS),
 }

@@ -17,7 +17,7 @@ from .parts import Entry, by_size, header_begin, part_name
 from .recipe import Recipe
 
 if TYPE_CHECKING:
-    from .plan import TensorPlan
+    from .tensor_plan import TensorPlan
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def plan_shards(
 ) -> Iterator[ShardPlan]:
     """The files of the source, without those that nothing is left of; or others of max_shard_size."""
     own = (codebook.Scheme, sparse_scheme.Scheme)
-    ours = metadata_of({t.name: t.form.entry(t.info.matrix_shape) for t in plans if isinstance(t.form, own)})
+    ours = metadata_of({t.name: t.form.entry(t.shape) for t in plans if isinstance(t.form, own) and not t.simulated})
     more = ours | _provenance(recipe)
     # transformers opens files without metadata, but refuses those whose metadata have no format
     usual = {"format": "pt"} if checkpoint.config is not None or not ours else {}

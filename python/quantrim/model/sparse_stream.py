@@ -13,14 +13,14 @@ from ..files.atomic import FileWriter
 from ..layouts import compressed_tensors as layout
 from ..layouts import sparse_scheme
 from ..packing import pack, unpack
-from ..quantization import dequantize
 from ..sparse_tensor import SparseTensor
+from ..tensor import QuantizedTensor
 from .chunks import Chunk
-from .plan import TensorPlan
 from .pruner import Pruner
 from .source import Source
-from .statistics import Errors, count_lost_groups, measure
+from .statistics import Errors, measure
 from .stream import Quantized, Stream, little_endian
+from .tensor_plan import TensorPlan
 
 _ALIGNED = 8  # codes of any bits begin on a byte at multiples of this
 
@@ -56,10 +56,10 @@ class Sparse(Stream):
 
     def keep(self, x: Array, pruned: Array, chunk: Chunk) -> Errors:
         s = self.encoded(pruned, chunk)
-        self.write(s, chunk)
+        self.store(s, chunk)
         return measure(x, pruned)
 
-    def write(self, s: SparseTensor, chunk: Chunk) -> None:
+    def store(self, s: SparseTensor, chunk: Chunk) -> None:
         """Everything of a chunk but its scales."""
         start = self.starts[self.number_of(chunk)]
         width = self.form.parts((self.rows, self.cols))["bitmask"].shape[1]
@@ -101,14 +101,11 @@ class Sparse(Stream):
 class SparseCodes(Sparse, Quantized):
     """Codes that are not zero."""
 
-    def encoded(self, pruned: Array, chunk: Chunk) -> SparseTensor:
-        return sparse.encode(self.quantized(pruned, chunk), "bitmask")
+    keep = Quantized.keep
 
-    def keep(self, x: Array, pruned: Array, chunk: Chunk) -> Errors:
-        q = self.quantized(pruned, chunk)
-        self.write(sparse.encode(q, "bitmask"), chunk)
+    def encoded(self, pruned: Array, chunk: Chunk) -> SparseTensor:
+        return sparse.encode(self.codes(pruned, chunk), "bitmask")
+
+    def write(self, q: QuantizedTensor, chunk: Chunk) -> None:
+        self.store(sparse.encode(q, "bitmask"), chunk)
         self.write_scales(q, chunk)
-        decoded = self.source.buffers.get("decoded", x.shape, np.dtype(np.float32))
-        errors = measure(x, dequantize(q, out=decoded))
-        errors.lost_groups = count_lost_groups(pruned, q.scales)
-        return errors

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import backend
 from ..checks import Array, rows
+from ..tensor import QuantizedTensor, columns_per_group
 
 
 @dataclass
@@ -57,11 +58,12 @@ def measure(a: Array, b: Array) -> Errors:
     return Errors(table[:, :4].sum(axis=0), float(table[:, 4].max(initial=0.0)), b.size, zeros)
 
 
-def count_lost_groups(x: Array, scales: Array) -> int:
-    """Groups with scale 0 and a weight that is not 0. x: (rows, cols), scales: (rows, groups), groups divide
-    cols."""
-    zero = scales == 0
-    if not zero.any() or not backend.active.count_nonzero(x.ravel()):
+def count_lost_groups(x: Array, q: QuantizedTensor) -> int:
+    """Groups of the codes q of x, (rows, cols), with scale 0 and a weight that is not 0."""
+    if q.scales.all() or not backend.active.count_nonzero(x.ravel()):
         return 0
-    by_group = x.reshape(*scales.shape, -1)
-    return int(np.count_nonzero((by_group[zero] != 0).any(axis=-1)))
+    if q.group_size == "tensor":
+        return 1
+    starts = np.arange(0, x.shape[1], columns_per_group(q.group_size, x.shape[1]))
+    used = np.logical_or.reduceat(x != 0, starts, axis=1)
+    return int(np.count_nonzero(used & (q.scales == 0)))

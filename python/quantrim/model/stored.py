@@ -16,9 +16,10 @@ from ..layouts import codebook, sparse_bitmask, sparse_scheme
 from ..packing import pack, unpack
 from ..quantization import dequantize
 from ..sparse_tensor import SparseTensor
-from ..tensor import QuantizedTensor, row_bytes
+from ..tensor import QuantizedTensor, matrix_shape, row_bytes
 from .entries import KEY, entries_of
 from .logical_tensor import LogicalTensor
+from .reader_modules import WEIGHT
 
 _CODE_PARTS = (codebook.CODES, "weight_scale", "weight_zero_point", "weight_codebook")
 _SPARSE_PARTS = (
@@ -43,11 +44,12 @@ class CodedTensor(LogicalTensor):
 
     def decode_rows(self, first: int, count: int) -> QuantizedTensor:
         found = {}
-        for role, part in self.grid.parts((self.shape[0], self.shape[1])).items():
-            whole = len(part.shape) == 1 or part.shape[0] != self.shape[0]  # for all rows
+        rows, cols = self.matrix_shape
+        for role, part in self.grid.parts((rows, cols)).items():
+            whole = len(part.shape) == 1 or part.shape[0] != rows  # for all rows
             name = self.parts[part.name].name
             found[role] = self.checkpoint.read(name) if whole else self.checkpoint.rows(name, first, count)
-        return codebook.decode(found, self.grid, (count, self.shape[1]))
+        return codebook.decode(found, self.grid, (count, cols))
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class SparseStored(LogicalTensor):
         found = {part: self.checkpoint.rows(name[part], first, count) for part in _BY_ROW if part in self.parts}
         starts = self._starts(first, count)
         found["row_offsets"] = starts[:-1] - starts[0]
-        found["shape"] = np.array((count, self.shape[1]), np.int64)
+        found["shape"] = np.array((count, self.matrix_shape[1]), np.int64)
         grid = self.form.grid
         packed = grid is not None and not self.form.signed
         values = "compressed_packed" if packed else "compressed"
@@ -110,13 +112,13 @@ class SparseStored(LogicalTensor):
     def _starts(self, first: int, count: int) -> Array:
         """How many weights are stored before each of the rows, and behind them."""
         part = self.parts["row_offsets"]
-        end = min(first + count + 1, self.shape[0])
+        end = min(first + count + 1, self.matrix_shape[0])
         raw = np.empty((end - first) * 8, np.uint8)
         self.checkpoint.read_into(part.name, raw, first * 8)
         starts = np.append(from_little_endian(raw, np.dtype(np.int64)), self.form.stored)[: count + 1]
         if (first == 0 and starts[0] != 0) or starts[0] < 0 or (np.diff(starts) < 0).any():
             raise FormatError(f"must rise from 0 to {self.form.stored}", path=part.path, tensor=part.name)
-        if int(starts[-1]) > self.form.stored or int(starts[-1] - starts[0]) > count * self.shape[1]:
+        if int(starts[-1]) > self.form.stored or int(starts[-1] - starts[0]) > count * self.matrix_shape[1]:
             raise FormatError(f"must be at most {self.form.stored} in all", path=part.path, tensor=part.name)
         return starts
 
@@ -137,7 +139,7 @@ def stored_tensors(checkpoint: Checkpoint) -> dict[str, LogicalTensor]:
     """The tensors in our own layouts, by name. An entry none of whose parts is there is that of another shard."""
     found: dict[str, LogicalTensor] = {}
     for name, entry in entries_of(checkpoint).items():
-        module = name.removesuffix(".weight")
+        module = name.removesuffix(WEIGHT)
         make, names = _MAKERS.get(str(entry.get("layout")), (None, ()))
         if make is None:
             said = f"{KEY} must have a layout among {', '.join(_MAKERS)}, not {quote(entry.get('layout'))}"
@@ -173,7 +175,7 @@ def _sparse(
 ) -> LogicalTensor:
     form, shape = sparse_scheme.from_entry(entry, {part: (info.dtype, info.shape) for part, info in parts.items()})
     stated = checkpoint.read(parts["shape"].name).tolist()
-    if stated != list(shape):
+    if stated != list(matrix_shape(shape)):
         raise ValueError(f"shape must be that of {parts['shape'].name}, {stated}, not {list(shape)}")
     label = form.label_for(shape[1])
     return SparseStored(name, shape, codebook.DTYPES[form.dtype], label, parts, None, checkpoint, form)

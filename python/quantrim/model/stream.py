@@ -6,21 +6,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from .. import backend
 from ..checks import Array
 from ..files.atomic import FileWriter
+from ..files.safetensors import DTYPES
 from ..layouts import compressed_tensors as layout
 from ..quantization import dequantize, quantize
 from ..tensor import QuantizedTensor, row_bytes, scales_shape
 from .chunks import Chunk, column_step, cut, cut_bands
-from .plan import TensorPlan
 from .pruner import Pruner
 from .source import Passes, Progress, Source, error_about, explained
 from .statistics import Errors, count_lost_groups, measure
+from .tensor_plan import TensorPlan
 from .workers import Workers
 
 COPY_BYTES = 8 << 20  # of a tensor that is copied, at a time
@@ -152,15 +153,63 @@ class Stream(ABC):
 
 
 class Pruned(Stream):
-    """Weights that keep their dtype."""
+    """Weights that are stored as floats, in their dtype or in a narrower one."""
 
     def keep(self, x: Array, pruned: Array, chunk: Chunk) -> Errors:
-        at = (chunk.row * self.cols + chunk.col) * pruned.itemsize
-        self.out.pwrite(little_endian(pruned), self.begin["weights"] + at)
-        return measure(x, pruned)
+        return self.put(x, pruned, chunk)
+
+    def put(self, x: Array, kept: Array, chunk: Chunk) -> Errors:
+        """Write floats in the dtype that is stored; how far they are from x."""
+        part = self.tensor.parts()["weights"]
+        dtype = DTYPES[part.dtype][1]
+        stored = kept if kept.dtype == dtype else narrowed(kept, dtype)
+        at = (chunk.row * self.cols + chunk.col) * stored.itemsize
+        self.out.pwrite(little_endian(stored), self.begin["weights"] + at)
+        seen = stored if stored.dtype != np.float64 else stored.astype(np.float32)
+        return measure(x, seen) if np.isfinite(x).all() else Errors(count=x.size)
 
 
-class Quantized(Stream):
+class Rounded(Stream):
+    """Weights that become codes; how these are written is for `write`."""
+
+    @abstractmethod
+    def codes(self, pruned: Array, chunk: Chunk) -> QuantizedTensor:
+        """The codes of a chunk."""
+
+    @abstractmethod
+    def write(self, q: QuantizedTensor, chunk: Chunk) -> None:
+        """Write the parts of a chunk."""
+
+    def keep(self, x: Array, pruned: Array, chunk: Chunk) -> Errors:
+        q = self.codes(pruned, chunk)
+        self.write(q, chunk)
+        errors = measure(x, self.decoded(q))
+        errors.lost_groups = count_lost_groups(pruned, q)
+        return errors
+
+    def decoded(self, q: QuantizedTensor) -> Array:
+        """What codes stand for, in memory of this thread."""
+        return dequantize(q, out=self.source.buffers.get("decoded", q.shape, np.dtype(np.float32)))
+
+
+class Simulated(Pruned):
+    """Weights that are rounded by `rounded` and stored as the floats that the codes stand for."""
+
+    def __init__(self, rounded: Rounded, out: FileWriter, offsets: dict[str, int]) -> None:
+        super().__init__(rounded.source, rounded.tensor, rounded.pruner, out, offsets)
+        self._rounded, self.group_size = rounded, rounded.group_size
+
+    def cut(self, chunk_bytes: int) -> Iterator[Chunk]:
+        return self._rounded.cut(chunk_bytes)
+
+    def keep(self, x: Array, pruned: Array, chunk: Chunk) -> Errors:
+        q = self._rounded.codes(pruned, chunk)
+        errors = self.put(x, self._rounded.decoded(q), chunk)
+        errors.lost_groups = count_lost_groups(pruned, q)
+        return errors
+
+
+class Quantized(Rounded):
     """Weights that become codes and scales."""
 
     def __init__(
@@ -174,18 +223,10 @@ class Quantized(Stream):
         packed = not self.scheme.symmetric and tensor.form is None and self.scheme.format == layout.PACKED
         self.zero_points = np.empty((self.rows, self.groups), np.uint8) if packed else None
 
-    def keep(self, x: Array, pruned: Array, chunk: Chunk) -> Errors:
-        q = self.quantized(pruned, chunk)
-        self._write(q, chunk)
-        decoded = self.source.buffers.get("decoded", x.shape, np.dtype(np.float32))
-        errors = measure(x, dequantize(q, out=decoded))
-        errors.lost_groups = count_lost_groups(pruned, q.scales)
-        return errors
-
-    def quantized(self, x: Array, chunk: Chunk) -> QuantizedTensor:
+    def codes(self, pruned: Array, chunk: Chunk) -> QuantizedTensor:
         s, get = self.settings, self.source.buffers.get
         bits, group = self.scheme.bits, self.scheme.group_size
-        of_scales = scales_shape(x.shape, group)
+        of_scales = scales_shape(pruned.shape, group)
         scales = get("scales", of_scales, np.dtype(np.float32))
         zero_points = None if s.symmetric else get("zero_points", of_scales, np.dtype(np.uint8))
         for part in (scales, zero_points):
@@ -201,11 +242,11 @@ class Quantized(Stream):
         )
         seed = (s.seed + (chunk.row * self.cols + chunk.col) * _COUNTER_STEP) % _U64
         return quantize(
-            x, bits, group_size=group, symmetric=s.symmetric, scale=s.scale, rounding=s.rounding,
-            scale_dtype=s.scale_dtype, seed=seed, out=q,
+            pruned, bits, group_size=group, symmetric=s.symmetric, scale=s.scale, rounding=s.rounding,
+            scale_dtype=self.scheme.scale_dtype, seed=seed, out=q,
         )  # fmt: skip
 
-    def _write(self, q: QuantizedTensor, chunk: Chunk) -> None:
+    def write(self, q: QuantizedTensor, chunk: Chunk) -> None:
         width = layout.code_row_bytes(self.scheme, self.cols)
         whole = chunk.col + chunk.cols == self.cols
         # the words of a row end with its last column, so that only there is padding
@@ -245,6 +286,17 @@ class Quantized(Stream):
             words = layout.encode_zero_points(self.zero_points[row : row + step], self.scheme)
             self.out.pwrite(words, at)
             at += words.nbytes
+
+
+def narrowed(x: Array, dtype: Any) -> Array:
+    """Weights in another dtype. ValueError for a finite one that overflows it."""
+    with np.errstate(over="ignore"):
+        found: Array = x.astype(dtype)
+    beyond = np.isfinite(x) & ~np.isfinite(found)
+    if beyond.any():
+        at = int(beyond.argmax())
+        raise ValueError(f"{float(x.reshape(-1)[at])} overflows {np.dtype(dtype)}; use dtype='bfloat16'")
+    return found
 
 
 def little_endian(a: Array) -> Array:

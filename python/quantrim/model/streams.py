@@ -10,14 +10,15 @@ from ..files import Checkpoint
 from ..files.atomic import FileWriter
 from ..layouts import bitsandbytes, codebook, sparse_scheme
 from . import chunks
-from .code_stream import BitsAndBytes, Coded
-from .plan import Plan, TensorPlan, plan_of
+from .code_stream import BitsAndBytes, Coded, GridCodes
+from .plan import Plan, plan_of
 from .pruner import Pruner
 from .pruners import Pruners
 from .recognized import Recognized, looked_at
 from .source import Source
 from .sparse_stream import Counted, Sparse, SparseCodes
-from .stream import Pruned, Quantized, Stream
+from .stream import Pruned, Quantized, Rounded, Simulated, Stream
+from .tensor_plan import TensorPlan
 from .workers import Workers
 
 
@@ -25,16 +26,24 @@ def stream_for(
     source: Source, tensor: TensorPlan, pruner: Pruner | None, out: FileWriter | None, offsets: dict[str, int]
 ) -> Stream:
     """What prunes, rounds and writes a tensor. out: None where its weights are only to be counted."""
-    kind: type[Stream]
+    kind = _kind(tensor)
+    if not tensor.simulated or out is None:
+        return kind(source, tensor, pruner, out, offsets)
+    rounded = kind(source, tensor, pruner, None, {})
+    assert isinstance(rounded, Rounded)
+    return Simulated(rounded, out, offsets)
+
+
+def _kind(tensor: TensorPlan) -> type[Stream]:
     if isinstance(tensor.form, codebook.Scheme):
-        kind = Recognized if tensor.form.kind in codebook.EXACT else Coded
-    elif isinstance(tensor.form, bitsandbytes.Scheme):
-        kind = BitsAndBytes
-    elif isinstance(tensor.form, sparse_scheme.Scheme):
-        kind = Sparse if tensor.form.grid is None else SparseCodes
-    else:
-        kind = Pruned if tensor.scheme is None else Quantized
-    return kind(source, tensor, pruner, out, offsets)
+        if tensor.looked and tensor.form.kind in codebook.EXACT:
+            return Recognized
+        return Coded if tensor.form.kind != "grid" else GridCodes
+    if isinstance(tensor.form, bitsandbytes.Scheme):
+        return BitsAndBytes
+    if isinstance(tensor.form, sparse_scheme.Scheme):
+        return Sparse if tensor.form.grid is None else SparseCodes
+    return Pruned if tensor.scheme is None else Quantized
 
 
 def recognized(

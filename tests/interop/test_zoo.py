@@ -1,0 +1,227 @@
+"""What compress writes opens in transformers at the first try, with the outputs that the rounded weights imply: for
+random-weight models of many architectures. Refusing before anything is written is fine; silently wrong is not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quantrim.files import open_checkpoint
+from quantrim.model import compress, logical_tensors
+from quantrim.model.reader_modules import ReaderModules
+
+pytestmark = pytest.mark.interop
+REASON = "needs the extra 'interop': torch, transformers, compressed-tensors, bitsandbytes"
+torch: Any = pytest.importorskip("torch", reason=REASON)
+transformers: Any = pytest.importorskip("transformers", reason=REASON)
+safetensors_torch: Any = pytest.importorskip("safetensors.torch", reason=REASON)
+functional: Any = pytest.importorskip("bitsandbytes.functional", reason=REASON)
+
+from zoo import inputs_of, main_class, small_model  # noqa: E402 (needs transformers)
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "4 bits": {"bits": 4},
+    "8 bits": {"bits": 8},
+    "nf4": {"codebook": "nf4"},
+    "2:4": {"prune": "2:4"},
+    "2:4 and 4 bits": {"prune": "2:4", "bits": 4},
+    "for transformers": {"bits": 4, "reader": "transformers"},
+}
+FAMILIES = [
+    "llama",
+    "mistral",
+    "mixtral",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+    "deepseek_v3",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "phi",
+    "phi3",
+    "gpt2",
+    "gpt_neo",
+    "gpt_neox",
+    "gptj",
+    "opt",
+    "bloom",
+    "falcon",
+    "mamba",
+    "mamba2",
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "deberta",
+    "deberta-v2",
+    "distilbert",
+    "electra",
+    "albert",
+    "mpnet",
+    "modernbert",
+    "t5",
+    "mt5",
+    "bart",
+    "mbart",
+    "marian",
+    "pegasus",
+    "m2m_100",
+    "whisper",
+    "vit",
+    "clip",
+    "siglip",
+    "dinov2",
+    "deit",
+    "beit",
+    "swin",
+    "resnet",
+    "convnext",
+    "wav2vec2",
+    "hubert",
+    "llava",
+    "qwen2_vl",
+    "paligemma",
+    "blip",
+    "olmo",
+    "olmoe",
+    "stablelm",
+    "starcoder2",
+    "cohere",
+    "granite",
+    "granitemoe",
+    "jamba",
+    "codegen",
+    "glm4",
+    "smollm3",
+    "layoutlm",
+]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {}
+
+
+def source_of(model_type: str, folder: Path) -> Path:
+    """A saved model of random weights."""
+    target = folder / model_type
+    if not target.exists():
+        small_model(model_type).save_pretrained(target)
+    return target
+
+
+def opened(folder: Path, kind: type[Any], **how: Any) -> tuple[Any, list[str]]:
+    """The model in a folder as its class opens it, and what was missing there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the libraries, about themselves
+        model, info = kind.from_pretrained(folder, output_loading_info=True, **how)
+    return model.eval(), sorted(info["missing_keys"])
+
+
+def decoded_folder(source: Path, compressed: Path, target: Path) -> Path:
+    """The original folder with the weights that our codes stand for, in float32."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.safetensors", "*.index.json"))
+    tensors = {}
+    with open_checkpoint(compressed) as checkpoint:
+        modules = ReaderModules(checkpoint.config)
+        for name, tensor in logical_tensors(checkpoint).items():
+            # experts are decoded in the dtype of their scales, all others in that of the model
+            rows, exact = tensor.matrix_shape[0], tensor.coded and modules.kind(name) != "expert"
+            values = tensor.quantized_rows(0, rows).dequantize(np.float32) if exact else tensor.rows(0, rows)
+            tensors[name] = torch.from_numpy(
+                np.ascontiguousarray(values.astype(np.float32) if tensor.compressed else values).reshape(tensor.shape)
+            )
+    safetensors_torch.save_file(tensors, target / "model.safetensors", {"format": "pt"})
+    return target
+
+
+def weights_of(model: Any) -> dict[str, Any]:
+    """The parameters as floats, codes decoded by the reader's own functions."""
+    if hasattr(model, "ct_decompress_hook"):
+        model.hf_quantizer.compressor.decompress_model(model)
+    found = {}
+    for name, value in model.state_dict().items():
+        module, _, last = name.rpartition(".")
+        if ".weight." in name or last.startswith(
+            ("weight_scale", "weight_zero_point", "weight_shape", "weight_packed")
+        ):
+            continue
+        parameter = getattr(model.get_submodule(module), last, value)
+        state = getattr(parameter, "quant_state", None)
+        found[name] = value if state is None else functional.dequantize_4bit(parameter.data, state)
+    return found
+
+
+def outputs_of(model: Any, inputs: Mapping[str, Any]) -> list[Any]:
+    with torch.no_grad():
+        found = model(**inputs, return_dict=True)
+    return list(_floats(found.to_tuple()))
+
+
+def _floats(values: Any) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _floats(value)
+
+
+def check(model_type: str, options: dict[str, Any], folder: Path) -> str:
+    """Compress a model and open it; "refused", or "opened", or what is wrong as an AssertionError."""
+    source, kind = source_of(model_type, folder), main_class(model_type)
+    target, plain = folder / "out", folder / "plain"
+    for each in (target, plain):
+        shutil.rmtree(each, ignore_errors=True)
+    try:
+        compress(source, target, **options)
+    except ValueError as error:
+        assert "no tensor can be compressed" in str(error)
+        assert not target.exists()
+        return "refused"
+    reference, unknown = opened(decoded_folder(source, target, plain), kind)
+    model, missing = opened(target, kind)
+    assert missing == unknown
+    inputs = inputs_of(reference)
+    wanted = outputs_of(reference, inputs)
+    found = outputs_of(model, inputs)
+    assert len(found) == len(wanted) > 0
+    for a, b in zip(found, wanted, strict=True):
+        assert torch.isfinite(b).all()
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()))  # sums in another order (bitsandbytes)
+    expected = dict(reference.state_dict())
+    weights = weights_of(model)
+    assert weights.keys() == expected.keys()
+    for name, weight in weights.items():
+        assert torch.equal(weight, expected[name]), name
+    return "opened"
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_opens_with_the_rounded_weights(model_type: str, options: str, tmp_path: Path) -> None:
+    """A1 to A13."""
+    outcome = check(model_type, OPTIONS[options], tmp_path)
+    assert outcome == "opened" or model_type in ("resnet", "convnext", "gpt2", "mamba2") or options == "nf4"
+
+
+def test_a_rounded_router_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The positive control: a choice of ours that is wrong."""
+    kind = ReaderModules.kind
+
+    def wrong(self: ReaderModules, name: str) -> str:
+        found = kind(self, name)
+        return "linear" if found == "other" else found
+
+    assert check("mixtral", {"bits": 4, "min_elements": 0}, tmp_path) == "opened"
+    monkeypatch.setattr(ReaderModules, "kind", wrong)
+    with pytest.raises(AssertionError):
+        check("mixtral", {"bits": 4, "min_elements": 0}, tmp_path)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "mixtral"
