@@ -71,7 +71,14 @@ def test_order_is_that_of_offsets(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "matrix"),
-    [((3,), (1, 3)), ((2, 3), (2, 3)), ((2, 3, 4), (2, 12)), ((2, 3, 64), (6, 64)), ((2, 3, 4, 5), (2, 60)), ((0, 3), (0, 3))],
+    [
+        ((3,), (1, 3)),
+        ((2, 3), (2, 3)),
+        ((2, 3, 4), (2, 12)),
+        ((2, 3, 64), (6, 64)),
+        ((2, 3, 4, 5), (2, 60)),
+        ((0, 3), (0, 3)),
+    ],
 )
 def test_matrix_shape(path: Path, shape: tuple[int, ...], matrix: tuple[int, int]) -> None:
     count = math.prod(shape)

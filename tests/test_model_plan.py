@@ -90,7 +90,7 @@ def test_bytes_are_those_that_are_written(
 def test_lines_say_what_and_why(tmp_path: Path) -> None:
     source = save(tmp_path / "m.safetensors", small_model())
     text = "\n".join(plan(source, bits=4, prune=0.5).lines())
-    assert "int4 group 64 symmetric, 50% pruned" in text
+    assert "int4 channel symmetric, 50% pruned" in text
     assert "only weights of two and more are compressed" in text and "times smaller" in text
 
 

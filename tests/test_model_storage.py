@@ -18,6 +18,7 @@ from model_helpers import (
     save_folder,
     small_model,
     stored_tensors,
+    usual_scale_dtype,
     weights,
 )
 from numpy.typing import DTypeLike, NDArray
@@ -467,7 +468,7 @@ PARTS: list[tuple[str, dict[str, Any], Any, str]] = [
     ("offsets rise", {"bits": 4, "prune": 0.8}, put("a.row_offsets", filled(63, 10**9)), "must rise"),
     ("offsets start", {"bits": 4, "prune": 0.8}, put("a.row_offsets", filled(0, 1)), "must rise"),
     ("shape", {"bits": 4, "prune": 0.8}, put("a.shape", filled(0, 63)), "shape must be that of"),
-    ("short", {"bits": 4, "prune": 0.8}, put("a.compressed_packed", lambda a: a[:-1]), "compressed_packed must be U8 of shape"),
+    ("short", {"bits": 4, "prune": 0.8}, put("a.compressed_packed", lambda a: a[:-1]), "packed must be U8 of shape"),
     ("no mask", {"bits": 4, "prune": 0.8}, lambda t: t.pop("a.bitmask"), "bitmask is missing"),
     ("infinite value", {"bits": None, "storage": "sparse"}, put("a.compressed", filled(3, np.nan)), "finite"),
 ]
@@ -506,7 +507,8 @@ def test_B2_not_finite_weights_say_where(tmp_path: Path, monkeypatch: pytest.Mon
     w[40, 5] = np.inf
     source = save(tmp_path / "m.safetensors", {"a.weight": w})
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 1 << 10)
-    for options in ({"codebook": "binary"}, {"clusters": 4}, {"bits": 4, "prune": 0.9}, {"bits": None, "storage": "sparse"}):
+    forms = [{"codebook": "binary"}, {"clusters": 4}, {"bits": 4, "prune": 0.9}, {"bits": None, "storage": "sparse"}]
+    for options in forms:
         with nothing_written(tmp_path / "t.safetensors"), pytest.raises(FormatError, match=f"flat index {40 * 64 + 5}"):
             compress(source, tmp_path / "t.safetensors", **options)  # type: ignore[arg-type]
 

@@ -43,11 +43,15 @@ def compress(
     prune_pattern: options.PrunePattern = None,
     prune_scope: options.PruneScope = None,
     threshold: options.Threshold = None,
+    strict: options.Strict = None,
     include: options.Include = None,
     exclude: options.Exclude = None,
     drop: options.Drop = None,
     min_elements: options.MinElements = None,
     recipe: options.Recipe = None,
+    reader: options.For = None,
+    simulate: options.Simulate = None,
+    dtype: options.Dtype = None,
     storage: options.Storage = None,
     max_shard_size: options.MaxShardSize = None,
     lossless: options.Lossless = False,
@@ -57,22 +61,28 @@ def compress(
     dry_run: options.DryRun = False,
     json: Json = False,
 ) -> None:
-    """Make a checkpoint smaller; vLLM and transformers load what it writes with --bits.
+    """Make a checkpoint smaller; transformers and vLLM open what comes out.
 
-    Matrices are rounded to few bits; norms, biases and other small tensors are
-    copied. DST appears whole or not at all, and memory stays small whatever the
+    Of a model folder, the linear layers that both open compressed are rounded to
+    4 bits; the rest is copied, and the closing lines say why and what would shrink
+    it. With --for any, or from a single file, all weights of two dimensions and
+    more are rounded: the smallest result, which quantrim reads and decompress makes
+    floats of. DST appears whole or not at all, and memory stays small whatever the
     size of the model.
 
     \b
     Examples:
       quantrim compress model.safetensors small.safetensors
       quantrim compress llama/ llama-int4/ --bits 4 --group-size 32 --scale mse
-      quantrim compress llama/ llama-2of4/ --prune 2:4 --exclude 'lm_head*'
-      quantrim compress llama/ llama-half/ --bits none --prune 0.5
+      quantrim compress llama/ llama-int8/ --bits 8
+      quantrim compress llama/ llama-nf4/ --for bitsandbytes
+      quantrim compress minilm/ minilm-small/ --for any
+      quantrim compress llama/ llama-accuracy/ --bits 3 --simulate
+      quantrim compress llama/ llama-half/ --prune 0.5
+      quantrim compress llama/ llama-2of4/ --prune 2:4 --bits 4
       quantrim compress llama/ llama-wanda/ --prune 0.5 --prune-score wanda --prune-data norms.safetensors
-      quantrim compress llama/ llama-70/ --bits none --prune 0.7 --prune-scope global
-      quantrim compress llama/ llama-sparse/ --prune 0.7
-      quantrim compress llama/ llama-nf4/ --codebook nf4
+      quantrim compress llama/ llama-70/ --prune 0.7 --prune-scope global
+      quantrim compress llama/ llama-sparse/ --prune 0.7 --bits 4 --for any
       quantrim compress llama/ llama-int3/ --bits 3 --report report.html
       quantrim compress llama/ anywhere/ --dry-run
       quantrim compress llama/ llama-packed/ --lossless
@@ -109,6 +119,10 @@ def compress(
         min_elements=min_elements,
         max_shard_size=max_shard_size,
         recipe=recipe,
+        reader=reader,
+        dtype=dtype,
+        simulate=simulate,
+        strict=strict,
     )
     with command.threads(threads):
         if lossless:

@@ -50,6 +50,10 @@ class Options:
     min_elements: int | None = None
     max_shard_size: str | None = None
     recipe: Path | None = None
+    reader: str | None = None
+    dtype: str | None = None
+    simulate: bool | None = None
+    strict: bool | None = None
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of `compress` and `plan`.

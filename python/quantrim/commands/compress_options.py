@@ -13,7 +13,7 @@ Bits = Annotated[
     str | None,
     typer.Option(
         metavar="2..8|none",
-        help="Bits of a weight; 4 by default. none: only --prune.",
+        help="Bits of a weight; 4 by default, none where only pruning is asked for.",
         show_default=False,
         rich_help_panel=ROUNDING,
     ),
@@ -49,7 +49,8 @@ Storage = Annotated[
     str | None,
     typer.Option(
         metavar="WORD",
-        help="sparse leaves zeros out (only quantrim reads that), dense never; auto where it saves a quarter.",
+        help="sparse leaves zeros out (only quantrim reads that), dense never; auto, with --for any, where it saves a "
+        "quarter.",
         show_default=False,
         rich_help_panel=OUTPUT,
     ),
@@ -83,7 +84,7 @@ Scale = Annotated[
 ]
 ScaleDtype = Annotated[
     str | None,
-    typer.Option(metavar="DTYPE", help="float16, bfloat16 or float32.", show_default=False, rich_help_panel=ROUNDING),
+    typer.Option(metavar="DTYPE", help="Of the scales: float16, bfloat16 or float32.", show_default=False, rich_help_panel=ROUNDING),
 ]
 Prune = Annotated[
     str | None,
@@ -142,7 +143,7 @@ Threshold = Annotated[
 Include = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="GLOB", help="Compress only tensors of these names.", show_default=False, rich_help_panel=TENSORS
+        metavar="GLOB", help="Compress only tensors of these names, whether other readers open them or not.", show_default=False, rich_help_panel=TENSORS
     ),
 ]
 Exclude = Annotated[
@@ -159,7 +160,7 @@ MinElements = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Copy matrices of fewer weights; 4096 by default.",
+        help="Copy tensors of fewer weights; 4096 by default.",
         show_default=False,
         rich_help_panel=TENSORS,
     ),
@@ -171,6 +172,44 @@ MaxShardSize = Annotated[
         help="Of a folder: bytes, or 2GB, say, that no file exceeds.",
         show_default=False,
         rich_help_panel=OUTPUT,
+    ),
+]
+For = Annotated[
+    str | None,
+    typer.Option(
+        "--for",
+        metavar="READER",
+        help="Who must open it: transformers, vllm, bitsandbytes, or any: the smallest, for quantrim alone. "
+        "By default transformers and vLLM both.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DTYPE",
+        help="float16 or bfloat16 for the floats that stay.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
+Simulate = Annotated[
+    bool | None,
+    typer.Option(
+        "--simulate",
+        help="Store rounded and pruned values as floats, in the source's names and dtypes: any program opens them.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
+Strict = Annotated[
+    bool | None,
+    typer.Option(
+        "--strict",
+        help="An error, not a note, where a tensor cannot be pruned in the pattern.",
+        show_default=False,
+        rich_help_panel=PRUNING,
     ),
 ]
 Recipe = Annotated[

@@ -9,8 +9,6 @@ from typing import Any
 
 from .compressed_tensors import INT, PACKED, Scheme
 
-# modules that look rows up instead of multiplying: not of the class "Linear" that readers match
-_EMBEDDING = re.compile(r"embed|(^|[._])(wte|wpe|tok|position|pos)($|[._])", re.IGNORECASE)
 _COMPONENTS = 64  # of a module name that patterns are made for; stranger names are listed one by one
 _ANY_PREFIX = r"(.*\.)?"  # a model with a head holds the base model's modules under one more name
 _OWN_PATTERN = re.compile(r"re:(\(\.\*\\\.\)\?)?((?:\\d\+|\\.|[^\\.^$*+?{}\[\]|()])+)\$", re.DOTALL)
@@ -50,11 +48,6 @@ def quantization_config(
         "quant_method": "compressed-tensors",
         "quantization_status": "compressed",
     }
-
-
-def is_embedding(module: str) -> bool:
-    """Whether a module of this name looks rows up (by the names that models give to such modules)."""
-    return bool(_EMBEDDING.search(".".join(module.split(".")[-2:])))
 
 
 def reader_notes(schemes: Mapping[str, Scheme]) -> list[str]:

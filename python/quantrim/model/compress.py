@@ -52,7 +52,7 @@ def compress(
     progress: Progress | None = None,
     **options: Unpack[Options],
 ) -> Report:
-    """Write a smaller copy of a checkpoint in the layout of compressed-tensors, for vLLM and transformers.
+    """Write a smaller copy of a checkpoint that transformers and vLLM open.
 
     source: a .safetensors file, or a model folder (with its index, if it has shards), whose other files and subfolders
         are copied; what is not, such as weights in other formats, is in the notes. destination: a
@@ -60,18 +60,22 @@ def compress(
         that exists is replaced only with overwrite=True.
 
     Options:
-    bits: 2..8, 4 by default; None rounds nothing: with prune, weights are zeroed and keep their dtype.
+    reader: who must open the result. "transformers", "vllm": in the layouts of compressed-tensors, and only modules that
+        it opens so; None (default) is both, for a model folder whose config.json tells what model it is. "bitsandbytes":
+        NF4 or FP4, opened by transformers. "any", and None for other sources: all weights of two dimensions and more,
+        in layouts that may be for quantrim and `decompress` alone. What stays as it was is in the notes, with why.
+    bits: 2..8, 4 by default; None, and only pruning, rounds nothing: weights are zeroed and keep their dtype.
     group_size: columns that share a scale, or "channel"; by default 128, "channel"
         at 8 bits. Where it does not divide the columns, the largest of 64, 32, 16 that does, else "channel".
     symmetric, scale, rounding, seed: as in `quantize`; scale may be a number, that of all groups: fixed point.
-    scale_dtype: "float16" (default), "bfloat16" or "float32".
+    scale_dtype: "float16", "bfloat16" (default for bfloat16 weights, as readers compute in it) or "float32".
     codebook: instead of bits, "nf4", "fp4", "mxfp4", "mxint8", "binary", "ternary", or 2..256 ascending values, as in
         `quantize_codebook`; clusters: 2..256 values that the weights of a tensor share, as in `cluster`. Both are
         stored in a layout that only quantrim reads, group_size may be "tensor" as well; but "nf4" and "fp4" as
         bitsandbytes has them, with float32 scales, where group_size is 32, 64, ... 4096 and divides the columns
         (scale_dtype="bfloat16" keeps them in ours).
-    storage: "auto" leaves zeros out (only quantrim reads that) where a fraction was pruned of weights with bits, and a
-        quarter of the bytes or more is saved; "sparse" always, "dense" never.
+    storage: "auto" leaves zeros out (only quantrim reads that) where a fraction was pruned of weights with bits, a
+        quarter of the bytes or more is saved, and no other reader must open them; "sparse" always, "dense" never.
     recognize: True looks at each tensor first: what lies on a grid, or has at most 256 values, is packed without any
         change, neither pruned nor rounded, in a layout that only quantrim reads; the rest is as the other options say.
     prune: the fraction of each tensor's weights to remove first (of each row, with prune_axis=1), or "n:m".
@@ -82,11 +86,15 @@ def compress(
         squared gradients, the Hessian's diagonal or scores (rows, cols); scores of rows or columns may be (rows,) or
         (cols,) with that pattern.
     prune_scope: "tensor", or "global": one budget, exact, for all tensors that are pruned so.
+    strict: True makes it an error where a tensor cannot be pruned in the pattern; by default it is kept, and noted.
     threshold, threshold_mode: as in `threshold`, in place of prune. shrink_l1, shrink_l2, shrink_axis: as in `shrink`.
-    include, exclude: globs of tensor names. With include, only those are compressed; those of exclude never.
+    include, exclude: globs of tensor names. With include, only those are compressed, whether readers open them or not
+        (reader="any"); those of exclude never.
     drop: globs of tensors that are left out.
-    min_elements: matrices of fewer weights (default 4096) are copied, as is all that is no matrix named
-        "<module>.weight".
+    min_elements: tensors of fewer weights (default 4096) are copied, as are those of less than two dimensions.
+    dtype: "float16" or "bfloat16": what float32 and float64 tensors become that stay floats; the report has their error.
+    simulate: True writes the floats that codes stand for in place of the codes, in the names, dtypes and metadata of the
+        source: any program opens them, and shows what compression costs.
     max_shard_size: for folders: bytes, or a text such as "2GB", that no file exceeds, unless one tensor does.
     recipe: a Recipe, a table, or the path of a TOML file, instead of all of these.
     progress: called with (bytes done, bytes in all, tensor) in this thread; what it raises ends the work.

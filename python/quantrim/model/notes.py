@@ -27,6 +27,8 @@ def notes_on(
     """The notes on a plan. resized: the numbers of config.json that change."""
     config = checkpoint.config or {}
     yield from _on_what_is_left_out(checkpoint, plans)
+    for glob in recipe.without_effect(checkpoint.tensors):
+        yield f"exclude={quote(glob)} matched 0 tensors"
     yield from side_file_notes(checkpoint)
     for key, value in resized.items():
         yield f"units are removed; in config.json {key} becomes {value}, not {config[key]}"

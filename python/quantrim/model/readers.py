@@ -24,8 +24,8 @@ class Reason:
     advice: str = ""
 
 
-_ANY = "--for any rounds it too, but then only quantrim opens the result"
-_EIGHT = "--for transformers gives it 8 bits"
+_ANY = "reader='any' rounds it too, but then only quantrim opens the result"
+_EIGHT = "reader='transformers' gives it 8 bits"
 _KINDS = {
     "embedding": Reason("embedding", "embedding, which vLLM does not open compressed", f"{_EIGHT}; {_ANY}"),
     "embedding_subclass": Reason("special embedding", "embedding of a class that no reader opens compressed", _ANY),
@@ -40,13 +40,13 @@ _TIED = Reason("embedding", "embedding that the head may share: readers need it 
 _SUBCLASS = Reason("subclass", "linear layer that bitsandbytes does not replace", _ANY)
 _BNB_EXPERT = Reason("expert", "expert of a mixture, which bitsandbytes does not replace", _ANY)
 _ASYMMETRIC_EXPERT = Reason(
-    "expert", "expert of a mixture: transformers opens symmetric ones alone", "--symmetric; " + _ANY
+    "expert", "expert of a mixture: transformers opens symmetric ones alone", "symmetric=True rounds it; " + _ANY
 )
 _BLOCKS = Reason("blocks", "matrix whose columns are no multiple of the block", _ANY)
 _TOUCHED = Reason(
     "touched",
     "linear layer that transformers opens in codes of 8 bits alone (compressed-tensors)",
-    "--bits 8, --codebook nf4 or --for vllm; " + _ANY,
+    "bits=8, codebook='nf4' or reader='vllm' round it; " + _ANY,
 )
 _NO_MATRIX = Reason("rank", "weight that is no matrix of a linear layer: readers have no compressed form for it", _ANY)
 

@@ -37,16 +37,24 @@ _PRUNING = ("prune", "threshold", "shrink_l1", "shrink_l2")
 
 @dataclass(frozen=True)
 class Rule:
-    """Settings for the tensors whose names match a glob (`*`, `?`, `[...]`; upper and lower case differ)."""
+    """Settings for the tensors whose names match a glob (`*`, `?`, `[...]`; upper and lower case differ).
+
+    option: the option of `compress` that it was made from, '' for a rule that somebody wrote.
+    """
 
     match: str
     settings: Settings
+    option: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.match, str):
             raise TypeError(f"match must be a str, a glob of tensor names, not {self.match!r}")
         if not 0 < len(self.match) <= PATTERN_LIMIT:
             raise ValueError(f"match must be 1..{PATTERN_LIMIT} characters, not {len(self.match)}")
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        return re.compile(fnmatch.translate(self.match))
 
 
 @dataclass(frozen=True)
@@ -88,8 +96,8 @@ class Recipe:
         return [(self.folder or Path()) / path for path in dict.fromkeys(asked) if path is not None]
 
     def assign(self, names: Iterable[str]) -> dict[str, Settings]:
-        """The settings of each tensor. ValueError for a rule that no tensor comes to."""
-        patterns = [re.compile(fnmatch.translate(rule.match)) for rule in self.rules]
+        """The settings of each tensor. ValueError for a rule that no tensor comes to, but to keep one."""
+        patterns = [rule.pattern for rule in self.rules]
         first, matched = [0] * len(patterns), [0] * len(patterns)
         assigned = {}
         for name in names:
@@ -100,13 +108,24 @@ class Recipe:
                 first[hits[0]] += 1
             assigned[name] = self.rules[hits[0]].settings if hits else self.defaults
         for number, rule in enumerate(self.rules):
+            if rule.option == "exclude":
+                continue  # what is not there is not compressed; see `without_effect`
             said = f"rule {number + 1}, match {quote(rule.match)}, matched"
+            if rule.option:
+                said = f"{rule.option}={quote(rule.match)} matched"
             if not matched[number]:
                 raise ValueError(f"{said} 0 tensors")
             if not first[number]:
                 tensors = "1 tensor" if matched[number] == 1 else f"{matched[number]} tensors"
-                raise ValueError(f"{said} {tensors}, but rules before it match all of them")
+                before = "drop and exclude" if rule.option else "rules before it"
+                raise ValueError(f"{said} {tensors}, but {before} match all of them")
         return assigned
+
+    def without_effect(self, names: Iterable[str]) -> list[str]:
+        """The globs of `exclude` that match none of these names."""
+        every = list(names)
+        globs = [rule for rule in self.rules if rule.option == "exclude"]
+        return [rule.match for rule in globs if not any(map(rule.pattern.match, every))]
 
     # Text
 
@@ -116,7 +135,7 @@ class Recipe:
         each with `match` and settings that differ from those above, and `remove_units`: a list of tables, as
         UnitRemoval has them. ValueError or TypeError for every other key or value."""
         _known("recipe", table, _TOP_KEYS)
-        defaults = Settings(**_without_rounding(_changed(table)))
+        defaults = Settings(**_as_asked(_changed(table)))
         rules = tuple(_rule(f"rule {number + 1}", each, defaults) for number, each in enumerate(_tables(table, "rule")))
         removed = enumerate(_tables(table, "remove_units"))
         removals = tuple(UnitRemoval.from_dict(f"remove_units {number + 1}", each) for number, each in removed)
@@ -210,28 +229,31 @@ def recipe_from_options(
             raise ValueError(f"give either a recipe or options, not recipe and {', '.join(extra)}")
         return _as_recipe(recipe)
     check_together(given)
-    settings = Settings(**_without_rounding(given))
+    settings = Settings(**_as_asked(given))
     for keys, why in meaningless(settings):
         named = [key for key in keys if key in given]
         if named:
             raise ValueError(f"{', '.join(named)} must not be given {why}")
     ways: tuple[tuple[str, Any, dict[str, Any]], ...]
     ways = (("drop", drop, {"drop": True}), ("exclude", exclude, {"keep": True}), ("include", include, _INCLUDED))
-    rules = [Rule(glob, replace(settings, **way)) for name, globs, way in ways for glob in _globs(name, globs)]
+    rules = [Rule(glob, replace(settings, **way), name) for name, globs, way in ways for glob in _globs(name, globs)]
     defaults = replace(settings, keep=True) if include is not None else settings
     size = None if max_shard_size is None else parse_size("max_shard_size", max_shard_size)
     least = MIN_ELEMENTS if min_elements is None else min_elements
     return Recipe(defaults, tuple(rules), least, size, dtype=dtype, simulate=bool(simulate), strict=bool(strict))
 
 
-# What is asked for by name is rounded whether readers open it or not; a reader that is asked for stays.
+# What is asked for by name is rounded whether readers open it or not.
 _INCLUDED = {"reader": "any"}
 
 
-def _without_rounding(given: dict[str, Any]) -> dict[str, Any]:
-    """The settings with bits=None where pruning is all that is asked for."""
-    asked = any(given.get(key) for key in _PRUNING)
-    return {**given, "bits": None} if asked and not any(key in given for key in _ROUNDING) else given
+def _as_asked(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings with what follows where no rounding is asked for: none where pruning is, NF4 for bitsandbytes."""
+    if any(key in given for key in _ROUNDING):
+        return given
+    if any(given.get(key) for key in _PRUNING):
+        return {**given, "bits": None}
+    return {**given, "codebook": "nf4"} if given.get("reader") == "bitsandbytes" else given
 
 
 def _as_recipe(recipe: object) -> Recipe:

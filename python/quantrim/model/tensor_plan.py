@@ -149,7 +149,7 @@ class TensorPlanner:
             return Reason("empty", "empty")
         least = self._recipe.min_elements
         if info.size < least:
-            return Reason("small", f"fewer than min_elements={least} weights", "--min-elements")
+            return Reason("small", f"fewer than min_elements={least} weights", "min_elements says from how many on")
         pattern = _why_no_pattern(info, settings)
         if pattern and self._recipe.strict:
             raise ValueError(f"tensor {quote(info.name)}: {pattern}; exclude it or give it a rule of its own")
@@ -184,7 +184,8 @@ class TensorPlanner:
             scheme = Scheme(8, "channel", True, settings.scale_dtype, INT)
             eight = replace(settings, bits=8, group_size="channel")
             reason = "" if settings.bits == 8 else "transformers opens it in codes of 8 bits alone"
-            return TensorPlan(info, eight, scheme, _label(scheme.label_for(info.matrix_shape[1]), eight), reason, copied=False)
+            label = _label(scheme.label_for(info.matrix_shape[1]), eight)
+            return TensorPlan(info, eight, scheme, label, reason, copied=False)
         if len(info.shape) > 2 or not info.name.endswith(WEIGHT) or info.name == WEIGHT:
             return self._in_our_grid(info, settings)
         cols = info.matrix_shape[1]
