@@ -149,7 +149,8 @@ def test_B45_bad_omp_num_threads_is_ignored_with_a_warning(value: str) -> None:
         "with warnings.catch_warnings(record=True) as seen:\n"
         "    warnings.simplefilter('always')\n"
         "    import quantrim as qt\n"
-        "print(qt.current_threads(), *(w.message for w in seen))"
+        "    count = qt.current_threads()\n"
+        "print(count, *(w.message for w in seen))"
     )
     result = child(code, OMP_NUM_THREADS=value)
     warned = f"{AVAILABLE} OMP_NUM_THREADS must be a positive integer, not {value!r}; ignored"

@@ -97,7 +97,7 @@ def test_shapes_of_rows(path: Path) -> None:
         for name, shape in {
             "one": (1, 6),
             "two": (4, 6),
-            "experts": (6, 4),
+            "experts": (2, 12),
             "convolution": (2, 60),
             "none": (0, 5),
         }.items():

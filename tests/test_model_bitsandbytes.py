@@ -107,7 +107,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("block of none", changed(blocksize=True), "blocksize must be a power of two"),
     ("dtype", changed(dtype="int8"), "dtype must be one of"),
     ("rows", changed(shape=[63, 128]), "weight must be U8 of shape"),
-    ("negative", changed(shape=[-64, 128]), "rows of shape must be"),
+    ("negative", changed(shape=[-64, 128]), "shape must be an integer of"),
     ("no absmax", lambda t: t.pop("a.weight.absmax"), "weight.absmax is missing"),
     ("no codes", lambda t: t.pop("a.weight"), "weight is missing"),
     ("map", lambda t: t.update({"a.weight.quant_map": np.zeros(15, np.float32)}), "quant_map must be F32"),

@@ -217,7 +217,7 @@ def test_B2_config_says_so_wherever_nested(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", FLOAT_CONFIGS)
 def test_config_that_says_nothing(tmp_path: Path, name: str) -> None:
     source = save_folder(tmp_path / "m", {"a.weight": weights(64, 64)}, 1, config=FLOAT_CONFIGS[name])
-    assert [t.stored for t in plan(source).tensors] == ["int4 group 64 symmetric"]
+    assert [t.stored for t in plan(source).tensors] == ["int4 channel symmetric"]
 
 
 @pytest.mark.parametrize("name", SIDE_FILES)
@@ -247,7 +247,7 @@ def test_metadata_says_so(tmp_path: Path) -> None:
 def test_what_quantrim_wrote_is_told_how_to_become_floats(tmp_path: Path) -> None:
     source = save_folder(tmp_path / "m", {"a.weight": weights(64, 64)}, 1, config={})
     for number, options in enumerate(
-        ({"bits": 4}, {"bits": 8}, {"codebook": "nf4"}, {"codebook": "mxfp4"}, {"prune": 0.9})
+        ({"bits": 4}, {"bits": 8}, {"codebook": "nf4"}, {"codebook": "mxfp4"}, {"bits": 4, "prune": 0.9})
     ):
         compress(source, tmp_path / f"{number}", **options)  # type: ignore[arg-type]
         with pytest.raises(

@@ -133,7 +133,7 @@ def test_links_in_subfolders_are_followed(folder: Path, tmp_path: Path) -> None:
     ):  # fmt: skip
         assert said in note
     for target in (tmp_path / "cache", tmp_path / "cache" / "pooling"):  # it would replace what is being read
-        with pytest.raises(ValueError, match="must not be (the folder that holds|a link to) the source"):
+        with pytest.raises(ValueError, match=r"must not be (the folder that holds|a link to) the source"):
             compress(folder, target, bits=8, overwrite=True)
 
 

@@ -79,7 +79,7 @@ def test_pruned_beside_compressed(tmp_path: Path) -> None:
     arrays = small_model()
     source, target = save(tmp_path / "m.safetensors", arrays), tmp_path / "t.safetensors"
     rules = [{"match": "*embed*", "bits": "none"}, {"match": "*.down.*", "prune": "none"}]
-    report = compress(source, target, recipe={"prune": 0.5, "rule": rules})
+    report = compress(source, target, recipe={"bits": 4, "prune": 0.5, "rule": rules})
     stored = {t.name: t.stored for t in report.tensors}
     assert stored["model.embed_tokens.weight"] == "F32, 50% pruned"
     assert stored["model.layers.0.up.weight"] == "int4 channel symmetric, 50% pruned"

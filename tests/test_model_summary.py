@@ -195,7 +195,7 @@ def test_instruction_sets_agree(model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"group_size": 64}, {"bits": 8}, {"bits": 3, "symmetric": False}, {"prune": 0.8}]
+    "options", [{}, {"group_size": 64}, {"bits": 8}, {"bits": 3, "symmetric": False}, {"bits": 4, "prune": 0.8}]
 )
 def test_D21_a_report_and_the_file_have_one_name_for_one_thing(tmp_path: Path, options: dict[str, Any]) -> None:
     """A group that covers the row is its channel, whatever was asked for."""

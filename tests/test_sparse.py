@@ -262,7 +262,7 @@ def test_product_into() -> None:
         (np.ones(7, np.float32), ValueError, r"x must have shape \(8,\) or \(batch, 8\), not \(7,\)"),
         (np.ones((1, 2, 8), np.float32), ValueError, r"x must have shape \(8,\) or \(batch, 8\), not \(1, 2, 8\)"),
         (np.float32(1), ValueError, "x must have at least one axis"),
-        (np.ones(8, np.int32), TypeError, "x must be float32"),
+        (np.ones(8, np.complex64), TypeError, "x must be float32"),
         ([1, 2, np.nan, 4, 5, 6, 7, 8], ValueError, "x must be finite, but has 1 NaN .* at flat index 2"),
         ([1e39] * 8, ValueError, "x must fit float32"),
     ],

@@ -84,7 +84,12 @@ Scale = Annotated[
 ]
 ScaleDtype = Annotated[
     str | None,
-    typer.Option(metavar="DTYPE", help="Of the scales: float16, bfloat16 or float32.", show_default=False, rich_help_panel=ROUNDING),
+    typer.Option(
+        metavar="DTYPE",
+        help="Of the scales: float16, bfloat16 or float32.",
+        show_default=False,
+        rich_help_panel=ROUNDING,
+    ),
 ]
 Prune = Annotated[
     str | None,
@@ -143,7 +148,10 @@ Threshold = Annotated[
 Include = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="GLOB", help="Compress only tensors of these names, whether other readers open them or not.", show_default=False, rich_help_panel=TENSORS
+        metavar="GLOB",
+        help="Compress only tensors of these names, whether other readers open them or not.",
+        show_default=False,
+        rich_help_panel=TENSORS,
     ),
 ]
 Exclude = Annotated[

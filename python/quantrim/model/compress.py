@@ -60,10 +60,11 @@ def compress(
         that exists is replaced only with overwrite=True.
 
     Options:
-    reader: who must open the result. "transformers", "vllm": in the layouts of compressed-tensors, and only modules that
-        it opens so; None (default) is both, for a model folder whose config.json tells what model it is. "bitsandbytes":
-        NF4 or FP4, opened by transformers. "any", and None for other sources: all weights of two dimensions and more,
-        in layouts that may be for quantrim and `decompress` alone. What stays as it was is in the notes, with why.
+    reader: who must open the result. "transformers", "vllm": in the layouts of compressed-tensors, and only modules
+        that it opens so; None (default) is both, for a model folder whose config.json tells what model it is.
+        "bitsandbytes": NF4 or FP4, opened by transformers. "any", and None for other sources: all weights of two
+        dimensions and more, in layouts that may be for quantrim and `decompress` alone. The notes say what stayed as it
+        was, and why.
     bits: 2..8, 4 by default; None, and only pruning, rounds nothing: weights are zeroed and keep their dtype.
     group_size: columns that share a scale, or "channel"; by default 128, "channel"
         at 8 bits. Where it does not divide the columns, the largest of 64, 32, 16 that does, else "channel".
@@ -92,9 +93,10 @@ def compress(
         (reader="any"); those of exclude never.
     drop: globs of tensors that are left out.
     min_elements: tensors of fewer weights (default 4096) are copied, as are those of less than two dimensions.
-    dtype: "float16" or "bfloat16": what float32 and float64 tensors become that stay floats; the report has their error.
-    simulate: True writes the floats that codes stand for in place of the codes, in the names, dtypes and metadata of the
-        source: any program opens them, and shows what compression costs.
+    dtype: "float16" or "bfloat16": what float32 and float64 tensors become that stay floats; the report has their
+        error.
+    simulate: True writes the floats that codes stand for in place of the codes, in the names, dtypes and metadata of
+        the source: any program opens them, and shows what compression costs.
     max_shard_size: for folders: bytes, or a text such as "2GB", that no file exceeds, unless one tensor does.
     recipe: a Recipe, a table, or the path of a TOML file, instead of all of these.
     progress: called with (bytes done, bytes in all, tensor) in this thread; what it raises ends the work.
