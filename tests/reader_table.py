@@ -37,10 +37,18 @@ def main() -> None:
 def family_of(model_type: str) -> Family:
     """The row of one model type; empty where none of its classes can be built."""
     kinds: dict[Path_, set[str]] = defaultdict(set)
+    renamed: dict[str, str] = {}
     ties = []
+    fails = False
     for model in built(model_type):
+        stored = stored_names(model)
+        fails = fails or cuts_weights(model)
         for path, kind in modules_of(model):
             kinds[path].add(kind)
+            for name in stored.get(path, ()):
+                kinds[name].add(kind if len(stored[path]) == 1 else "other")
+            if len(stored.get(path, ())) == 1 and changed_end(stored[path][0], path):
+                renamed |= [changed_end(stored[path][0], path)]
         ties += [type(model).__name__] if getattr(model, "_tied_weights_keys", None) else []
     if not kinds:
         return {}
@@ -49,7 +57,10 @@ def family_of(model_type: str) -> Family:
     family: dict[str, set[str]] = defaultdict(set)
     for path, end in shortest_ends(kinds).items():
         family[next(iter(kinds[path])) if len(kinds[path]) == 1 else "other"].add(".".join(end))
-    return {kind: sorted(ends) for kind, ends in sorted(family.items())} | ({"ties": sorted(ties)} if ties else {})
+    row = {kind: sorted(ends) for kind, ends in sorted(family.items())}
+    row |= {"ties": sorted(ties)} if ties else {}
+    row |= {"fails": ["compressed-tensors"]} if fails else {}
+    return row | ({"renamed": [f"{old}={new}" for old, new in sorted(renamed.items())]} if renamed else {})
 
 
 def built(model_type: str) -> Iterable[Any]:
@@ -88,6 +99,52 @@ def modules_of(model: Any) -> Iterable[tuple[Path_, str]]:
         elif isinstance(module, Conv1D):
             kind = "conv1d"
         yield path_of(name), kind
+
+
+def stored_names(model: Any) -> dict[Path_, list[Path_]]:
+    """Paths of modules -> those of their weights in a file, where transformers renames what it reads; several where it
+    joins or cuts tensors."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import PrefixChange, WeightConverter, apply_converters, apply_renamings
+
+    steps = get_model_conversion_mapping(model, add_legacy=False)[::-1]
+    undo = [step.reverse_transform() for step in steps if not isinstance(step, PrefixChange)]
+    converters = [step for step in undo if isinstance(step, WeightConverter)]
+    renamings = [step for step in undo if not isinstance(step, WeightConverter)]
+    found: dict[Path_, list[Path_]] = {}
+    for name, module in model.named_modules():
+        if getattr(module, "weight", None) is None or path_of(name) in found:
+            continue
+        key = f"{name}.weight"
+        converted, pattern = apply_converters(key, converters)
+        if pattern is None:
+            found[path_of(name)] = [path_of(apply_renamings(key, renamings).removesuffix(".weight"))]
+        else:
+            step = next(each for each in converters if pattern in each.source_patterns)
+            ends = [target.removesuffix(".weight").split(".") for target in step.target_patterns]
+            first = converted.removesuffix(".weight").split(".")
+            found[path_of(name)] = [path_of(".".join((*first[: len(first) - len(end)], *end))) for end in ends] + [()]
+    return found
+
+
+def cuts_weights(model: Any) -> bool:
+    """Whether transformers cuts a weight into several as it reads it, which fails in any checkpoint of
+    compressed-tensors: it wants the weight's parts as well, and does not make many of many."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter
+
+    steps = [step for step in get_model_conversion_mapping(model) if isinstance(step, WeightConverter)]
+    cutting = [step for step in steps if len(step.target_patterns) > 1 and step.source_patterns[0].endswith(".weight")]
+    return any(not any(each.supports_many_to_many for each in step.operations) for step in cutting)
+
+
+def changed_end(stored: Path_, path: Path_) -> tuple[str, str] | tuple[()]:
+    """The two names of a module, from the last list of modules that they have in common on, where they differ there."""
+    ends = []
+    for each in (stored, path):
+        numbers = [k for k, part in enumerate(each) if part == "*"]
+        ends.append(each[max(numbers[0] - 1, 0) :] if numbers else each)
+    return () if ends[0] == ends[1] else (".".join(ends[0]), ".".join(ends[1]))
 
 
 def touched_paths(model: Any) -> set[Path_]:
@@ -172,7 +229,7 @@ def common(families: Mapping[str, Family]) -> Family:
     means: dict[str, Counter[str]] = defaultdict(Counter)
     for family in families.values():
         for kind, ends in family.items():
-            for end in ends if kind not in ("ties", "tied") else ():
+            for end in ends if kind not in ("ties", "tied", "renamed", "fails") else ():
                 means[end.split(".")[-1]][kind] += 1
     row: dict[str, list[str]] = defaultdict(list)
     for end, counts in sorted(means.items()):

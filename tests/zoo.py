@@ -53,10 +53,28 @@ def shrink(config: Any) -> Any:
             changed = _TOKENS.get(key, 5)
         if changed is not value:
             setattr(config, key, changed)
+    _make_consistent(config)
+    return config
+
+
+def _make_consistent(config: Any) -> None:
+    """Sizes that follow from others."""
     if getattr(config, "kv_lora_rank", None):  # multi-head latent attention
         config.num_key_value_heads = config.num_attention_heads
         config.qk_head_dim = config.qk_nope_head_dim + config.qk_rope_head_dim
-    return config
+    if getattr(config, "rotary_dim", None):
+        config.rotary_dim = 8
+    if config.model_type == "mamba2":
+        config.n_groups, config.num_heads = 1, config.hidden_size * config.expand // config.head_dim
+    if getattr(config, "attn_layer_period", None):  # two layers, the second of attention
+        config.attn_layer_period, config.attn_layer_offset = 2, 1
+    if getattr(config, "stage_names", None) and hasattr(config, "num_hidden_layers"):
+        last = f"stage{config.num_hidden_layers}"
+        config.stage_names = ["stem", *(f"stage{k + 1}" for k in range(config.num_hidden_layers))]
+        config._out_features, config._out_indices = [last], [config.num_hidden_layers]
+    if isinstance(getattr(config, "depths", None), (list, tuple)) and isinstance(config.num_heads, (list, tuple)):
+        config.embed_dim, config.window_size = 8 * config.num_heads[0], 4
+        config.hidden_size = config.embed_dim * 2 ** (len(config.depths) - 1)
 
 
 def model_types() -> list[str]:

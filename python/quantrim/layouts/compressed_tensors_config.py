@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from .compressed_tensors import INT, PACKED, Scheme
 
+_EXPERT = re.compile(r"(^|\.)experts\.[0-9]+\.")  # one of a list of them
 _COMPONENTS = 64  # of a module name that patterns are made for; stranger names are listed one by one
 _ANY_PREFIX = r"(.*\.)?"  # a model with a head holds the base model's modules under one more name
 _OWN_PATTERN = re.compile(r"re:(\(\.\*\\\.\)\?)?((?:\\d\+|\\.|[^\\.^$*+?{}\[\]|()])+)\$", re.DOTALL)
@@ -17,26 +18,32 @@ _Shape = tuple[str | None, ...]  # a module name's components, None for a number
 
 
 def quantization_config(
-    schemes: Mapping[str, Scheme], others: Iterable[str] = (), absent: Iterable[str] = ()
+    schemes: Mapping[str, Scheme],
+    others: Iterable[str] = (),
+    absent: Iterable[str] = (),
+    renamed: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The object for config.json.
 
     schemes: module name -> scheme of its compressed weight. others: modules whose matrices stay as they were. absent:
-    ends of names of linear modules that a reader may have and the checkpoint has not, "*" for numbers.
+    ends of names of linear modules that a reader may have and the checkpoint has not, "*" for numbers. renamed: module
+    name -> the end of the name that a reader has for it.
 
     Targets are patterns for exactly these modules, never the class name "Linear": a reader may give the model a head
     of its own. All others are named to be ignored, which vLLM wants of each linear module that is no target.
     """
     others = list(others)
+    theirs = {end: schemes[module] for module, end in (renamed or {}).items()}
     members: dict[Scheme, list[str]] = defaultdict(list)
-    for module, scheme in schemes.items():
+    for module, scheme in (theirs | dict(schemes)).items():
         members[scheme].append(module)
-    patterns = _Patterns(dict.fromkeys(others) | dict(schemes))
+    patterns = _Patterns(dict.fromkeys(others) | theirs | dict(schemes), theirs)
+    # transformers decodes experts by the first group that speaks of some, if only of shared ones
+    ordered = sorted(members.items(), key=lambda item: not any(map(_EXPERT.search, item[1])))
     groups = {
-        f"group_{number}": _group(scheme, patterns.cover(modules))
-        for number, (scheme, modules) in enumerate(members.items())
+        f"group_{number}": _group(scheme, patterns.cover(modules)) for number, (scheme, modules) in enumerate(ordered)
     }
-    shapes = {shape[first:] for shape in map(_shape, schemes) for first in range(len(shape))}
+    shapes = {shape[first:] for shape in map(_shape, [*schemes, *theirs]) for first in range(len(shape))}
     elsewhere = [_regex(end) for end in map(_shape, absent) if end not in shapes]
     formats = {scheme.format for scheme in members}
     return {
@@ -115,8 +122,9 @@ def _group(scheme: Scheme, targets: list[str]) -> dict[str, Any]:
 class _Patterns:
     """Regular expressions that cover some modules and none with another scheme."""
 
-    def __init__(self, schemes: Mapping[str, Scheme | None]) -> None:
-        self._schemes = schemes
+    def __init__(self, schemes: Mapping[str, Scheme | None], ends: Collection[str] = ()) -> None:
+        """ends: those that are the ends of modules' names."""
+        self._given = ends
         self._whole: dict[_Shape, set[Scheme | None]] = defaultdict(set)  # of names with this shape
         self._ends: dict[_Shape, set[Scheme | None]] = defaultdict(set)  # of names that end in this shape
         for module, scheme in schemes.items():
@@ -141,6 +149,8 @@ class _Patterns:
                     return _regex(end)
             if len(self._whole[shape]) == 1:
                 return _regex(shape, anything_before=False)
+        if module in self._given:
+            return f"re:{_ANY_PREFIX}{re.escape(module)}$"
         return f"re:{re.escape(module)}$" if module.startswith("re:") else module
 
 

@@ -113,7 +113,7 @@ def decompress(
     ...     _ = compress(source, f"{folder}/small.safetensors", bits=4, group_size=32)
     ...     done = decompress(f"{folder}/small.safetensors", f"{folder}/floats.safetensors", dtype="float32")
     >>> done.decoded, sorted({tensor.dtype for tensor in done.tensors})
-    (3, ['F32'])
+    (2, ['F32'])
     """
     started = time.perf_counter()
     word = check_dtype(dtype)

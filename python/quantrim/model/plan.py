@@ -136,11 +136,12 @@ def plan_of(checkpoint: Checkpoint, recipe: Recipe, plans: list[TensorPlan], res
     """The plan for tensors, in the order of the checkpoint: what is in each file, and where."""
     compressed = {t.module: t.scheme for t in plans if t.scheme and not t.simulated}
     modules = ReaderModules(checkpoint.config)
+    others, absent = _plain_modules(plans), modules.absent(checkpoint.tensors)
     config: dict[str, Any] = {}
     if compressed:
-        config = quantization_config(compressed, _plain_modules(plans), modules.absent(checkpoint.tensors))
+        config = quantization_config(compressed, others, absent, modules.other_names(compressed))
     else:
-        config = bitsandbytes_config(plans, modules.absent(checkpoint.tensors))
+        config = bitsandbytes_config(plans, [*modules.other_names(others).values(), *absent])
     shards = tuple(plan_shards(checkpoint, plans, recipe, config))
     source_bytes = checkpoint.file_bytes
     alone = [(shard.tensors[0].name, shard.size) for shard in shards if len(shard.tensors) == 1]
@@ -157,7 +158,7 @@ def _plain_modules(plans: list[TensorPlan]) -> list[str]:
 def bitsandbytes_config(plans: list[TensorPlan], absent: Iterable[str] = ()) -> dict[str, Any]:
     """Their `quantization_config`; empty unless all quantized tensors are in their layout, and of one kind.
 
-    absent: ends of names of linear modules that the reader may have and the checkpoint has not.
+    absent: ends of names of modules that the reader may have and that are not in the checkpoint under these names.
     """
     coded = [t for t in plans if t.form and not t.simulated]
     theirs = [t.form for t in coded if isinstance(t.form, bitsandbytes.Scheme)]

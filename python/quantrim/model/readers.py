@@ -48,6 +48,11 @@ _TOUCHED = Reason(
     "linear layer that transformers opens in codes of 8 bits alone (compressed-tensors)",
     "bits=8, codebook='nf4' or reader='vllm' round it; " + _ANY,
 )
+_FAILS = Reason(
+    "fails",
+    "linear layer of a model that transformers cuts weights of as it reads, which fails in compressed-tensors",
+    "codebook='nf4' or reader='vllm' round it; " + _ANY,
+)
 _NO_MATRIX = Reason("rank", "weight that is no matrix of a linear layer: readers have no compressed form for it", _ANY)
 
 
@@ -86,6 +91,8 @@ class Readers:
         kind = self.modules.kind(info.name)
         if settings.codebook is not None:
             return self._why_no_blocks(info, settings, kind)
+        if kind in LINEAR and self.modules.fails and reader != "vllm":
+            return _FAILS
         if kind == "expert" and not settings.symmetric:
             return _ASYMMETRIC_EXPERT
         if kind in TOUCHED and reader != "vllm" and not self.needs_int8(info, settings):
