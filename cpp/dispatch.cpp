@@ -2,6 +2,8 @@
 
 #include <atomic>
 
+#include "parallel.h"
+
 namespace {
 struct Isa {
   Kernels kernels;
@@ -63,10 +65,15 @@ std::vector<std::string> supported_isas() {
   return names;
 }
 
+const Kernels* kernels_of(const std::string& name) { return name.empty() ? nullptr : find(name); }
+
 bool use_isa(const std::string& name) {
-  const Kernels* kernels = name.empty() ? nullptr : find(name);
+  const Kernels* kernels = kernels_of(name);
   if (kernels) chosen() = kernels;
   return kernels != nullptr;
 }
 
-const Kernels& active() { return *chosen(); }
+const Kernels& active() {
+  const auto* own = static_cast<const Kernels*>(own_choice.kernels);
+  return own ? *own : *chosen();
+}

@@ -14,7 +14,8 @@
 #define DECLARE_FAMILY(family) extern const family##_kernels family;
 #define NAME_FAMILY(family) family,
 
-std::vector<std::string> built_isas();      // best first
-std::vector<std::string> supported_isas();  // those of them that run here
-bool use_isa(const std::string& name);      // false when unknown or not supported here
-const Kernels& active();                    // the best supported one, until use_isa
+std::vector<std::string> built_isas();               // best first
+std::vector<std::string> supported_isas();           // those of them that run here
+const Kernels* kernels_of(const std::string& name);  // nullptr when unknown or not supported here
+bool use_isa(const std::string& name);               // for the process; false when unknown or not supported here
+const Kernels& active();  // those that this thread chose, or the process: the best supported ones, until use_isa

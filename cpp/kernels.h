@@ -172,7 +172,7 @@ struct StoredWeights {  // in order: floats, or packed codes with the grid they 
   X(bool, errors,            (Weights a, Weights b, int64_t rows, int64_t cols, double* out))
 
 #define distillation_rows(X) \
-  /* rows first, first + 1, ... of logits (batch x cols): loss[r] in nats, and grad of the mean of all; labels: columns, or nullptr */ \
+  /* rows first, first + 1, ... of logits (batch x cols): loss[r] in nats, and grad of the mean of all; labels: columns (-1: none) of the whole batch, or nullptr; false where a loss is infinite, too */ \
   X(bool, distill,           (Weights student, const Weights* teachers, int count, const int64_t* labels, int64_t first, int64_t rows, int64_t cols, double temperature, double alpha, int64_t batch, double* loss, float* grad))
 
 #define codebooks_rows(X) \

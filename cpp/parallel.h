@@ -9,6 +9,33 @@
 #endif
 
 inline std::atomic<int> thread_count{1};
+
+// What a thread has chosen for itself: kernels (dispatch.h says which) and a number of threads; nullptr and 0 where it
+// computes as the process does.
+struct Choice {
+  const void* kernels = nullptr;
+  int threads = 0;
+};
+inline thread_local Choice own_choice;
+
+// Threads that a call may use.
+inline int thread_limit() {
+  return own_choice.threads ? own_choice.threads : thread_count.load(std::memory_order_relaxed);
+}
+
+// A choice that a thread has for a while: that of the thread for which it computes, or its own limit of threads, held
+// against other threads that change the process's.
+class Chosen {
+  Choice saved_ = own_choice;
+
+ public:
+  explicit Chosen(Choice choice) { own_choice = choice; }
+  Chosen() { own_choice.threads = thread_limit(); }
+  ~Chosen() { own_choice = saved_; }
+  Chosen(const Chosen&) = delete;
+  Chosen& operator=(const Chosen&) = delete;
+};
+
 inline std::atomic<bool> forked_child{false};  // libgomp's threads do not survive fork: a child computes serially
 
 // How this thread rounds and flushes: its control register, less the default and the flags of exceptions that happened.
@@ -45,7 +72,7 @@ class DefaultFloats {
 inline int slice_count(int64_t count, int64_t size) {
   constexpr int64_t grain = 1 << 16;  // elements per slice worth waking a thread for
   if (forked_child.load(std::memory_order_relaxed)) return 1;
-  const int64_t most = std::min<int64_t>(count, thread_count.load(std::memory_order_relaxed));
+  const int64_t most = std::min<int64_t>(count, thread_limit());
   return static_cast<int>(std::clamp<int64_t>(count * size / grain, 1, std::max<int64_t>(most, 1)));
 }
 
@@ -53,10 +80,16 @@ inline int slice_count(int64_t count, int64_t size) {
 // The body must not throw.
 template <class Body>
 bool parallel_slices(int64_t count, int slices, const Body& body) {
+  if (slices == 1) {  // without OpenMP and what other threads have to be told, which a small call would notice
+    const DefaultFloats guard;
+    return body(0, count, 0);
+  }
   bool all = true;
-#pragma omp parallel for num_threads(slices) schedule(static, 1) reduction(&& : all) if (slices > 1)
+  const Choice choice = own_choice;
+#pragma omp parallel for num_threads(slices) schedule(static, 1) reduction(&& : all)
   for (int s = 0; s < slices; ++s) {
     const DefaultFloats guard;
+    const Chosen as_caller(choice);
     const int64_t first = count * s / slices;
     const bool good = body(first, count * (s + 1) / slices - first, s);
     all = all && good;

@@ -225,11 +225,19 @@ def pair(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
     return w, (np.asarray(w, np.float32) * np.float32(1.01)), Out((r, 5), np.float64)
 
 
-def lesson(teachers: int, labelled: bool, temperature: float, alpha: float) -> Callable[..., tuple[Any, ...]]:
+def lesson(
+    teachers: int, labelled: bool, temperature: float, alpha: float, masked: bool = False
+) -> Callable[..., tuple[Any, ...]]:
     def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
         mixed = [d, *(t for t in DTYPES.values() if t is not d)][:teachers]
         student, *others = (weights(rng, r, c, t) for t in (d, *mixed))
         labels = rng.integers(0, c, r) if labelled else None
+        if masked:  # a third of the classes, but for the labels; every fourth row has none
+            marks = rng.random((r, c)) < 1 / 3
+            marks[np.arange(r), labels] = False
+            labels[::4] = -1
+            for a in (student, *others):
+                a[marks] = -np.inf
         return student, others, labels, temperature, alpha, Out((r,), np.float64), Out((r, c), np.float32)
 
     return make
@@ -366,6 +374,8 @@ CASES = [
     Case("distill-labels", lesson(1, True, 2.5, 0.3), "distill"),
     Case("distill-labels-not-softened", lesson(1, True, 1.0, 0.5), "distill"),
     Case("distill-three-teachers", lesson(3, True, 3.0, 0.9), "distill"),
+    Case("distill-masked", lesson(1, True, 3.0, 0.9, masked=True), "distill"),
+    Case("distill-masked-three-teachers", lesson(3, True, 1.0, 0.4, masked=True), "distill"),
     Case("shrink", plain(0.5, 1.25)),
     Case("shrink-nothing", plain(0.0, 1.0), "shrink"),
     *(

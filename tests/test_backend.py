@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from types import ModuleType
 from typing import Any
 
@@ -100,6 +101,143 @@ def test_context_managers_restore() -> None:
 def test_without_with_the_choice_stays() -> None:
     code = "qt.use_isa('reference'); qt.use_threads(7); print(qt.current_isa(), qt.current_threads())"
     assert printed("import quantrim as qt;" + code) == "reference 7"
+
+
+def test_D28_blocks_that_overlap_in_threads_are_each_threads_own() -> None:
+    """A enters, B enters, A leaves, B leaves: each saw its own choice and the others none of it, and none is left."""
+    last = qt.isas()[-2]
+    before = qt.current_isa(), qt.current_threads()
+    steps = [threading.Event() for _ in range(4)]
+    seen: dict[str, Any] = {}
+    w = np.linspace(-1, 1, 1 << 20, dtype=np.float32).reshape(1024, 1024)
+
+    def a() -> None:
+        with qt.use_isa("reference"), qt.use_threads(3):
+            steps[0].set()
+            steps[1].wait(60)
+            seen["a"] = qt.current_isa(), qt.current_threads(), backend.active is reference
+        seen["a after"] = qt.current_isa(), qt.current_threads()
+        steps[2].set()
+
+    def b() -> None:
+        steps[0].wait(60)
+        with qt.use_isa(last), qt.use_threads(2):
+            steps[1].set()
+            steps[2].wait(60)
+            seen["b"] = qt.current_isa(), qt.current_threads(), backend.active is reference
+            seen["codes"] = qt.quantize(w, 4).data
+            steps[3].wait(60)
+        seen["b after"] = qt.current_isa(), qt.current_threads()
+
+    threads = [threading.Thread(target=f) for f in (a, b)]
+    for thread in threads:
+        thread.start()
+    steps[2].wait(60)
+    assert (qt.current_isa(), qt.current_threads()) == before
+    steps[3].set()
+    for thread in threads:
+        thread.join()
+    assert seen.pop("codes").tobytes() == qt.quantize(w, 4).data.tobytes()
+    assert seen == {
+        "a": ("reference", 3, True),
+        "a after": before,
+        "b": (last, 2, False),
+        "b after": before,
+    }
+
+
+def test_D28_blocks_of_one_thread_that_end_out_of_order() -> None:
+    """As those of coroutines do: what is open last holds, and nothing in the end."""
+    before = qt.current_threads()
+    a, b = qt.use_threads(3), qt.use_threads(4)
+    a.__enter__()
+    b.__enter__()
+    a.__exit__(None, None, None)
+    assert qt.current_threads() == 4
+    b.__exit__(None, None, None)
+    assert qt.current_threads() == before
+    with qt.use_threads(2) as again, again:
+        assert qt.current_threads() == 2
+    assert qt.current_threads() == before
+
+
+def test_D28_a_plain_call_is_of_the_process_but_for_blocks() -> None:
+    """Within a block it holds until that ends; a block that is made and entered later is no plain call."""
+    code = """
+import threading, quantrim as qt
+def elsewhere():
+    found = []
+    thread = threading.Thread(target=lambda: found.append(qt.current_threads()))
+    thread.start()
+    thread.join()
+    return found[0]
+qt.use_threads(7)
+print(qt.current_threads(), elsewhere())
+with qt.use_threads(2):
+    print(qt.current_threads(), elsewhere())
+    qt.use_threads(3)
+    with qt.use_threads(4):
+        print(qt.current_threads(), elsewhere())
+    print(qt.current_threads(), elsewhere())
+    thread = threading.Thread(target=lambda: qt.use_threads(6))
+    thread.start()
+    thread.join()
+    print(qt.current_threads(), elsewhere())
+print(qt.current_threads(), elsewhere())
+kept, later = qt.use_threads(5), qt.use_threads(8)
+print(qt.current_threads(), elsewhere())
+with later:
+    print(qt.current_threads(), elsewhere())
+    with kept:
+        print(qt.current_threads(), elsewhere())
+print(qt.current_threads(), elsewhere())
+for n in range(1000):
+    qt.use_threads(n % 9 + 1)
+print(len(qt.backend._threads._plain))
+"""
+    want = "7 7, 2 7, 4 7, 3 7, 3 6, 6 6, 8 8, 8 5, 5 6, 6 6, 2"
+    assert printed(code) == want.replace(", ", "\n")
+
+
+def test_D28_threads_of_a_kernel_compute_as_the_calling_thread() -> None:
+    """The slices of one call, too, by its instruction set alone; limits of one thread do not bind another."""
+    w = np.random.default_rng(0).standard_normal((512, 4096)).astype(np.float32)
+    want = qt.importance.l2(w, 0).tobytes()
+    stop = threading.Event()
+    wrong: list[int] = []
+
+    def disturb() -> None:
+        while not stop.is_set():
+            for n in (1, 5):
+                with qt.use_threads(n), qt.use_isa(qt.isas()[-2]):
+                    if qt.current_threads() != n:
+                        wrong.append(n)
+                    qt.use_threads(n)
+
+    worker = threading.Thread(target=disturb)
+    worker.start()
+    try:
+        with qt.use_threads(3):
+            assert all(qt.importance.l2(w, 0).tobytes() == want for _ in range(50))
+            assert qt.current_threads() == 3
+    finally:
+        stop.set()
+        worker.join()
+    assert not wrong
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_D28_a_child_of_a_block_goes_on_in_it() -> None:
+    code = """
+import os, quantrim as qt
+with qt.use_threads(3), qt.use_isa("reference"):
+    if os.fork() == 0:
+        with qt.use_threads(2):
+            print(qt.current_threads(), qt.current_isa(), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+    assert printed(code) == "2 reference"
 
 
 # Threads

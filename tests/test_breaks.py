@@ -152,6 +152,14 @@ BREAKS = [
         "distillation", "distillation.h", "grad[label] -= lesson.hard", "grad[0] -= lesson.hard", "distill-labels",
     ),
     Break(
+        "the student may mask what teachers hold possible",
+        "distillation", "distillation.h", "!masks_possible(row, cols, g)", "true", "A1_A2 and distill",
+    ),
+    Break(
+        "rows without a label count",
+        "distillation", "distillation.h", "labelled += labels[r] >= 0", "labelled += 1", "distill-masked",
+    ),
+    Break(
         "the label's probability is another's",
         "activations", "activations.h", "of_label ? mine : theirs", "of_label ? theirs : mine", "predictive",
     ),

@@ -260,10 +260,135 @@ def test_A19_no_rows_or_no_classes(shape: tuple[int, ...]) -> None:
     assert qt.distillation_loss(nothing, [nothing, nothing])[0] == 0
 
 
+# Masked classes and labels that are ignored
+
+
+def some_masked(seed: int, shape: tuple[int, ...], dtype: Any, marks: Array) -> Array:
+    x = logits(seed, shape, dtype)
+    x[marks] = -np.inf
+    return x
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+@pytest.mark.parametrize("teachers", [1, 3])
+@DTYPES
+@ISAS
+def test_D5_masked_classes_count_0(isa: str, dtype: Any, teachers: int, temperature: float) -> None:
+    """As if they were not there: the loss and gradient of the other classes, and 0 for theirs."""
+    shape, few = (6, 37), 21
+    marks = np.zeros(shape, np.bool_)
+    for row in marks:
+        row[np.random.default_rng(int(dtype(1).itemsize)).permutation(37)[few:]] = True
+    marks[1] = np.roll(marks[1], 5)
+    student = some_masked(1, shape, dtype, marks)
+    taught = [some_masked(10 + k, shape, dtype, marks) for k in range(teachers)]
+    labels = np.array([int(np.flatnonzero(~row)[k]) for k, row in enumerate(marks)])
+    places = np.arange(6)
+    with qt.use_isa(isa):
+        loss, grad = qt.distillation_loss(student, taught, labels, temperature=temperature, alpha=0.3)
+    inner = [a[~marks].reshape(6, few) for a in (student, *taught)]
+    assert not grad[marks].any()
+    assert loss == pytest.approx(exact(inner[0], inner[1:], places, temperature, 0.3), rel=1e-5)
+    want = exact_gradient(inner[0], inner[1:], places, temperature, 0.3)
+    assert np.abs(grad[~marks].reshape(6, few) - want).max() <= GRADIENT_ERROR * temperature
+
+
+@ISAS
+def test_D5_classes_that_only_the_teacher_masks(isa: str) -> None:
+    """p = 0 there, and the student's gradient is q; one teacher of two leaves half of the other's p."""
+    student, teacher = logits(1, (3, 20)), logits(2, (3, 20))
+    teacher[:, 4:9] = -np.inf
+    with qt.use_isa(isa):
+        loss, grad = qt.distillation_loss(student, teacher)
+        agrees(student, [teacher], None, 1.0, 1.0)
+        agrees(student, [teacher, logits(3, (3, 20))], None, 2.0, 1.0)
+    assert math.isfinite(loss) and (grad[:, 4:9] > 0).all()
+
+
+@pytest.mark.parametrize("ignored", [-100, -1, 3, 2**40])
+@ISAS
+def test_D5_labels_that_are_ignored(isa: str, ignored: int) -> None:
+    """The mean of the labels' part is over those that count; the teachers' is over all rows."""
+    student, teacher = logits(4, (2, 5, 9)), logits(5, (2, 5, 9))
+    labels = np.array([[0, ignored, 2, 8, ignored], [ignored, 1, 1, 4, 6]])
+    rows = labels.ravel() != ignored
+    with qt.use_isa(isa):
+        loss, grad = qt.distillation_loss(student, teacher, labels, temperature=2, alpha=0.4, ignore_index=ignored)
+        nothing = qt.distillation_loss(student, teacher, np.full((2, 5), ignored), alpha=0.4, ignore_index=ignored)
+        soft = qt.distillation_loss(student, teacher)
+    x, t, y = student.reshape(10, 9), teacher.reshape(10, 9), labels.ravel()
+    soft_part = exact(x, [t], np.zeros(10, int), 2, 1.0)
+    hard_part = exact(x[rows], [t[rows]], y[rows], 2, 0.0)
+    assert loss == pytest.approx(0.4 * soft_part + 0.6 * hard_part, rel=1e-5)
+    want = 0.4 * exact_gradient(x, [t], np.zeros(10, int), 2, 1.0)
+    want[rows] += 0.6 * exact_gradient(x[rows], [t[rows]], y[rows], 2, 0.0)
+    assert np.abs(grad.reshape(10, 9) - want).max() <= GRADIENT_ERROR
+    assert nothing[0] == pytest.approx(0.4 * soft[0], rel=1e-6)
+    np.testing.assert_allclose(nothing[1], 0.4 * soft[1], rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint64, np.int64])
+def test_D5_ignored_labels_of_every_integer_dtype(dtype: Any) -> None:
+    student, teacher = logits(4, (4, 9)), logits(5, (4, 9))
+    want = qt.distillation_loss(student, teacher, [0, -100, 8, 1])
+    given = np.array([0, 3, 8, 1], dtype)
+    loss, grad = qt.distillation_loss(student, teacher, given, ignore_index=3)
+    assert loss == want[0] and grad.tobytes() == want[1].tobytes() and given[1] == 3
+
+
+@ISAS
+def test_D5_what_masks_cannot_mean(isa: str) -> None:
+    student, teacher = logits(6, (3, 40)), logits(7, (3, 40))
+    masked, labels = student.copy(), np.array([1, 2, 3])
+    masked[1, 37] = masked[2, 3] = -np.inf
+    alone = teacher.copy()
+    alone[2] = -np.inf
+    with qt.use_isa(isa):
+        with pytest.raises(
+            ValueError, match=r"not be -inf where the teachers' probability is above 0, as in row 1, cla.* 37"
+        ):
+            qt.distillation_loss(masked, teacher)
+        with pytest.raises(
+            ValueError, match=r"not be -inf where the teachers' probability is above 0, as in row 1, cla.* 37"
+        ):
+            qt.distillation_loss(masked, [np.where(np.isinf(masked), masked, teacher), teacher], labels)
+        with pytest.raises(ValueError, match="student_logits must not be -inf at a label, as in row 2, class 3"):
+            qt.distillation_loss(masked, np.where(np.isinf(masked), masked, teacher), labels)
+        with pytest.raises(ValueError, match="student_logits must not be -inf at a label, as in row 2, class 3"):
+            qt.distillation_loss(masked, teacher, labels, alpha=0)
+        with pytest.raises(ValueError, match=r"teacher_logits must have a finite logit in each row, .* alone in row 2"):
+            qt.distillation_loss(student, alone)
+        with pytest.raises(ValueError, match=r"student_logits must have a finite logit in each row, .* alone in row 2"):
+            qt.distillation_loss(alone, teacher, labels)
+        loss, grad = qt.distillation_loss(masked, teacher, [1, 2, 4], alpha=0)  # the teachers' part is left out
+        assert loss == pytest.approx(-log_softmax(masked)[[0, 1, 2], [1, 2, 4]].mean(), rel=1e-5)
+        assert grad[1, 37] == 0
+        qt.distillation_loss(masked, np.where(np.isinf(masked), masked, teacher), labels, alpha=1)
+
+
+@pytest.mark.parametrize("lowest", [-np.inf, -3e38])
+@ISAS
+def test_D5_what_alpha_leaves_out_is_nothing(isa: str, lowest: float) -> None:
+    """Also where it would be infinite: of so many classes that the student alone holds impossible."""
+    student, teacher = np.full((2, 40), lowest, np.float32), np.zeros((2, 40), np.float32)
+    student[:, :2] = 0
+    with qt.use_isa(isa):
+        loss, grad = qt.distillation_loss(student, teacher, [0, 1], alpha=0)
+    assert loss == pytest.approx(math.log(2), rel=1e-6)
+    np.testing.assert_allclose(grad[:, :2], [[-0.25, 0.25], [0.25, -0.25]], rtol=1e-6)
+    assert not grad[:, 2:].any()
+
+
+@pytest.mark.parametrize("value", [True, 1.0, "1", None, 2**63], ids=repr)
+def test_D5_ignore_index(value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="ignore_index must be an integer of"):
+        qt.distillation_loss(logits(0, (4, 5)), logits(1, (4, 5)), [0, 0, 0, 0], ignore_index=value)
+
+
 # Refusals
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
 @ISAS
 def test_A1_A2_not_finite(isa: str, bad: float) -> None:
     """In the student or any teacher, at any place: the argument, the count and the first place."""
@@ -278,10 +403,10 @@ def test_A1_A2_not_finite(isa: str, bad: float) -> None:
                     qt.distillation_loss(broken[0], broken[1:], [0, 1])
 
 
-@pytest.mark.parametrize("label", [-1, 5, -100, 2**62], ids=repr)
+@pytest.mark.parametrize("label", [-1, 5, -101, 2**62], ids=repr)
 def test_A13_label_out_of_range(label: int) -> None:
     labels = np.array([0, 4, label, 9])
-    with pytest.raises(ValueError, match=rf"labels must be 0\.\.4, not {label} at flat index 2"):
+    with pytest.raises(ValueError, match=rf"labels must be 0\.\.4 or -100, not {label} at flat index 2"):
         qt.distillation_loss(logits(0, (4, 5)), logits(1, (4, 5)), labels)
 
 
@@ -293,7 +418,7 @@ def test_A29_labels_of_other_dtypes() -> None:
     for wrong in (np.zeros(4), np.zeros(4, bool), np.eye(4, 5), ["0"] * 4):
         with pytest.raises(TypeError, match="labels must be integers, not"):
             qt.distillation_loss(student, teacher, wrong)
-    with pytest.raises(ValueError, match=rf"labels must be 0\.\.4, not {2**64 - 1} at flat index 0"):
+    with pytest.raises(ValueError, match=rf"labels must be 0\.\.4 or -100, not {2**64 - 1} at flat index 0"):
         qt.distillation_loss(student, teacher, np.full(4, 2**64 - 1, np.uint64))
 
 
@@ -339,8 +464,8 @@ def test_the_compiled_module_reads_and_writes_within_its_arrays() -> None:
     """What the public function has checked is derived again."""
     x, loss, grad = logits(0, (4, 5)), np.zeros(4), np.zeros((4, 5), np.float32)
     compiled = backend._core.distill
-    for labels in ([0, 0, 0, 5], [-1, 0, 0, 0]):
-        with pytest.raises(ValueError, match="labels must be columns of student"):
+    for labels in ([0, 0, 0, 5], [-2, 0, 0, 0]):
+        with pytest.raises(ValueError, match="labels must be columns of student, or -1"):
             compiled(x, [x], np.array(labels), 1.0, 0.5, loss, grad)
     with pytest.raises(ValueError, match="labels must have 4 elements, not 3"):
         compiled(x, [x], np.zeros(3, np.int64), 1.0, 0.5, loss, grad)

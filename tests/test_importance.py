@@ -10,6 +10,7 @@ import pytest
 from functions import FLOATS, Array, bits_of
 
 import quantrim as qt
+from quantrim import blocks
 
 imp = qt.importance
 DTYPES = pytest.mark.parametrize("dtype", FLOATS.values(), ids=FLOATS)
@@ -143,3 +144,59 @@ def test_A10_scores_beyond_float32_are_infinite() -> None:
     assert qt.importance.l2([[1e20, 0.0]]) == np.inf and qt.importance.l2([[1.8e19, 0.0]]) == np.float32(1.8e19)
     assert qt.importance.taylor(w, w).tolist() == [[np.inf, np.inf]]
     assert qt.importance.wanda(w, [2.0, 1.0]).tolist() == [[np.inf, float(np.float32(3e38))]]
+
+
+# Squares that underflow
+
+
+def tiny_slices(scale: float, dtype: Any = np.float32) -> Array:
+    """Rows near `scale`, but for one of ordinary weights and one of zeros."""
+    w = (np.random.default_rng(0).standard_normal((6, 40)) * scale).astype(np.float32)
+    w[1], w[3] = 1.5, 0
+    return w.astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, FLOATS["bfloat16"]], ids=str)
+@pytest.mark.parametrize("scale", [1e-16, 1e-20, 1e-23, 1e-30, 1e-37])
+@pytest.mark.parametrize("isa", qt.isas())
+def test_D14_norms_of_slices_whose_squares_underflow(isa: str, scale: float, dtype: Any) -> None:
+    """Rows, columns, blocks, more axes and the whole, as near to the true norm as others."""
+    w = tiny_slices(scale, dtype)
+    exact = w.astype(np.float64)
+    rows = np.sqrt((exact**2).sum(1))
+    near = {"rtol": 26 * EPSILON, "atol": 2.0**-149}
+    with qt.use_isa(isa):
+        np.testing.assert_allclose(imp.l2(w, 1), rows, **near)
+        assert bits_of(imp.l2(w.T.copy(), 0)) == bits_of(imp.l2(w, 1))
+        assert bits_of(imp.l2(w.reshape(2, 3, 40), 2).ravel()) == bits_of(imp.l2(w, 1))
+        assert bits_of(imp.l2(w.reshape(2, 3, 40).swapaxes(1, 2), 1).ravel()) == bits_of(imp.l2(w, 1))
+        by_block = np.sqrt((exact.reshape(3, 2, 4, 10) ** 2).sum((1, 3)))
+        np.testing.assert_allclose(imp.l2(w, block=(2, 10)), by_block, **near)
+        single = np.empty((), np.float32)
+        assert imp.l2(w[0], 0, out=single) is single and single == imp.l2(w[0], 0) == imp.l2(w[0]) == imp.l2(w, 1)[0]
+        out = np.empty(6, np.float32)
+        assert imp.l2(w, 1, out=out) is out and bits_of(out) == bits_of(imp.l2(w, 1))
+        whole = np.delete(w, 1, axis=0)
+        np.testing.assert_allclose(imp.l2(whole), np.sqrt((np.delete(exact, 1, axis=0) ** 2).sum()), **near)
+        assert imp.l2(np.zeros((3, 4), np.float32)) == 0 and not imp.l2(np.zeros((3, 4), np.float32), 1).any()
+        assert imp.l2(w) == np.float32(imp.l2(w[1]))
+
+
+def test_D14_scaling_changes_no_bit_where_no_square_underflows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Squares of 1e-30 are normal numbers, and so are those of 2**100 times such weights."""
+    w = np.random.default_rng(2).uniform(1e-15, 2e-15, (64, 50)).astype(np.float32)
+    plain = [bits_of(imp.l2(w, **how)) for how in ({"axis": 1}, {"axis": 0}, {"block": (4, 5)}, {})]
+    monkeypatch.setattr(blocks, "TINY", np.float32(1))
+    monkeypatch.setattr(blocks, "_GATHERED", 100)
+    scaled = [bits_of(imp.l2(w, **how)) for how in ({"axis": 1}, {"axis": 0}, {"block": (4, 5)}, {})]
+    assert scaled == plain
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_D14_shrink_leaves_small_slices_that_no_penalty_reaches(axis: int) -> None:
+    w = tiny_slices(1e-23) if axis else np.ascontiguousarray(tiny_slices(1e-23).T)
+    assert bits_of(qt.pruning.shrink(w, l1=0, axis=axis)) == bits_of(w)
+    half = qt.pruning.shrink(w, l1=float(imp.l2(w, axis)[0] / 2), axis=axis)
+    first = (0, slice(None)) if axis else (slice(None), 0)
+    np.testing.assert_allclose(half[first], w[first] / 2, rtol=1e-6)
+    assert bits_of(qt.pruning.shrink(w[first], l1=0, axis=0)) == bits_of(w[first])

@@ -58,6 +58,26 @@ def test_B43_norms_of_units(
     run_all(tmp_path, monkeypatch, arrays, expected, {"prune": 0.5, "prune_pattern": pattern, "prune_score": score})
 
 
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16], ids=str)
+@pytest.mark.parametrize("pattern", ["row", "column", (4, 16)], ids=str)
+def test_D14_norms_whose_squares_underflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: Any, dtype: DTypeLike
+) -> None:
+    """Streamed and in memory alike; every square is 0 in float32, and the lowest norms lie at the end."""
+    arrays = {name: (w.astype(np.float32) * np.float32(1e-24)).astype(dtype) for name, w in model().items()}
+    expected = {}
+    for name, shape in SHAPES.items():
+        arrays[name] = (arrays[name].astype(np.float32) * np.linspace(2, 1, shape[1], dtype=np.float32)).astype(dtype)
+        w = arrays[name]
+        axis = {"row": {"axis": 1}, "column": {"axis": 0}}.get(pattern, {"block": pattern})
+        mask = qt.prune_mask(importance.l2(w, **axis), 0.5)
+        mask = np.kron(mask, np.ones(pattern, bool)) if isinstance(pattern, tuple) else mask
+        mask = mask[:, None] if pattern == "row" else mask
+        expected[name] = qt.apply_mask(w, np.broadcast_to(mask, w.shape))
+        assert importance.l2(w, **axis).all()
+    run_all(tmp_path, monkeypatch, arrays, expected, {"prune": 0.5, "prune_pattern": pattern, "prune_score": "l2"})
+
+
 @pytest.mark.parametrize("pattern", ["row", "column", (4, 16)], ids=str)
 def test_B43_one_budget_for_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: Any) -> None:
     arrays = model()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from model_helpers import save, small_model
 import quantrim as qt
 from quantrim.files.atomic import FileWriter
 from quantrim.model import chunks, compress
-from quantrim.model.workers import Buffers, Workers, single_threaded_kernels
+from quantrim.model.workers import Buffers, Workers
 
 
 def test_results_come_in_order_and_few_wait() -> None:
@@ -98,14 +99,26 @@ def test_C55_no_thread_writes_after_its_file_is_closed(tmp_path: Path, monkeypat
     assert seen and not any(seen)
 
 
-def test_E110_kernels_have_their_threads_back() -> None:
-    with qt.use_threads(5):
-        with single_threaded_kernels() as outer, single_threaded_kernels() as inner:
-            assert (outer, inner, qt.current_threads()) == (5, 5, 1)
-        assert qt.current_threads() == 5
-        with pytest.raises(RuntimeError), single_threaded_kernels():
-            raise RuntimeError
-        assert qt.current_threads() == 5
+def test_D28_E110_kernels_of_workers_are_single_threaded_and_no_others() -> None:
+    """Workers compute as the thread that made them, in its block; what other threads see stays as it was."""
+    started, ended = threading.Barrier(3), threading.Barrier(3)
+
+    def seen() -> tuple[str, int]:
+        started.wait(60)
+        ended.wait(60)
+        return qt.current_isa(), qt.current_threads()
+
+    with ThreadPoolExecutor(1) as others, qt.use_threads(5), qt.use_isa("reference"):
+        outside = others.submit(lambda: (qt.current_isa(), qt.current_threads())).result()
+        other = others.submit(seen)
+        with Workers(2) as workers:
+            results = workers.run([seen, seen])
+            assert list(results) == [("reference", 1)] * 2
+            assert (qt.current_isa(), qt.current_threads()) == ("reference", 5)
+        assert other.result() == outside != ("reference", 5)
+    with qt.use_threads(4), pytest.raises(RuntimeError), Workers(2) as workers:
+        raise RuntimeError
+    assert qt.current_threads() == outside[1]
 
 
 def test_buffers_are_used_again_and_belong_to_a_thread() -> None:

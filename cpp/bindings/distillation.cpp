@@ -4,7 +4,7 @@
 
 static void check_labels(const int64_t* labels, int64_t rows, int64_t cols) {
   for (int64_t r = 0; r < rows; ++r)
-    if (labels[r] < 0 || labels[r] >= cols) throw py::value_error("labels must be columns of student");
+    if (labels[r] < -1 || labels[r] >= cols) throw py::value_error("labels must be columns of student, or -1");
 }
 
 static bool distill(const py::array& student, const std::vector<py::array>& teachers,

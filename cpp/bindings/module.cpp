@@ -15,6 +15,7 @@ void bind_codebooks(py::module_& m);
 void bind_sparse(py::module_& m);
 void bind_usual(py::module_& m);
 void bind_dlpack(py::module_& m);
+void bind_choice(py::module_& m);
 
 static int bfloat16_number = -1;  // numpy's number for the dtype that ml_dtypes registers
 
@@ -51,12 +52,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   pthread_atfork(nullptr, nullptr, [] { forked_child = true; });
   m.def("built_isas", &built_isas);
   m.def("isas", &supported_isas);
-  m.def("current_isa", [] { return std::string(active().isa); });
-  m.def("use_isa", [](const std::string& name) {
-    if (!use_isa(name)) throw py::value_error("instruction set not available: " + name);
-  });
-  m.def("current_threads", [] { return thread_count.load(); });
-  m.def("use_threads", [](int count) { thread_count = std::max(count, 1); });
   m.def("float_mode", &float_mode);
   m.def("use_float_mode", &set_float_mode);
   bind_importance(m);
@@ -71,4 +66,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   bind_sparse(m);
   bind_usual(m);
   bind_dlpack(m);
+  bind_choice(m);
 }

@@ -4,31 +4,44 @@
 // A logit that is further below the largest of its row counts as this far: what it is multiplied with stays finite.
 constexpr float kFarthest = -1e38f;
 
+// Logits of -inf are those of masked classes: their probability is 0.
+inline Mask16 masked(F32x16 v) { return v < splat(-__FLT_MAX__); }
+
 // What exp takes: a row's logits less their largest, over the temperature.
 struct Exponents {
   float largest, inverse_temperature;
+  bool masks;  // whether a class is masked
   F32x16 operator()(F32x16 v) const { return max((v - splat(largest)) * splat(inverse_temperature), splat(kFarthest)); }
-  Exponents at(float inverse) const { return {largest, inverse}; }
+  Exponents at(float inverse) const { return {largest, inverse, masks}; }
 };
 
 // Lanes past the end, which load as 0, as `rest`.
 inline F32x16 ended(F32x16 v, All, float) { return v; }
 inline F32x16 ended(F32x16 v, Some some, float rest) { return select(mask_of(lanes(some)), v, splat(rest)); }
 
+// The highest of sixteen lanes.
+inline float highest(F32x16 v) {
+  alignas(64) float lane[16];
+  store(lane, v);
+  for (float x : lane) lane[0] = x > lane[0] ? x : lane[0];
+  return lane[0];
+}
+
 inline Exponents exponents_of(Weights row, int64_t n, float inverse_temperature, Finite& finite) {
-  F32x16 most = splat(-__builtin_inff());
+  const F32x16 lowest = splat(-__FLT_MAX__);
+  F32x16 most = splat(-__builtin_inff()), least = splat(0.0f);
   typed(row, [&](auto* x) {
     sixteens(n, [&](int64_t i, auto part) {
       fetch_ahead(x + i);
       const F32x16 v = load(x + i, part);
-      finite.see(v);
+      finite.see(max(lowest, v));  // NaN stays, -inf does not
       most = max(ended(v, part, -__builtin_inff()), most);
+      least = min(v, least);
     });
   });
-  alignas(64) float lane[16];
-  store(lane, most);
-  for (float v : lane) lane[0] = v > lane[0] ? v : lane[0];
-  return {lane[0], inverse_temperature};
+  const float largest = highest(most);
+  finite.see(splat(largest));  // -inf where all classes are masked
+  return {largest, inverse_temperature, highest(select(masked(least), splat(1.0f), splat(0.0f))) > 0};
 }
 
 // body(i, part, x, e) for sixteen exponents x and their exponentials e, 0 past the end; the sum of e.
@@ -98,6 +111,17 @@ inline double divergence_of(Weights row, int64_t n, const Exponents& exponents, 
   return (known - sum(cross)) * target.share + (log_total - target.log_sum);
 }
 
+// Whether a row masks a class that the target, whose softened form stands in grad, holds possible.
+inline bool masks_possible(Weights row, int64_t n, const float* grad) {
+  F32x16 lost = splat(0.0f);
+  typed(row, [&](auto* logits) {
+    sixteens(n, [&](int64_t i, auto part) {
+      lost = max(lost, select(masked(load(logits + i, part)), load(grad + i, part), splat(0.0f)));
+    });
+  });
+  return highest(lost) > 0;
+}
+
 // The gradient takes the place of the softened target. hot_total: of exponentials at temperature 1.
 template <bool labelled, bool cooled>
 inline void gradient_of(Weights row, int64_t n, const Lesson& lesson, const Exponents& exponents, float share,
@@ -143,25 +167,32 @@ inline double label_loss(Weights row, int64_t n, int64_t label, const Lesson& le
 KERNEL bool distill(Weights student, const Weights* teachers, int count, const int64_t* labels, int64_t first,
                     int64_t rows, int64_t cols, double temperature, double alpha, int64_t batch, double* loss,
                     float* grad) {
-  const double size = static_cast<double>(batch);
+  int64_t labelled = 0;
+  for (int64_t r = 0; labels && r < batch; ++r) labelled += labels[r] >= 0;
+  const double size = static_cast<double>(batch), counted = static_cast<double>(labelled > 0 ? labelled : 1);
   const Lesson lesson = {static_cast<float>(1 / temperature),
                          static_cast<float>(alpha * temperature / size),
-                         static_cast<float>((1 - alpha) / size),
+                         static_cast<float>((1 - alpha) / counted),
                          alpha * temperature * temperature,
-                         1 - alpha,
+                         (1 - alpha) * (size / counted),  // the caller divides by the size of the batch
                          temperature != 1};
   Finite finite;
+  bool all_defined = true;
   for (int64_t r = first; r < first + rows; ++r) {
     float* g = grad + r * cols;
     const Target target = target_of(teachers, count, r * cols, cols, lesson.inverse_temperature, g, finite);
     const Weights row = student.at(r * cols);
     const Exponents exponents = exponents_of(row, cols, lesson.inverse_temperature, finite);
     float total;
-    loss[r] = lesson.soft_loss * divergence_of(row, cols, exponents, target, g, total);
-    if (labels)
+    const double divergence = divergence_of(row, cols, exponents, target, g, total);
+    loss[r] = alpha == 0 ? 0 : lesson.soft_loss * divergence;  // which masked classes may make infinite
+    all_defined &= alpha == 0 || !exponents.masks || !masks_possible(row, cols, g);
+    const bool has_label = labels && labels[r] >= 0;
+    all_defined &= !has_label || alpha == 1 || element(row, labels[r]) >= -__FLT_MAX__;
+    if (has_label)
       loss[r] += lesson.hard_loss * label_loss(row, cols, labels[r], lesson, exponents, target.share, total, g);
     else
       gradient_of<false, false>(row, cols, lesson, exponents, target.share, total, total, g);
   }
-  return finite.all();
+  return all_defined && finite.all();
 }

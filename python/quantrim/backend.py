@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
-from types import ModuleType, TracebackType
-from typing import Any, cast
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 from . import _core, checks, reference
+from .choices import Choice, Setting
 
-active: ModuleType = reference  # the module whose functions the public ones call
+active: ModuleType  # whose functions the public ones call: what the calling thread computes with
 MAX_THREADS = 1024
 
 
 class _Refused:
-    """In the place of `active` where the environment asks for what there is not: a ValueError at every use.
+    """In the place of a module where the environment asks for what there is not: a ValueError at every use.
 
     Not already at import, where the command line could say it only with a traceback.
     """
@@ -41,7 +44,8 @@ def current_isa() -> str:
     >>> current_isa() in isas()
     True
     """
-    return "reference" if active is reference else active.current_isa()
+    module = _core.active(None)
+    return "reference" if module is reference else module.current_isa()
 
 
 def current_threads() -> int:
@@ -50,13 +54,16 @@ def current_threads() -> int:
     >>> current_threads() >= 1
     True
     """
-    return _core.current_threads() if active is reference else active.current_threads()
+    module = _core.active(None)
+    return _core.current_threads() if module is reference else module.current_threads()
 
 
-class use_isa:
+class use_isa(Choice[str]):
     """Compute with this instruction set from now on, or within a `with` block. Results do not depend on it.
 
-    name: one of `isas()`; another is a ValueError that lists them. The choice holds for the whole process.
+    name: one of `isas()`; another is a ValueError that lists them. A block is the calling thread's alone. Without
+    `with` the choice holds until another for the whole process, but for threads within a block; within one, until it
+    ends.
 
     >>> with use_isa("reference"):
     ...     current_isa()
@@ -64,20 +71,14 @@ class use_isa:
     """
 
     def __init__(self, name: str) -> None:
-        self._before = current_isa()
-        _set_isa(name)
-
-    def __enter__(self) -> use_isa:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        _set_isa(self._before)
+        current_isa()  # a ValueError where the environment asked for what there is not
+        super().__init__(_isa, _known(name, "name"))
 
 
-class use_threads:
+class use_threads(Choice[int]):
     """Let each call use up to `n` threads from now on, or within a `with` block. Results do not depend on it.
 
-    n: 1..1024. The choice holds for the whole process.
+    n: 1..1024. The choice holds for the calling thread or the process, as that of `use_isa`.
 
     >>> with use_threads(1):
     ...     current_threads()
@@ -86,25 +87,37 @@ class use_threads:
 
     def __init__(self, n: int) -> None:
         count = checks.integer("n", n, 1, MAX_THREADS)
-        self._before = current_threads()
-        _core.use_threads(count)
-
-    def __enter__(self) -> use_threads:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        _core.use_threads(self._before)
+        current_threads()
+        super().__init__(_threads, count)
 
 
-def _set_isa(name: str, source: str = "name") -> None:
-    global active
+def as_here(threads: int) -> Callable[[], None]:
+    """What another thread calls to compute as this one from then on, with so many threads of its own for a call."""
+    isa = current_isa()
+
+    def adopt() -> None:
+        _isa.enter(isa)
+        _threads.enter(threads)
+
+    return adopt
+
+
+def _known(name: str, source: str) -> str:
     if name not in isas():
         raise ValueError(f"{source} must be an instruction set of this machine, one of {isas()}, not {name!r}")
-    if name == "reference":
-        active = reference
-    else:
+    return name
+
+
+def _use_isa(name: str) -> None:
+    if name != "reference":
         _core.use_isa(name)
-        active = _core
+    _core.compute_with(reference if name == "reference" else _core)
+
+
+def _use_here() -> None:
+    isa, threads = _isa.here(), _threads.here()
+    module = None if isa is None else reference if isa == "reference" else _core
+    _core.compute_here(module, isa if isa and module is _core else "", threads or 0)
 
 
 def _default_threads() -> int:
@@ -125,8 +138,15 @@ def _default_threads() -> int:
 
 if len(isas()) == 1:
     raise ImportError("quantrim needs at least SSE4.2 and POPCNT (x86-64-v2) or ARMv8 NEON; this processor has neither")
+
+
+class _Backend(ModuleType):
+    active = property(_core.active)  # a function in C, as it is asked for at every call
+
+
+sys.modules[__name__].__class__ = _Backend
 try:
-    _core.use_threads(_default_threads())
-    _set_isa(os.environ.get("QUANTRIM_ISA") or isas()[0], "QUANTRIM_ISA")
+    _threads = Setting(_default_threads(), _core.use_threads, _use_here)
+    _isa = Setting(_known(os.environ.get("QUANTRIM_ISA") or isas()[0], "QUANTRIM_ISA"), _use_isa, _use_here)
 except ValueError as error:
-    active = cast(ModuleType, _Refused(str(error)))
+    _core.compute_with(_Refused(str(error)))

@@ -18,6 +18,9 @@ from .outputs import output
 Block = tuple[int, int]
 Axis = int | str | None
 EACH = "each"  # the axis of one score per weight
+LIFT = np.float32(2.0**100)
+TINY = np.float32(2.0**-50)  # a norm below which squares of its weights may be subnormal, or zero
+_GATHERED = 1 << 22  # weights that are enlarged together
 
 
 def of_many(axis: Axis, block: object) -> bool:
@@ -49,6 +52,42 @@ def grouped(name: str, x: Array, axis: int | None, block: object, power: int, ou
     scores = output(out, x.shape[:k] + x.shape[k + 1 :], np.float32, **{name: x})
     sums(name, x, k, power, scores)
     return total(scores.ravel(), power) if axis is None else scores
+
+
+def norms(name: str, x: Array, axis: int | None, block: object, out: Array | None = None) -> Any:
+    """Roots of the sums of squares that `grouped` gives; of slices so small that squares may have underflowed, those of
+    2**100 times their weights, divided by it again, which changes no bit where none did."""
+    roots = np.sqrt(grouped(name, x, axis, block, 2, out), out=out)
+    small = roots < TINY
+    if x.dtype == np.float16 or not small.any():
+        return roots
+    tiny = np.flatnonzero(small & (grouped(name, x, axis, block, 1, None) > 0))  # those of zeros alone are exact
+    if not tiny.size:
+        return roots
+    if roots.ndim == 0:
+        return np.divide(np.sqrt(grouped(name, _enlarged(x), axis, block, 2, None)), LIFT, out=out)
+    flat = roots.reshape(-1)
+    if block is not None:
+        rows, cols = size = block_of(name, block, x.shape)
+        parts = checks.rows(x).reshape(-1, rows, x.shape[-1] // cols, cols).swapaxes(1, 2)
+    else:
+        size, parts = None, np.moveaxis(x, checks.axis(axis, x.ndim), -1)
+    places = parts.shape[:2] if size else parts.shape[:-1]
+    weights = max(x.size // flat.size, 1)
+    for some in np.array_split(tiny, -(-tiny.size * weights // _GATHERED)):
+        w = _enlarged(parts[np.unravel_index(some, places)])
+        again = np.empty(len(some), np.float32)
+        if size:
+            block_sums(name, w.reshape(-1, size[1]), size, 2, again)
+        else:
+            sums(name, w, 1, 2, again)
+        flat[some] = np.sqrt(again) / LIFT
+    return roots
+
+
+def _enlarged(x: Array) -> Array:
+    enlarged: Array = np.ascontiguousarray(x, np.float32) * LIFT
+    return enlarged
 
 
 def sums(name: str, x: Array, axis: int, power: int, out: Array) -> None:

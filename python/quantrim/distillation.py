@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backend, checks
+from .checks import Array
 from .float_environment import default_floats
+from .reference.distillation import target
 
 __all__ = ["distillation_loss"]
 
@@ -25,6 +27,7 @@ def distillation_loss(
     *,
     temperature: float = 1.0,
     alpha: float = DEFAULT_ALPHA,
+    ignore_index: int = -100,
     out: NDArray[np.float32] | None = None,
 ) -> tuple[float, NDArray[np.float32]]:
     """What a student loses against its teachers, and the gradient (Hinton, Vinyals, Dean 2015, "Distilling the
@@ -33,17 +36,22 @@ def distillation_loss(
     student_logits: (..., classes), float32, float16, bfloat16 or float64; the mean is taken over all rows.
     teacher_logits: the same shape; several teachers as a list or tuple of such arrays, or as one array with an axis
     more in front: their softened probabilities are averaged. labels: integers 0..classes-1 of shape (...), or None.
-    temperature: 1e-6..1e6, softens both sides. alpha: 0..1, the teachers' part. out: float32 of the student's shape,
-    receives the gradient.
+    temperature: 1e-6..1e6, softens both sides. alpha: 0..1, the teachers' part. ignore_index: the label of rows that
+    have none. out: float32 of the student's shape, receives the gradient.
 
     Returns loss, a float in nats, and grad, float32, the loss differentiated by student_logits:
 
-        loss = mean over rows of  alpha * T**2 * KL(p || q) + (1 - alpha) * -log softmax(student)[label]
+        loss = alpha * T**2 * mean of KL(p || q) + (1 - alpha) * mean of -log softmax(student)[label]
         p = mean over teachers of softmax(teacher / T),  q = softmax(student / T)
 
     KL is the cross-entropy less the entropy of p, which no student can change: its gradient is the same, and it is 0
     where the student agrees (with several teachers, within rounding). Without labels the first part alone is taken,
-    with alpha = 1; alpha may then be left out or be 1. No rows or no classes: loss 0. NaN or infinity is a ValueError.
+    with alpha = 1; alpha may then be left out or be 1. No rows or no classes: loss 0. The first mean is over all rows,
+    the second over those that have a label (as in torch's cross_entropy), and 0 where none has.
+
+    A logit of -inf masks its class: its probability is 0, and so is its gradient where student and teachers mask it.
+    ValueError for NaN and +inf, for a row of -inf alone, and where the loss would be infinite: where the student masks
+    a class whose p is above 0, or the class of a label (unless alpha leaves that part out).
 
     Computed in float32: exp within 1 unit in the last place, the sums of a row in sixteen lanes; the losses of rows
     are joined in float64. Probabilities below e**-87 of the largest in their row count as 0, and a logit more than
@@ -55,18 +63,21 @@ def distillation_loss(
     """
     x = checks.floats("student_logits", student_logits)
     teachers = _teachers(teacher_logits, x.shape)
-    truth = None if labels is None else _labels(labels, x.shape)
+    ignored = checks.integer("ignore_index", ignore_index, -(2**63), 2**63 - 1)
+    truth = None if labels is None else _labels(labels, x.shape, ignored)
     temperature = checks.number("temperature", temperature, *TEMPERATURES)
     alpha = _alpha(alpha, labelled=truth is not None)
     inputs = [a for a in (x, *teachers.values(), truth) if a is not None]
     grad = checks.output(out, x.shape, np.float32, *inputs, in_place=False)
     losses = np.zeros(len(checks.rows(x)))
     others = [checks.rows(t) for t in teachers.values()]
-    finite = not x.size or backend.active.distill(
+    defined = not x.size or backend.active.distill(
         checks.rows(x), others, truth, temperature, alpha, losses, checks.rows(grad)
     )
-    for name, a in {"student_logits": x, **teachers}.items():
-        checks.finite(name, a, finite)
+    if not defined:
+        for name, a in {"student_logits": x, **teachers}.items():
+            _check_logits(name, a)
+        _check_masks(checks.rows(x), others, truth, temperature, alpha)
     return math.fsum(losses) / max(len(losses), 1), grad
 
 
@@ -86,8 +97,38 @@ def _teachers(teacher_logits: Any, shape: tuple[int, ...]) -> dict[str, checks.A
     return {f"teacher_logits[{k}]": t for k, t in enumerate(x)}
 
 
-def _labels(labels: object, shape: tuple[int, ...]) -> checks.Array:
-    """Labels as int64 in one row, each the number of a class."""
+def _check_logits(name: str, a: Array) -> None:
+    """Raise where a logit is NaN or +inf, or where all classes of a row are masked."""
+    masked = a == -np.inf
+    checks.finite(name, np.where(masked, a.dtype.type(0), a), False)
+    alone = checks.rows(masked).all(1)
+    if alone.any():
+        raise ValueError(f"{name} must have a finite logit in each row, not -inf alone in row {int(alone.argmax())}")
+
+
+def _check_masks(x: Array, teachers: list[Array], labels: Array | None, temperature: float, alpha: float) -> None:
+    """Raise where the student, (rows, classes), masks what it is to learn: its loss would be infinite."""
+    masked = x == -np.inf
+    some = np.flatnonzero(masked.any(1))
+    lost = np.zeros_like(masked)
+    if alpha > 0 and some.size:
+        p = target([t[some] for t in teachers], np.float32(1 / temperature))[0]
+        lost[some] = masked[some] & (p > 0)
+        _refuse("where the teachers' probability is above 0", lost)
+    if alpha < 1 and labels is not None:
+        has = np.flatnonzero(labels >= 0)
+        lost[has, labels[has]] = masked[has, labels[has]]
+        _refuse("at a label", lost)
+
+
+def _refuse(where: str, lost: Array) -> None:
+    if lost.any():
+        row, column = np.unravel_index(int(lost.argmax()), lost.shape)
+        raise ValueError(f"student_logits must not be -inf {where}, as in row {row}, class {column}")
+
+
+def _labels(labels: object, shape: tuple[int, ...], ignored: int) -> Array:
+    """Labels as int64 in one row, each the number of a class; -1 for those that are ignored."""
     x = checks.array("labels", labels)
     if x.dtype.kind not in "iu":
         raise TypeError(f"labels must be integers, not {x.dtype}")
@@ -95,10 +136,16 @@ def _labels(labels: object, shape: tuple[int, ...]) -> checks.Array:
         raise ValueError(f"labels must have shape {shape[:-1]}, one for each row of student_logits, not {x.shape}")
     flat = x.ravel()
     wrong = (flat < 0) | (flat >= shape[-1])
+    if not wrong.any() and not 0 <= ignored < shape[-1]:
+        return np.ascontiguousarray(flat, np.int64)
+    none = flat == ignored
+    wrong &= ~none
     if wrong.any():
         at = int(wrong.argmax())
-        raise ValueError(f"labels must be 0..{shape[-1] - 1}, not {flat[at]} at flat index {at}")
-    return np.ascontiguousarray(flat, np.int64)
+        raise ValueError(f"labels must be 0..{shape[-1] - 1} or {ignored}, not {flat[at]} at flat index {at}")
+    found = flat.astype(np.int64)
+    found[none] = -1
+    return found
 
 
 def _alpha(alpha: float, *, labelled: bool) -> float:

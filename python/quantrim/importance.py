@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backend, checks
-from .blocks import EACH, Axis, grouped, of_many, reduced, sums, total
+from .blocks import EACH, Axis, grouped, norms, of_many, reduced, sums, total
 from .float_environment import default_floats
 from .histograms import ActivationHistogram, entropy
 from .outputs import output
@@ -187,7 +187,8 @@ def l1(w: object, axis: int | None = None, *, block: object = None, out: Scores 
 
 @default_floats
 def l2(w: object, axis: int | None = None, *, block: object = None, out: Scores | None = None) -> Any:
-    """Square root of the sum of w * w over `axis`, `block` or everything, summed as in `l1`.
+    """Square root of the sum of w * w over `axis`, `block` or everything, summed as in `l1`; where squares underflow,
+    after scaling by a power of two.
 
     w: any shape. Returns float32 without that axis; (..., rows / block rows, cols / block cols) for blocks; a scalar
     for axis=None.
@@ -195,8 +196,7 @@ def l2(w: object, axis: int | None = None, *, block: object = None, out: Scores 
     >>> l2([[3.0, 4.0]], axis=1)
     array([5.], dtype=float32)
     """
-    norms = grouped("w", checks.floats("w", w), axis, block, 2, out)
-    return np.sqrt(norms, out=out)
+    return norms("w", checks.floats("w", w), axis, block, out)
 
 
 @default_floats

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backend, checks
-from .blocks import Block, block_of, block_sums, grouped, spread
+from .blocks import Block, block_of, block_sums, norms, spread
 from .float_environment import default_floats
 from .outputs import output
 from .ranking import global_masks, prune_model
@@ -196,8 +196,7 @@ def shrink(
         return shrunk
     k = checks.axis(axis, x.ndim)
     shrunk = output(out, x.shape, x.dtype, w=x)
-    norms = np.sqrt(grouped("w", x, k, None, 2, None))
-    factor = _group_factors(norms, l1, l2)
+    factor = _group_factors(norms("w", x, k, None), l1, l2)
     if k == x.ndim - 1:
         backend.active.multiply(checks.rows(x), factor.ravel(), True, checks.rows(shrunk))
         return shrunk

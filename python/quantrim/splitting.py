@@ -19,6 +19,7 @@ from .reference.lanes import sum_last_axis
 __all__ = ["merge", "remove_units", "split"]
 
 Layer = tuple[NDArray[Any], NDArray[Any] | None]
+Between = tuple[NDArray[Any] | None, ...]  # values of each unit between two layers, as a normalization has them
 Activation = Callable[[NDArray[Any]], object]
 
 
@@ -79,19 +80,20 @@ def merge(parts: Sequence[Any], axis: int = 0) -> Any:
 
 @default_floats
 def remove_units(
-    layers: Sequence[tuple[object, object]], keep: Sequence[object], activation: Activation | None = None
-) -> list[Layer]:
+    layers: Sequence[Sequence[object]], keep: Sequence[object], activation: Activation | None = None
+) -> list[Any]:
     """A smaller dense network that computes what one with masked units does: their rows and columns are cut out.
 
     layers: (weight, bias) from the input to the output; weight (out, in) and bias (out,) or None, floats. A weight of
-    more axes, such as (out, in, height, width), is cut along its first two.
+    more axes, such as (out, in, height, width), is cut along its first two. Tuples of arrays (units,), or None, between
+    two layers follow the units before them: the weight, bias, mean and variance of a batch norm, say.
     keep: for each layer but the last, the units that stay: a bool mask (out,), indices in their new order, or None
     for all. Units are rows of their layer and columns of the next.
     activation: None where a removed unit put out 0, bias and all. A function of an array where masking cleared its
     weights alone: such a unit puts out activation(bias), whatever comes in, and that times its column is added to the
     next bias, in float64 (which is made where it was None). Folding needs weights of two axes: at the border of a
-    padded image the sum would be another.
-    Returns a list of new (weight, bias) in the dtypes of the old; float64 becomes float32. (Srinivas and Babu 2015,
+    padded image the sum would be another. Nor can anything stand between the layers then.
+    Returns a list of new tuples like `layers`, in their dtypes; float64 becomes float32. (Srinivas and Babu 2015,
     "Data-free parameter pruning for deep neural networks"; Han et al. 2015 on dead neurons.)
 
     >>> hidden = np.float32([[1, 2], [3, 4], [0, 0]]), np.float32([0, 0, 5])
@@ -100,12 +102,14 @@ def remove_units(
     >>> small[0][0].shape, small[1][0].tolist(), small[1][1].tolist()
     ((2, 2), [[1.0, 1.0]], [10.0])
     """
-    given = _layers(layers)
+    given, between = _layers(layers)
+    if between and activation is not None:
+        raise ValueError("activation must be None with arrays between layers, which change what removed units put out")
     if not isinstance(keep, (list, tuple)) or len(keep) != len(given) - 1:
         said = len(keep) if isinstance(keep, (list, tuple)) else repr(type(keep).__name__)
         raise ValueError(f"keep must be a list of {len(given) - 1}, one for each layer but the last, not {said}")
     kept = [_units(f"keep[{i}]", k, len(w)) for i, ((w, _), k) in enumerate(zip(given[:-1], keep, strict=True))]
-    smaller: list[Layer] = []
+    smaller: list[Layer | Between] = []
     for i, (weight, bias) in enumerate(given):
         rows = kept[i] if i < len(kept) else np.arange(len(weight))
         columns = kept[i - 1] if i else np.arange(weight.shape[1])
@@ -113,6 +117,7 @@ def remove_units(
         if i and activation is not None:
             b = _folded(i, given, kept[i - 1], rows, activation)
         smaller.append((weight[np.ix_(rows, columns)], b))
+        smaller += [tuple(None if a is None else a[rows] for a in arrays) for arrays in between.get(i, ())]
     return smaller
 
 
@@ -140,11 +145,18 @@ def _folded(i: int, layers: list[Layer], kept: NDArray[np.intp], rows: NDArray[n
     return folded
 
 
-def _layers(layers: object) -> list[Layer]:
+def _layers(layers: object) -> tuple[list[Layer], dict[int, list[Between]]]:
+    """The layers, and by the number of a layer what stands between it and the next."""
     if not isinstance(layers, (list, tuple)) or not layers:
         raise ValueError(f"layers must be a list of (weight, bias), one or more, not {layers!r:.200}")
     found: list[Layer] = []
+    between: dict[int, list[Between]] = {}
     for i, layer in enumerate(layers):
+        if 0 < i < len(layers) - 1 and _is_between(layer):
+            shape, named = found[-1][0].shape[:1], enumerate(layer)
+            arrays = [None if a is None else checks.floats(f"layers[{i}][{k}]", a, shape) for k, a in named]
+            between.setdefault(len(found) - 1, []).append(tuple(arrays))
+            continue
         if not isinstance(layer, (list, tuple)) or len(layer) != 2:
             raise ValueError(f"layers[{i}] must be (weight, bias), not {type(layer).__name__}")
         weight = checks.floats(f"layers[{i}] weight", layer[0])
@@ -155,7 +167,13 @@ def _layers(layers: object) -> list[Layer]:
             raise ValueError(f"layers[{i}] must have an input for each of {units} units before it, not {inputs}")
         bias = None if layer[1] is None else checks.floats(f"layers[{i}] bias", layer[1], weight.shape[:1])
         found.append((weight, bias))
-    return found
+    return found, between
+
+
+def _is_between(layer: object) -> bool:
+    """Whether this is a tuple of arrays of one axis, or None."""
+    given = [a for a in layer if a is not None] if isinstance(layer, (list, tuple)) else []
+    return bool(given) and all(np.ndim(a) == 1 for a in given)
 
 
 def _units(name: str, keep: object, count: int) -> NDArray[np.intp]:

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
+from .. import backend
 from ..checks import Array
 from .chunks import CHUNK_BYTES, Chunk, cut
-from .workers import Workers, single_threaded_kernels
+from .workers import Workers
 
 BLOCK_BYTES = CHUNK_BYTES  # of a tensor as float32
 
@@ -50,7 +51,7 @@ def measured(
     advance: called in this thread with (tensor, elements done) before each tensor and after each block.
     """
     plans = [(tensor, blocks(tensor)) for tensor in tensors]
-    with single_threaded_kernels() as count, Workers(count) as workers:
+    with Workers(backend.current_threads()) as workers:
         jobs: Iterator[Callable[[], P]] = (
             (lambda tensor=tensor, block=block: measure(tensor, block))  # type: ignore[misc]
             for tensor, parts in plans

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import backend
 from ..files import AtomicFolder, Checkpoint, open_checkpoint, refuse_same_file
 from ..files.atomic import FileWriter
 from ..files.descriptors import named_path
@@ -34,7 +35,7 @@ from .stream import Jobs, compress_jobs, copy_jobs
 from .streams import recognized, settled, stream_for
 from .targets import CheckedFile, check_target, copy_side_files, write_json
 from .tensor_plan import TensorPlan
-from .workers import Buffers, Workers, gathered, single_threaded_kernels
+from .workers import Buffers, Workers, gathered
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -123,19 +124,19 @@ def compress(
         with collector_paused():
             plan = make_plan(checkpoint, wish)
         run = _Run(checkpoint, plan, progress)
-        with single_threaded_kernels() as count:
+        count = backend.current_threads()
+        with Workers(count) as workers:
+            plan = recognized(checkpoint, plan, run.source, workers, run.tick)
+        with Pruners(plan.tensors, wish.folder) as pruners:
             with Workers(count) as workers:
-                plan = recognized(checkpoint, plan, run.source, workers, run.tick)
-            with Pruners(plan.tensors, wish.folder) as pruners:
-                with Workers(count) as workers:
-                    pruners.find_budgets(run.source, workers, run.advance)
-                    plan = settled(checkpoint, plan, run.source, pruners, workers, run.tick)
-                with _targets(checkpoint, plan, target, overwrite) as open_target:
-                    for shard in plan.shards:
-                        # the workers end before the file is closed: none may write to a descriptor used anew
-                        with open_target(shard) as out, Workers(count) as workers:
-                            run.write_shard(shard, pruners, out, workers)
-                    checkpoint.check_unchanged()
+                pruners.find_budgets(run.source, workers, run.advance)
+                plan = settled(checkpoint, plan, run.source, pruners, workers, run.tick)
+            with _targets(checkpoint, plan, target, overwrite) as open_target:
+                for shard in plan.shards:
+                    # the workers end before the file is closed: none may write to a descriptor used anew
+                    with open_target(shard) as out, Workers(count) as workers:
+                        run.write_shard(shard, pruners, out, workers)
+                checkpoint.check_unchanged()
     seconds = time.perf_counter() - started
     with collector_paused():
         return _report(plan, target, run.errors, seconds, count)

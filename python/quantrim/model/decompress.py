@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import checks
+from .. import backend, checks
 from ..checks import Array
 from ..files import AtomicFolder, Checkpoint, open_checkpoint
 from ..files.descriptors import named_path
@@ -29,7 +29,7 @@ from .decompress_plan import FLOATS, DecompressPlan, FilePlan, Writing, numpy_dt
 from .narrowing import cast, cost
 from .statistics import Errors
 from .targets import COPY_BYTES, CheckedFile, check_target, copy_side_files, write_json
-from .workers import Workers, single_threaded_kernels
+from .workers import Workers
 
 Progress = Callable[[int, int, str], object]  # bytes written, of how many, the tensor at work
 
@@ -122,7 +122,8 @@ def decompress(
         check_target(checkpoint, source, target, overwrite)
         plan = plan_decompress(checkpoint, word)
         run = _Run(checkpoint, plan, progress)
-        with single_threaded_kernels() as count, _targets(checkpoint, plan, target, overwrite) as open_target:
+        count = backend.current_threads()
+        with _targets(checkpoint, plan, target, overwrite) as open_target:
             for file in plan.files:
                 # the workers end before the file is closed: none may write to a descriptor used anew
                 with open_target(file) as out, Workers(count) as workers:

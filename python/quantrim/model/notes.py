@@ -31,7 +31,7 @@ def notes_on(
         yield f"exclude={quote(glob)} matched 0 tensors"
     yield from side_file_notes(checkpoint)
     for key, value in resized.items():
-        yield f"units are removed; in config.json {key} becomes {value}, not {config[key]}"
+        yield f"units are removed; in config.json {key} becomes {value}, not {config.get(key)}"
     if recipe.remove_units and not resized:
         yield "units are removed; config.json stays as it is, its sizes need the numbers that are left"
     yield from _on_what_stays(plans)

@@ -8,21 +8,30 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from .. import checks, importance
+from .. import checks
 from ..checks import Array
-from ..files import Checkpoint, FormatError, TensorInfo, open_checkpoint
+from ..files import Checkpoint, open_checkpoint
 from ..files.descriptors import named_path
 from ..files.errors import PATH_LIMIT, quote
-from ..pruning import prune_mask
 from ..splitting import remove_units
-from .source import not_finite
+from .head_removal import Heads, config_of_heads, fewer_heads, heads_of
+from .unit_layers import (
+    Layer,
+    at,
+    has_matrix,
+    kept,
+    layer,
+    refuse_attention,
+    refuse_what_is_not_named,
+    scores_of,
+    values_of_units,
+)
 
 SCORES = ("l1", "l2", "given")
-DTYPES = ("F32", "F16", "BF16")
 # What a unit without inputs puts out, given its bias; 0 at 0, so that no layer needs a bias that it had not.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": lambda x: np.maximum(x, 0),
@@ -39,32 +48,50 @@ _DEPTHS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 Modules = tuple[str, ...]  # that share their units, as the gate of a gated layer does with what it gates
 
 
+class Chain(NamedTuple):
+    """The modules of a chain by name, and modules that are not in it."""
+
+    modules: tuple[Modules, ...]
+    apart: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class UnitRemoval:
     """layers: modules of a chain, each with a .weight (out, in) and perhaps a .bias; the output of one, and nothing
-    else, is the input of the next. Several in place of one share their units: what they put out is multiplied. A `*`
+    else, is the input of the next. Several in place of one share their units: what they put out is multiplied. A module
+    without a matrix, between two of them, has values of each unit, which follow: a batch norm, a layer norm. A `*`
     stands for one part of a name, the same in all: a chain for each. round(sparsity * n) units of each layer but the
-    last go, those of the lowest score, the first among equals: "l1" or "l2" of their weights, or "given", by the
-    tensors (out,) of the weights' names (of modules that share units the first) in the checkpoint `data`. activation:
-    between the layers, for what removed units put out by their bias, which is added to the next bias; None where that
-    is nothing."""
+    last go, or fewer, for a multiple of `multiple_of` to be left; those of the lowest score, the first among equals:
+    "l1" or "l2" of their weights, or "given", by the tensors (out,) of the weights' names (of modules that share units
+    the first) in the checkpoint `data`. activation: between the layers, for what removed units put out by their bias,
+    which is added to the next bias; None where that is nothing. head_dim: for attention, layers = [[q, k, v], o]: units
+    are heads of so many rows, those of keys and values with all heads of queries that they serve. apart: modules that
+    are not in the chain, though by their names and sizes they may be."""
 
     layers: tuple[str | Modules, ...]
     sparsity: float
     score: str = "l2"
     data: str | None = None
     activation: str | None = None
+    multiple_of: int = 1
+    head_dim: int | None = None
+    apart: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         layers = self.layers
+        if not isinstance(self.apart, (list, tuple)) or not all(isinstance(name, str) for name in self.apart):
+            raise TypeError(f"apart must be a list of module names, not {quote(self.apart)}")
+        object.__setattr__(self, "apart", tuple(self.apart))
         if not isinstance(layers, (list, tuple)) or not all(map(_are_modules, layers)):
             raise TypeError(f"layers must be a list of module names, or of lists of such, not {quote(layers)}")
         object.__setattr__(self, "layers", tuple(m if isinstance(m, str) else tuple(m) for m in layers))
         names = [name for modules in self.chain for name in modules]
         if len(layers) < 2 or len(set(names)) != len(names):
             raise ValueError(f"layers must be two different modules or more, in order, not {list(layers)}")
-        if len({name.count("*") for name in names}) > 1:
+        if len({name.count("*") for name in (*names, *self.apart)}) > 1:
             raise ValueError(f"layers must have as many * in each name, not {list(layers)}")
+        object.__setattr__(self, "multiple_of", checks.integer("multiple_of", self.multiple_of, 1, 2**31))
+        self._check_heads()
         if self.activation is not None and any(len(modules) > 1 for modules in self.chain):
             raise ValueError("activation must not be given where modules share their units")
         object.__setattr__(self, "sparsity", checks.number("sparsity", self.sparsity, 0.0, 1.0))
@@ -77,20 +104,29 @@ class UnitRemoval:
         if self.data is not None:
             object.__setattr__(self, "data", str(named_path(self.data, "data")))
 
+    def _check_heads(self) -> None:
+        if self.head_dim is None:
+            return
+        object.__setattr__(self, "head_dim", checks.integer("head_dim", self.head_dim, 1, 2**31))
+        if [len(modules) for modules in self.chain] != [3, 1] or self.activation is not None:
+            wanted = "layers = [[queries, keys, values], output], and no activation"
+            raise ValueError(f"head_dim must be given with {wanted}, not with {list(self.layers)}")
+
     @property
     def chain(self) -> tuple[Modules, ...]:
         """The layers, each as modules that share their units."""
         return tuple((layer,) if isinstance(layer, str) else layer for layer in self.layers)
 
-    def chains(self, tensors: Iterable[str]) -> Iterator[tuple[Modules, ...]]:
+    def chains(self, tensors: Iterable[str]) -> Iterator[Chain]:
         """The chains of a checkpoint with these tensors: one, or one for each module that the first name matches."""
         first = self.chain[0][0]
         if "*" not in first:
-            yield self.chain
+            yield Chain(self.chain, self.apart)
             return
         pattern = re.compile(re.escape(first).replace(r"\*", "([^.]+)") + r"\.weight")
         for match in filter(None, map(pattern.fullmatch, tensors)):
-            yield tuple(tuple(_filled(name, match.groups()) for name in modules) for modules in self.chain)
+            filled = tuple(tuple(_filled(name, match.groups()) for name in modules) for modules in self.chain)
+            yield Chain(filled, tuple(_filled(name, match.groups()) for name in self.apart))
 
     @classmethod
     def from_dict(cls, where: str, table: Mapping[str, Any]) -> UnitRemoval:
@@ -110,7 +146,8 @@ class UnitRemoval:
     def as_dict(self) -> dict[str, Any]:
         """The table that `from_dict` reads; nothing that is as by default."""
         table = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {key: value for key, value in table.items() if value is not None and (key, value) != ("score", "l2")}
+        usual = {f.name: f.default for f in fields(self)}
+        return {key: value for key, value in table.items() if value != usual[key]}
 
 
 @dataclass(frozen=True)
@@ -126,7 +163,7 @@ def remove_from(checkpoint: Checkpoint, removals: Sequence[UnitRemoval], folder:
     FormatError for layers that are no such chain, before any is replaced."""
     reasons: dict[str, str] = {}
     smaller: dict[str, Array] = {}
-    widths: list[tuple[int, int]] = []
+    done: list[tuple[UnitRemoval, Chain]] = []
     for removal in removals:
         chains = list(removal.chains(checkpoint.tensors))
         if not chains:
@@ -134,107 +171,117 @@ def remove_from(checkpoint: Checkpoint, removals: Sequence[UnitRemoval], folder:
             raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)} {wanted}")
         with nullcontext() if removal.data is None else open_checkpoint((folder or Path()) / removal.data) as data:
             for chain in chains:
-                for name, array, what in _smaller(checkpoint, removal, chain, data):
+                fewer = _smaller if removal.head_dim is None else fewer_heads
+                for name, array, what in fewer(checkpoint, removal, chain, data):
                     if name in smaller:
-                        raise ValueError(f"{_at(checkpoint, name)} must be in one table of remove_units, not two")
+                        raise ValueError(f"{at(checkpoint, name)} must be in one table of remove_units, not two")
                     smaller[name] = array
                     if what:
                         reasons[name] = what
-                first = f"{chain[0][0]}.weight"
-                widths.append((checkpoint.tensors[first].shape[0], len(smaller[first])) if len(chain) == 2 else (0, 0))
+                done.append((removal, chain))
+    before = [_sizes(checkpoint, *each) for each in done]
     for name, array in smaller.items():
         checkpoint.hold(name, array)
-    return Removed(reasons, _config(checkpoint.config or {}, widths))
+    after = [_sizes(checkpoint, *each) for each in done]
+    return Removed(reasons, _config(checkpoint.config or {}, [removal for removal, _ in done], before, after))
 
 
-def _config(config: Mapping[str, Any], widths: Sequence[tuple[int, int]]) -> dict[str, int]:
-    """The one number that changes where every block of a model lost as many units, (before, after)."""
-    keys = [key for key in _WIDTHS if widths and config.get(key) == widths[0][0]]
-    every = any(config.get(key) == len(widths) for key in _DEPTHS)
-    return {keys[0]: widths[0][1]} if every and len(keys) == 1 and len(set(widths)) == 1 else {}
+def _sizes(checkpoint: Checkpoint, removal: UnitRemoval, chain: Chain) -> int | Heads:
+    """What config.json may say of a chain: its heads, or the units between its two layers; 0 where it has more."""
+    if removal.head_dim is not None:
+        return heads_of(checkpoint, chain, removal.head_dim)
+    layers = [modules for modules in chain.modules if has_matrix(checkpoint, modules[0])]
+    return checkpoint.tensors[f"{layers[0][0]}.weight"].shape[0] if len(layers) == 2 else 0
+
+
+def _config(
+    config: Mapping[str, Any],
+    removals: Sequence[UnitRemoval],
+    before: Sequence[int | Heads],
+    after: Sequence[int | Heads],
+) -> dict[str, int]:
+    """The numbers that change where every block of a model lost as many units, or as many heads."""
+    found: dict[str, int] = {}
+    depths = {config.get(key) for key in _DEPTHS}
+    for head_dim in {removal.head_dim for removal in removals}:
+        of = [k for k, removal in enumerate(removals) if removal.head_dim == head_dim]
+        old, new = [before[k] for k in of], [after[k] for k in of]
+        if len(of) not in depths:
+            continue
+        if head_dim is not None:
+            found |= config_of_heads(config, head_dim, cast(list[Heads], old), cast(list[Heads], new))
+            continue
+        keys = [key for key in _WIDTHS if config.get(key) == old[0]]
+        if len(keys) == 1 and len({*old}) == 1 and len({*new}) == 1:
+            found[keys[0]] = cast(int, new[0])
+    return found
 
 
 def _smaller(
-    checkpoint: Checkpoint, removal: UnitRemoval, chain: tuple[Modules, ...], data: Checkpoint | None
+    checkpoint: Checkpoint, removal: UnitRemoval, chain: Chain, data: Checkpoint | None
 ) -> Iterator[tuple[str, Array, str]]:
     """The tensors of a chain after their units are removed, with what was done to each."""
-    layers = [[_layer(checkpoint, module) for module in modules] for modules in chain]
+    layers: list[Modules] = []
+    between: dict[str, int] = {}  # modules without a matrix, with the number of the layer before them
+    for k, modules in enumerate(chain.modules):
+        if 0 < k < len(chain.modules) - 1 and len(modules) == 1 and _is_between(checkpoint, modules[0]):
+            between[modules[0]] = len(layers) - 1
+        else:
+            layers.append(modules)
+    read = [[layer(checkpoint, module) for module in modules] for modules in layers]
+    if between and removal.activation is not None:
+        raise ValueError(
+            f"activation must not be given with {quote(next(iter(between)))}, which changes what units put out"
+        )
+    for modules in layers[:-1]:
+        refuse_attention(checkpoint, modules)
+    refuse_what_is_not_named(checkpoint, chain, layers)
     keep: list[Array] = []
-    for modules, shared in zip(chain[:-1], layers[:-1], strict=True):
+    for modules, shared in zip(layers[:-1], read[:-1], strict=True):
         units = [len(weight) for weight, _ in shared]
         if len(set(units)) > 1:
             path = quote(checkpoint.path, PATH_LIMIT)
             raise ValueError(f"{path}, {list(modules)} must have as many units each to share them, not {units}")
-        scores = _scores(modules[0], [weight for weight, _ in shared], removal.score, data)
-        keep.append(prune_mask(scores, removal.sparsity))
-        if not keep[-1].any():
-            raise ValueError(f"{_at(checkpoint, f'{modules[0]}.weight')} must keep a unit, not lose all {units[0]}")
+        scores = scores_of(modules[0], [weight for weight, _ in shared], removal.score, data)
+        keep.append(kept(scores, removal, at(checkpoint, f"{modules[0]}.weight")))
+    yield from _cut(checkpoint, removal, layers, read, keep)
+    for module, k in between.items():
+        for name in values_of_units(checkpoint, module, keep[k].size):
+            yield name, checkpoint.read(name)[keep[k]], f"{np.count_nonzero(~keep[k])} of {keep[k].size} units removed"
+
+
+def _is_between(checkpoint: Checkpoint, module: str) -> bool:
+    has = any(name.rpartition(".")[0] == module for name in checkpoint.tensors)
+    return has and not has_matrix(checkpoint, module)
+
+
+def _cut(
+    checkpoint: Checkpoint,
+    removal: UnitRemoval,
+    layers: Sequence[Modules],
+    read: Sequence[Sequence[Layer]],
+    keep: Sequence[Array],
+) -> Iterator[tuple[str, Array, str]]:
+    """The tensors of the layers without the units that go."""
     act = None if removal.activation is None else ACTIVATIONS[removal.activation]
     folded = None if act is None else lambda bias: act(bias.astype(np.float64))
-    for turn in range(max(map(len, chain))):  # of modules that share units each has its turn to stand for all
-        through = [shared[min(turn, len(shared) - 1)] for shared in layers]
+    for turn in range(max(map(len, layers))):  # of modules that share units each has its turn to stand for all
+        through = [shared[min(turn, len(shared) - 1)] for shared in read]
         try:
             found = remove_units(through, keep, folded)
         except ValueError as error:
             raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)}, {list(removal.layers)}: {error}") from None
-        for k, (modules, (weight, bias)) in enumerate(zip(chain, found, strict=True)):
+        for k, (modules, (weight, bias)) in enumerate(zip(layers, found, strict=True)):
             if turn >= len(modules):
                 continue
             said = [f"{np.count_nonzero(~keep[k])} of {keep[k].size} units removed"] if k < len(keep) else []
             said += [f"{np.count_nonzero(~keep[k - 1])} inputs with them"] if k else []
             yield f"{modules[turn]}.weight", weight, ", ".join(said)
             if bias is not None and through[k][1] is None:
-                at = _at(checkpoint, f"{modules[turn]}.weight")
-                raise ValueError(f"{at} needs a bias for what removed units put out")
+                where = at(checkpoint, f"{modules[turn]}.weight")
+                raise ValueError(f"{where} needs a bias for what removed units put out")
             if bias is not None:
                 yield f"{modules[turn]}.bias", bias, said[0] if k < len(keep) else ""
-
-
-def _layer(checkpoint: Checkpoint, module: str) -> tuple[Array, Array | None]:
-    names = [name for name in checkpoint.tensors if name.startswith(f"{module}.")]
-    others = [name for name in names if name not in (f"{module}.weight", f"{module}.bias")]
-    if f"{module}.weight" not in names:
-        raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)} must have tensor {quote(f'{module}.weight')}")
-    if others:
-        raise ValueError(f"{_at(checkpoint, others[0])} must not be there: layers have a weight and a bias alone")
-    weight = _floats(checkpoint, f"{module}.weight", 2)
-    bias = _floats(checkpoint, f"{module}.bias", 1) if f"{module}.bias" in names else None
-    return weight, bias
-
-
-def _floats(checkpoint: Checkpoint, name: str, axes: int) -> Array:
-    info = checkpoint.tensors[name]
-    if info.dtype not in DTYPES or len(info.shape) != axes or not info.size:
-        wanted = f"{', '.join(DTYPES)} of {'(out, in)' if axes == 2 else '(out,)'}"
-        problem = f"must be {wanted} for units to be removed, not {info.dtype} of shape {info.shape}"
-        raise FormatError(problem, path=info.path, tensor=name)
-    return _finite(checkpoint, info, "weights")
-
-
-def _scores(module: str, weights: list[Array], score: str, data: Checkpoint | None) -> Array:
-    """A score for each unit of the modules that share them, of which `module` is the first. data: where they are
-    given."""
-    units = weights[0].shape[:1]
-    if data is None:
-        norm = importance.l1 if score == "l1" else importance.l2
-        scores: Array = norm(weights[0] if len(weights) == 1 else np.concatenate(weights, axis=1), axis=1)
-        return scores
-    name = f"{module}.weight"
-    if name not in data:
-        raise FormatError(f"data must have a tensor {quote(name)} of scores", path=data.path)
-    info = data.tensors[name]
-    if info.dtype not in DTYPES or info.shape != units:
-        wanted = f"scores of shape {units} in {', '.join(DTYPES)}"
-        raise FormatError(f"must be {wanted}, not {info.dtype} of {info.shape}", path=info.path, tensor=name)
-    return _finite(data, info, "scores")
-
-
-def _finite(checkpoint: Checkpoint, info: TensorInfo, what: str) -> Array:
-    x = checkpoint.read(info.name)
-    error = not_finite(what, info, x, 0)
-    if error is not None:
-        raise error
-    return x
 
 
 def _are_modules(layer: object) -> bool:
@@ -248,7 +295,3 @@ def _filled(name: str, parts: Sequence[str]) -> str:
     """A name with its * replaced by these parts."""
     texts = name.split("*")
     return "".join(text + part for text, part in zip(texts, [*parts, ""], strict=True))
-
-
-def _at(checkpoint: Checkpoint, name: str) -> str:
-    return f"{quote(checkpoint.path, PATH_LIMIT)}, tensor {quote(name)}"

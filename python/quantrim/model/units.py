@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from .. import backend, checks
-from ..blocks import Block, block_sums, spread
+from ..blocks import LIFT, TINY, Block, block_sums, norms, spread
 from ..checks import Array
 from ..files import TensorInfo
 from ..pruning import apply_mask
@@ -68,8 +68,9 @@ class Blocks(Ranked):
     def scores(self, x: Array, chunk: Chunk) -> Array:
         checks.finite("weights", x, backend.active.is_finite(x.ravel()))
         each = x if self.score is None else self.score(x, chunk)
-        sums: Array = block_sums("scores", each, self.block, self.power).ravel()
-        return np.sqrt(sums, out=sums) if self.power == 2 else sums
+        scores = norms("scores", each, None, self.block) if self.power == 2 else None
+        sums: Array = block_sums("scores", each, self.block, self.power) if scores is None else scores
+        return sums.ravel()
 
     def apply(self, x: Array, chunk: Chunk, cut: ScoreCut, out: Array) -> None:
         keep = kept(self.scores(x, chunk), False, cut, self.first(chunk))
@@ -80,13 +81,26 @@ class Blocks(Ranked):
 
 
 def column_sums(passes: Passes, shape: tuple[int, int], score: Score | None, power: int) -> Array:
-    """A score for each column, (cols,): what `block_sums` gives for the whole, in one pass and sixteen rows of memory.
-    ValueError where a sum exceeds float32."""
+    """A score for each column, (cols,): what `block_sums` or, for power 2, `norms` gives for the whole, in one pass and
+    sixteen rows of memory; another pass where squares may have underflowed. ValueError where a sum exceeds float32."""
+    sums = _added(passes, shape, score, power, np.float32(1))
+    if power == 2:
+        sums = np.sqrt(sums)
+        tiny = sums < TINY
+        if tiny.any():
+            sums[tiny] = np.sqrt(_added(passes, shape, score, power, LIFT))[tiny] / LIFT
+    if not np.isfinite(sums).all():
+        raise error_about(passes.info, "scores must have sums over columns within float32, not ones that overflow it")
+    return sums
+
+
+def _added(passes: Passes, shape: tuple[int, int], score: Score | None, power: int, lift: np.float32) -> Array:
+    """The sum of each column of what `power` makes of `lift` times its values."""
 
     def terms(x: Array, chunk: Chunk) -> tuple[Chunk, Array]:
         checks.finite("weights", x, backend.active.is_finite(x.ravel()))
-        values = (x if score is None else score(x, chunk)).astype(np.float32)
         with np.errstate(over="ignore"):
+            values = (x if score is None else score(x, chunk)).astype(np.float32) * lift
             return chunk, values if not power else np.abs(values) if power == 1 else values * values
 
     lanes = np.zeros((LANES, shape[1]), np.float32)
@@ -101,10 +115,8 @@ def column_sums(passes: Passes, shape: tuple[int, int], score: Score | None, pow
                 row += count
         for half in (8, 4, 2, 1):
             lanes = lanes[:half] + lanes[half : 2 * half]
-    sums: Array = np.sqrt(lanes[0]) if power == 2 else lanes[0]
-    if not np.isfinite(sums).all():
-        raise error_about(passes.info, "scores must have sums over columns within float32, not ones that overflow it")
-    return sums
+    added: Array = lanes[0]
+    return added
 
 
 class _Once:

@@ -7,7 +7,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,31 +18,6 @@ from ..checks import Array
 T = TypeVar("T")
 BATCH_BYTES = 1 << 20  # of small jobs that a thread does in one go
 BATCH_JOBS = 64
-
-_lock = threading.Lock()
-_users = 0
-_before: backend.use_threads | None = None
-_count = 1
-
-
-@contextmanager
-def single_threaded_kernels() -> Iterator[int]:
-    """Kernels use one thread each while anybody is inside; gives the number that they might have used."""
-    global _users, _before, _count
-    with _lock:
-        _users += 1
-        if _users == 1:
-            _count = backend.current_threads()
-            _before = backend.use_threads(1)
-        count = _count
-    try:
-        yield count
-    finally:
-        with _lock:
-            _users -= 1
-            if not _users and _before is not None:
-                _before.__exit__(None, None, None)
-                _before = None
 
 
 def gathered(jobs: Iterable[tuple[Callable[[], T], int]]) -> Iterator[Callable[[], list[T]]]:
@@ -66,12 +40,12 @@ def _results(jobs: list[Callable[[], T]]) -> list[T]:
 
 
 class Workers:
-    """A pool of threads. As a context manager it ends when the pieces in hand are done, others are
-    dropped."""
+    """A pool of threads whose kernels are single-threaded, and otherwise compute as the calling thread does. As a
+    context manager it ends when the pieces in hand are done, others are dropped."""
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="quantrim")
+        self._pool = ThreadPoolExecutor(count, "quantrim", backend.as_here(threads=1))
         self._pending: set[Future[Any]] = set()
 
     def __enter__(self) -> Workers:

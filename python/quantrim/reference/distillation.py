@@ -8,8 +8,9 @@ import numpy as np
 
 from ..checks import Array
 from .exponential import exp_nonpositive, log
-from .lanes import all_finite, sum_last_axis
+from .lanes import sum_last_axis
 
+LOWEST = -np.finfo(np.float32).max  # below it only -inf, the logit of a masked class, whose probability is 0
 FARTHEST = np.float32(-1e38)  # a logit that is further below the largest of its row counts as this far
 
 
@@ -43,18 +44,33 @@ def distill(
     loss: Array,
     grad: Array,
 ) -> bool:
-    """loss: (rows,) float64. grad: (rows, classes) float32, of the mean loss."""
+    """labels: (rows,), -1 where a row has none. loss: (rows,) float64. grad: (rows, classes) float32, of the mean loss.
+
+    False where a row has no finite logit or one that is NaN or +inf, or where its loss is infinite.
+    """
+    defined = all(has_logits(a) for a in (student, *teachers))
+    masked = student.astype(np.float32) < LOWEST
     with np.errstate(over="ignore", invalid="ignore"):
         u, share, known, log_sum = target(teachers, np.float32(1 / temperature))
         x, e, total = softmax_parts(student, np.float32(1 / temperature))
         divergence = (known.astype(np.float64) - sum_last_axis(u * x)) * share[:, 0]
         divergence += log(total)[:, 0].astype(np.float64) - log_sum
-        loss[...] = alpha * temperature * temperature * divergence
+        loss[...] = alpha * temperature * temperature * divergence if alpha else 0
         grad[...] = np.float32(alpha * temperature / len(loss)) * (e * (1 / total) - u * share)
+        defined &= not alpha or not (masked & (u > 0)).any()
         if labels is not None:
-            at, scale = (np.arange(len(loss)), labels), np.float32((1 - alpha) / len(loss))
+            has = np.flatnonzero(labels >= 0)
+            at, count = (has, labels[has]), max(len(has), 1)
+            scale = np.float32((1 - alpha) / count)
             x, e, total = softmax_parts(student, np.float32(1))
-            loss += (1 - alpha) * (log(total)[:, 0].astype(np.float64) - x[at])
-            grad += scale * (e * (1 / total))
+            loss[has] += (1 - alpha) * (len(loss) / count) * (log(total)[has, 0].astype(np.float64) - x[at])
+            grad[has] += (scale * (e * (1 / total)))[has]
             grad[at] -= scale
-    return all_finite(student) and all(all_finite(t) for t in teachers)
+            defined &= alpha == 1 or not masked[at].any()
+    return bool(defined)
+
+
+def has_logits(logits: Array) -> bool:
+    """Whether each row has a finite logit, and none is NaN or +inf."""
+    x = logits.astype(np.float32)
+    return bool(((x < np.inf).all(1) & (x >= LOWEST).any(1)).all())
