@@ -72,8 +72,9 @@ def _make_consistent(config: Any) -> None:
         last = f"stage{config.num_hidden_layers}"
         config.stage_names = ["stem", *(f"stage{k + 1}" for k in range(config.num_hidden_layers))]
         config._out_features, config._out_indices = [last], [config.num_hidden_layers]
-    if isinstance(getattr(config, "depths", None), (list, tuple)) and isinstance(config.num_heads, (list, tuple)):
-        config.embed_dim, config.window_size = 8 * config.num_heads[0], 4
+    if isinstance(getattr(config, "num_heads", None), (list, tuple)) and hasattr(config, "window_size"):
+        config.embed_dim, config.window_size = 8 * config.num_heads[0], 2
+        config.patch_size, config.image_size = 4, 64
         config.hidden_size = config.embed_dim * 2 ** (len(config.depths) - 1)
 
 
