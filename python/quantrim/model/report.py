@@ -29,9 +29,9 @@ STEPS_HEAD = ("what each step saved", "bytes", "of the original")
 
 @dataclass(frozen=True)
 class TensorReport:
-    """One tensor. Errors are those of the decoded weights against the original ones, before pruning; None
-    where the tensor was copied. snr_db is infinity where nothing was lost, None where the tensor is all
-    zeros, like cosine. bits: of a code; None where the tensor keeps its dtype, copied or pruned."""
+    """One tensor. Errors are those of the decoded weights, in the dtype that readers get, against the original ones,
+    before pruning; None where the tensor was copied. snr_db is infinity where nothing was lost, None where the tensor
+    is all zeros, like cosine. bits: of a code; None where the tensor keeps its dtype, copied or pruned."""
 
     name: str
     shape: tuple[int, ...]
