@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from cli_helpers import refused, run
@@ -186,6 +188,8 @@ def test_D20_json_says_its_version_and_ours(model: Path, small: Path) -> None:
         ["split", model, parts, "--layers", 2, "--dry-run"],
         ["merge", parts, model.with_name("whole.safetensors")],
         ["merge", parts, out, "--dry-run"],
+        ["decompress", small, model.with_name("floats.safetensors"), "--dry-run"],
+        ["decompress", small, model.with_name("floats.safetensors")],
         ["info"],
     ):
         result = run(*words, "--json")
@@ -232,6 +236,33 @@ def test_D10_compress_and_compare_say_one_ratio(model: Path, small: Path) -> Non
     assert said in run("compress", model, small, "--overwrite").stdout
     assert f"({said})" in run("compare", model, small).stdout
     assert tuple(json.loads(run("compare", model, small, "--json").stdout)["nbytes"]) == sizes
+
+
+FORMS = (
+    "", "--bits 8", "--bits 8 --group-size 128", "--bits 3", "--asymmetric --bits 8", "--group-size 96", "--prune 0.7",
+    "--prune 0.7 --bits 8", "--prune 0.7 --bits 4 --storage sparse", "--codebook nf4", "--codebook mxfp4",
+    "--codebook ternary", "--clusters 16", "--scale 0.01", "--bits none --prune 0.5 --storage sparse", "--recognize",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("words", FORMS)
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float16], ids=["float32", "bfloat16", "float16"])
+def test_D10_D21_commands_agree_on_a_file(dtype: Any, words: str, tmp_path: Path) -> None:
+    """compress, inspect and compare give a tensor one name for its form, and one error: that of what readers get."""
+    source, out = tmp_path / "m.safetensors", tmp_path / "o.safetensors"
+    shapes = ((96, 64), (96, 96), (64, 128), (64, 160), (32, 16, 3, 3))  # a group, a row of one, and of what is left
+    save_file({f"{k}.weight": normal(*s, seed=k).astype(dtype) for k, s in enumerate(shapes)}, source)
+    commands = [["compress", source, out, *words.split()], ["inspect", out, "--no-stats"], ["compare", source, out]]
+    report, inside, apart = (json.loads(run(*command, "--json").stdout) for command in commands)
+    stored = {t["name"]: t["stored"] for t in report["tensors"]}
+    assert stored.keys() == {f"{k}.weight" for k in range(len(shapes))}
+    named = {t["name"]: t["stored"] for t in inside["tensors"]}
+    assert named == {name: re.sub(r", \d+% pruned$", "", form) for name, form in stored.items()}
+    assert {t["name"]: t["stored"][1] for t in apart["tensors"]} == named
+    for key, name in (("snr_db", "snr_db"), ("worst", "worst_absolute"), ("cosine", "cosine")):
+        found = {t["name"]: t[name] for t in apart["tensors"] if not t["equal"]}
+        assert found == pytest.approx({t["name"]: t[key] for t in report["tensors"] if t["name"] in found}, rel=1e-9)
+    assert apart["snr_db"] == pytest.approx(report["snr_db"], rel=1e-9)
 
 
 def test_D1_every_dtype_is_in_the_table(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import subprocess
@@ -369,6 +370,79 @@ def test_names_in_the_picture_do_not_cover_each_other(
     assert overlapping_names(plot.draw(list(rows.values()))) == set()
     monkeypatch.setattr(plot, "free_place", lambda at, size, *_: (*at, at[0] + size[0], at[1] + size[1]))
     assert len(overlapping_names(plot.draw(list(rows.values())))) > 3
+
+
+@pytest.fixture(scope="module")
+def picture(rows: dict[str, demo.Row]) -> Any:
+    pytest.importorskip("matplotlib", reason="matplotlib, the extra `plot`, is not installed")
+    figure = plot.draw(list(rows.values()))
+    figure.canvas.draw()
+    return figure
+
+
+def points(picture: Any) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+    """Bytes and errors of the forms on the front, and of the others."""
+    found = [
+        list(zip(line.get_xdata(), line.get_ydata(), strict=True))
+        for line in picture.axes[0].lines
+        if line.get_marker() == "o"
+    ]
+    return found[0], found[1]
+
+
+def test_D27_the_picture_is_used_and_ends_near_100_percent(picture: Any) -> None:
+    """Each third of its height has points, as has each half of its width; the axis ends between 99 % and 100 %."""
+    axes = picture.axes[0]
+    at = axes.transAxes.inverted().transform(axes.transData.transform([place for g in points(picture) for place in g]))
+    assert len(at) == len(READ) and ((at > 0.03) & (at < 0.97)).all()
+    assert np.histogram(at[:, 1], 3, (0, 1))[0].min() >= 2 and np.histogram(at[:, 0], 2, (0, 1))[0].min() >= 5
+    worst, best = axes.get_ylim()
+    assert worst > 1 > best > 0
+    said = [(place, text.get_text()) for place, text in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)]
+    assert (1, "99 %") in said and (20, "80 %") in said and all(best <= place <= worst for place, _ in said)
+
+
+def test_D27_the_front_is_what_no_other_form_beats(picture: Any, rows: dict[str, demo.Row]) -> None:
+    best = [
+        row for row in rows.values()
+        if not any((o.nbytes, -o.accuracy) != (row.nbytes, -row.accuracy)
+                   and o.nbytes <= row.nbytes and o.accuracy >= row.accuracy for o in rows.values())
+    ]  # fmt: skip
+    assert {"binary", "ternary", "chosen by validation"} <= {row.name for row in best} and len(best) < len(rows) / 2
+    on_front, others = points(picture)
+    wanted = sorted((row.nbytes, 100 * (1 - row.accuracy)) for row in best)
+    np.testing.assert_allclose(on_front, wanted, rtol=1e-12)
+    assert len(on_front) + len(others) == len(rows)
+    stairs = next(line for line in picture.axes[0].lines if line.get_drawstyle() == "steps-post")
+    np.testing.assert_allclose(list(zip(stairs.get_xdata(), stairs.get_ydata(), strict=True))[:-1], wanted, rtol=1e-12)
+    coloured = {t.get_text() for t in picture.axes[0].texts if t.get_color() == plot.BLUE}
+    assert coloured == {row.name for row in best}
+
+
+def test_D27_names_stand_beside_their_points(picture: Any) -> None:
+    """No leader is longer than half an inch, and no name lies on the front or on the legend."""
+    from matplotlib.path import Path as Line
+    from matplotlib.text import Text
+
+    axes = picture.axes[0]
+    stairs = next(line for line in axes.lines if line.get_drawstyle() == "steps-post")
+    x, y = (np.repeat(data, 2) for data in stairs.get_data())
+    front_line = Line(axes.transData.transform(np.stack([x[1:], y[:-1]], axis=1)))
+    for text in axes.texts:
+        box = Text.get_window_extent(text)
+        x, y = axes.transData.transform(text.xy)
+        away = max(box.x0 - x, x - box.x1, 0), max(box.y0 - y, y - box.y1, 0)
+        assert np.hypot(*away) < plot.DPI / 2, text.get_text()
+        assert not box.overlaps(axes.get_legend().get_window_extent())
+        assert not front_line.intersects_bbox(box, filled=False), text.get_text()
+
+
+def test_D27_a_form_without_errors_is_drawn_too(rows: dict[str, demo.Row]) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib, the extra `plot`, is not installed")
+    first = rows[demo.ORIGINAL]
+    perfect = [dataclasses.replace(first, name=name, accuracy=1.0) for name in ("a", "b")]
+    assert points(plot.draw([first, *perfect]))[0] == [(first.nbytes, pytest.approx(50 / IMAGES))]
+    assert len(points(plot.draw([first]))[0]) == 1
 
 
 @pytest.mark.parametrize(

@@ -172,3 +172,13 @@ def test_B4_B5_what_was_looked_at_in_vain_is_counted(tmp_path: Path) -> None:
     alone = save(tmp_path / "a.safetensors", {"a.weight": grid})
     report = compress(alone, tmp_path / "t.safetensors", recognize=True)
     assert not [note for note in report.notes if "not recognized" in note]
+
+
+def test_B5_a_grid_that_weights_are_rounded_to_is_not_one_that_they_lay_on(tmp_path: Path) -> None:
+    """B5: our own form of rounded codes, as of a convolution, is of the same kind as that of weights on a grid."""
+    source, target = tmp_path / "m.safetensors", tmp_path / "t.safetensors"
+    save(source, {"conv.weight": np.random.default_rng(0).standard_normal((32, 16, 3, 3)).astype(np.float32)})
+    report = compress(source, target, recognize=True, bits=4)
+    (tensor,) = report.tensors
+    assert tensor.bits == 4 and tensor.snr_db is not None and 15 < tensor.snr_db < 30
+    assert any(note.startswith("not recognized: 1 tensor lies") for note in report.notes)

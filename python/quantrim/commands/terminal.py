@@ -21,7 +21,6 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = " .:-=+*#@"
 NAME_WIDTH = 40  # columns that a name is given at least
 GAP = 2  # columns between columns
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def console(stderr: bool = False) -> Console:
@@ -175,16 +174,10 @@ def _finite(data: Any) -> Any:
 
 
 def size(count: float) -> str:
-    """Bytes in the largest unit that leaves at least 1.
+    """Bytes for people: "203.8 kB"."""
+    from ..model.sizes import readable
 
-    >>> size(203752), size(999), size(16_060_522_240)
-    ('203.8 kB', '999 B', '16.1 GB')
-    """
-    for unit in _UNITS:
-        if count < 999.95 or unit == _UNITS[-1]:
-            break
-        count /= 1000
-    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+    return readable(count)
 
 
 def number(x: float) -> str:

@@ -13,8 +13,10 @@ from . import Row
 
 INCHES, DPI = (10.0, 6.5), 150
 TEXT = 9.0  # points
-DARK, BLUE, GREY = "#222222", "#1f77b4", "#999999"
-TICKS = (5_000, 10_000, 20_000, 50_000, 100_000, 200_000)
+DARK, BLUE, GREY = "#222222", "#1f6fb4", "#8a8f98"
+KILOBYTES = (5, 10, 20, 50, 100, 200)
+TIMES = (1, 2, 5, 10, 20, 50)
+WRONG = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)  # % of the images
 ONE_PLACE = 3  # pixels by which points may differ that share a name
 CLEARANCE = 3  # pixels between a label and what else is drawn
 
@@ -53,37 +55,85 @@ def draw(rows: Sequence[Row]) -> Any:
 
 
 def _axes(axes: Any, rows: Sequence[Row]) -> None:
-    sizes, shares = [row.nbytes for row in rows], [100 * row.accuracy for row in rows]
-    axes.plot(sizes, shares, "o", color=BLUE, markersize=6, zorder=3)
-    low, room = min(shares), max(shares) - min(shares) + 1
-    axes.set(
-        xscale="log",
-        xlim=(min(sizes) / 1.5, max(sizes) * 1.5),
-        ylim=(low - 0.08 * room, max(shares) + 0.18 * room),  # room above, where most points and so labels are
-        xlabel="bytes of the file (log axis)",
-        ylabel="held-out digits read right, %",
-        title=f"Handwritten digits: {rows[0].weights:,} weights, {rows[0].images} images the network never saw",
+    """The points, and the Pareto front as a staircase. Up are fewer errors, each half of them as far as the last: from
+    the best form to the worst is a factor of 20, and a straight axis would put nearly all points on its upper edge."""
+    sizes, wrongs = [row.nbytes for row in rows], [_wrong(row) for row in rows]
+    left, right, bottom, top = min(sizes) / 1.4, max(sizes) * 1.4, max(wrongs) * 1.25, min(wrongs) / 1.4
+    best = front(rows)
+    stairs = [*((row.nbytes, _wrong(row)) for row in best), (right, _wrong(best[-1]))]
+    line = {"drawstyle": "steps-post", "color": BLUE, "linewidth": 1.5, "alpha": 0.5, "zorder": 2}
+    axes.plot(*zip(*stairs, strict=True), **line, label="Pareto front: the best that a size allows")
+    groups = {
+        "no other is both smaller and better": (best, BLUE),
+        "another is smaller and at least as good": ([row for row in rows if row not in best], "white"),
+    }
+    for label, (shown, face) in groups.items():
+        places = ([row.nbytes for row in shown], [_wrong(row) for row in shown])
+        edge = BLUE if face == BLUE else GREY
+        axes.plot(*places, "o", label=label, color=face, markeredgecolor=edge, markersize=7, zorder=5)
+    axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(bottom, top))
+    axes.set(xlabel="size of the file", ylabel="held-out digits read right")
+    axes.set_title(
+        f"Handwritten digits: {rows[0].weights:,} weights, {rows[0].images} images the network never saw", pad=12
     )
-    ticks = [t for t in TICKS if min(sizes) / 1.5 <= t <= max(sizes) * 1.5]
-    axes.set_xticks(ticks, [f"{t // 1000} kB" for t in ticks])
-    axes.set_xticks([], minor=True)
-    axes.set_yticks([t for t in axes.get_yticks() if low - 0.08 * room <= t <= 100])
-    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_xticks(*_ticks({1000 * t: f"{t} kB" for t in KILOBYTES}, left, right))
+    axes.set_yticks(*_ticks({t: f"{100 - t:g} %" for t in WRONG}, top, bottom))
+    times = axes.twiny()
+    times.set(xscale="log", xlim=(left, right))
+    smaller = {rows[0].original / t: f"{t}x smaller" if t > 1 else "as it was" for t in TIMES}
+    times.set_xticks(*_ticks(smaller, left, right))
+    for axis in (axes.xaxis, axes.yaxis, times.xaxis):
+        axis.set_tick_params(which="both", length=0, labelcolor=DARK)
+        axis.set_ticks([], minor=True)
+    for side in (*axes.spines.values(), *times.spines.values()):
+        side.set_color("#dddddd")
+    axes.grid(color="#eeeeee")
+    axes.legend(loc="lower right", frameon=False, fontsize=TEXT, labelcolor=DARK)
+
+
+def front(rows: Sequence[Row]) -> list[Row]:
+    """The rows that no other beats in bytes and accuracy, smallest first; of equal ones the first.
+
+    >>> from quantrim.demo import Row
+    >>> rows = [Row(str(k), k / 100, n, 0.0, 1, 100, 9) for k, n in ((50, 2), (90, 5), (40, 3), (90, 6))]
+    >>> [row.nbytes for row in front(rows)]
+    [2, 5]
+    """
+    found: list[Row] = []
+    for row in sorted(rows, key=lambda row: (row.nbytes, -row.accuracy)):
+        if not found or row.accuracy > found[-1].accuracy:
+            found.append(row)
+    return found
+
+
+def _wrong(row: Row) -> float:
+    """Images read wrong in %; half an image where there are none, since a logarithm has no zero."""
+    return 100 * max(1 - row.accuracy, 0.5 / row.images)
+
+
+def _ticks(labels: Mapping[float, str], low: float, high: float) -> tuple[list[float], list[str]]:
+    """Places on an axis and what they say."""
+    shown = {place: label for place, label in labels.items() if low <= place <= high}
+    return list(shown), list(shown.values())
 
 
 def _labels(axes: Any, rows: Sequence[Row], renderer: Any) -> None:
-    """A name beside each point, at the nearest place where it and its line cover neither points nor names."""
-    at = {row.name: tuple(axes.transData.transform((row.nbytes, 100 * row.accuracy))) for row in rows}
+    """A name beside each point, at the nearest place where it and its line cover no points and no names; names that
+    need the most room choose first."""
+    at = {row.name: tuple(axes.transData.transform((row.nbytes, _wrong(row)))) for row in rows}
+    best = {row.name for row in front(rows)}
     together = _in_one_place(at)
-    points: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in at.values()]
-    taken = list(points)
-    between: list[Box] = []
+    points: list[Box] = [(x - 6, y - 6, x + 6, y + 6) for x, y in at.values()]
+    taken = [*points, *_stairs([at[row.name] for row in front(rows)], axes.bbox.x1)]
+    legend = axes.get_legend().get_window_extent(renderer).extents
+    between: list[Box] = [tuple(legend)]
     frame = axes.get_window_extent(renderer).extents
-    for names, (x, y) in sorted(together, key=lambda pair: pair[1]):
+    for names, (x, y) in sorted(together, key=lambda pair: (-len(pair[0]), pair[1])):
+        colour = BLUE if best.intersection(names) else DARK
         text = axes.annotate(
             "\n".join(names), axes.transData.inverted().transform((x, y)), (0, 0),
-            xycoords="data", textcoords="offset pixels", fontsize=TEXT, color=DARK, zorder=4,
-            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3},
+            xycoords="data", textcoords="offset pixels", fontsize=TEXT, color=colour, zorder=4,
+            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4},
         )  # fmt: skip
         size = text.get_window_extent(renderer)
         others = [point for point in points if not _overlap(point, (x, y, x, y))]
@@ -91,6 +141,13 @@ def _labels(axes: Any, rows: Sequence[Row], renderer: Any) -> None:
         between.append(box)
         taken.extend(_line((x, y), box))
         text.set_position((box[0] - x, box[1] - y))
+
+
+def _stairs(best: Sequence[tuple[float, float]], right: float) -> list[Box]:
+    """The lines of the front: from each of its points to the right, then up to the next."""
+    after = [*best[1:], (right, best[-1][1])]
+    across = [(x, y, u, y) for (x, y), (u, _) in zip(best, after, strict=True)]
+    return [*across, *((u, y, u, v) for (_, y), (u, v) in zip(best, after, strict=True))]
 
 
 def _in_one_place(at: Mapping[str, tuple[float, float]]) -> list[tuple[list[str], tuple[float, float]]]:

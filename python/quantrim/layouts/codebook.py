@@ -36,7 +36,6 @@ _NAMED = ("nf4", "fp4", "mxfp4", "binary")  # whose tables are no part of a file
 _GRIDS = ("mxint8", "ternary", "grid")
 _OWN = ("table", "clusters", "values")  # whose codebook is stored
 KINDS = (*_NAMED, *_GRIDS, *_OWN)
-EXACT = ("grid", "values")  # of weights that lay on a grid, without any change
 DIMS_LIMIT = 32  # of a shape
 DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 _BIAS = 127  # of an exponent

@@ -48,7 +48,8 @@ def looked_at(source: Source, tensor: TensorPlan) -> TensorPlan:
         why = "on a grid already: no bit is changed"
         if minus_zeros:
             why += f" but the sign of {minus_zeros} minus zeros"
-        return replace(tensor, settings=kept, scheme=None, form=form, stored=form.label, reason=why, looked=True)
+        found = replace(tensor, settings=kept, scheme=None, form=form, stored=form.label, reason=why)
+        return replace(found, looked=True, exact=True)
     if settings.rounds or settings.changes or settings.storage == "sparse":
         return replace(tensor, looked=True)
     return replace(tensor, copied=True, looked=True, reason="on no grid, and nothing else is asked for")

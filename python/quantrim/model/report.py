@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import os
@@ -26,21 +25,13 @@ _COLUMNS = (
     "worst error",
 )
 STEPS_HEAD = ("what each step saved", "bytes", "of the original")
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;"
-    "color:#222;background:#fff}"
-    "table{border-collapse:collapse;width:100%;font-size:13px}"
-    "th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #ddd}"
-    "th:first-child,td:first-child,td:nth-child(5){text-align:left;word-break:break-all}"
-    "@media(prefers-color-scheme:dark){body{color:#ddd;background:#1b1b1b}th,td{border-color:#444}}"
-)
 
 
 @dataclass(frozen=True)
 class TensorReport:
-    """One tensor. Errors are those of the decoded weights against the original ones, before pruning; None
-    where the tensor was copied. snr_db is infinity where nothing was lost, None where the tensor is all
-    zeros, like cosine. bits: of a code; None where the tensor keeps its dtype, copied or pruned."""
+    """One tensor. Errors are those of the decoded weights, in the dtype that readers get, against the original ones,
+    before pruning; None where the tensor was copied. snr_db is infinity where nothing was lost, None where the tensor
+    is all zeros, like cosine. bits: of a code; None where the tensor keeps its dtype, copied or pruned."""
 
     name: str
     shape: tuple[int, ...]
@@ -70,11 +61,18 @@ class Steps:
     quantized: int
     both: int
 
+    def sizes(self) -> dict[str, int]:
+        """What was done, and the bytes."""
+        return {
+            "as it was": self.original,
+            "pruned alone, stored without zeros": self.pruned,
+            "quantized alone": self.quantized,
+            "pruned and quantized": self.both,
+        }
+
     def rows(self) -> list[tuple[str, str, str]]:
         """What was done, the bytes, and the share of the original."""
-        labels = {"as it was": self.original, "pruned alone, stored without zeros": self.pruned}
-        labels |= {"quantized alone": self.quantized, "pruned and quantized": self.both}
-        return [(what, f"{n:,}", f"{100 * n / max(1, self.original):.1f}%") for what, n in labels.items()]
+        return [(what, f"{n:,}", f"{100 * n / max(1, self.original):.1f}%") for what, n in self.sizes().items()]
 
 
 @dataclass(frozen=True)
@@ -139,22 +137,9 @@ class Report:
 
     def to_html(self) -> str:
         """A page that needs no other file."""
-        head = "".join(f"<th>{cell}</th>" for cell in _COLUMNS)
-        body = "\n".join(
-            "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in t.cells()) + "</tr>" for t in self.tensors
-        )
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
-        steps = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in self._steps()[2:]
-        )
-        if steps:
-            steps = "<table><tr>" + "".join(f"<th>{cell}</th>" for cell in STEPS_HEAD) + f"</tr>{steps}</table>"
-        title = html.escape(quote(self.destination))
-        return (
-            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-            f"<style>{_STYLE}</style></head><body><h1>{title}</h1><p>{html.escape(self.summary())}.</p><ul>{notes}</ul>{steps}"
-            f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></body></html>\n"
-        )
+        from .report_html import page
+
+        return page(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as its suffix says: .json, .md or .html."""

@@ -26,6 +26,7 @@ from .workers import Workers
 
 COPY_BYTES = 8 << 20  # of a tensor that is copied, at a time
 ZERO_POINT_BLOCK = 1 << 20  # zero points that are packed at a time
+_FLOAT32 = np.dtype(np.float32)
 _U64 = 1 << 64
 _COUNTER_STEP = 0x9E3779B97F4A7C15  # of stochastic rounding: one weight further on
 
@@ -183,13 +184,26 @@ class Rounded(Stream):
     def keep(self, x: Array, pruned: Array, chunk: Chunk) -> Errors:
         q = self.codes(pruned, chunk)
         self.write(q, chunk)
-        errors = measure(x, self.decoded(q))
+        errors = measure(x, self.decoded(q, self.read_dtype))
         errors.lost_groups = count_lost_groups(pruned, q)
         return errors
 
-    def decoded(self, q: QuantizedTensor) -> Array:
+    def decoded(self, q: QuantizedTensor, dtype: np.dtype[Any] = _FLOAT32) -> Array:
         """What codes stand for, in memory of this thread."""
-        return dequantize(q, out=self.source.buffers.get("decoded", q.shape, np.dtype(np.float32)))
+        return dequantize(q, out=self.source.buffers.get("decoded", q.shape, dtype))
+
+    @property
+    def read_dtype(self) -> np.dtype[Any]:
+        """Of the weights that readers of the codes get, as `LogicalTensor.dtype`."""
+        form, grid = self.tensor.form, self.tensor.grid
+        if form is not None:
+            name = form.dtype
+        else:
+            assert grid is not None
+            name = layout.SCALE_DTYPES[grid.scale_dtype][0]
+        dtype = DTYPES[name][1]
+        assert dtype is not None
+        return dtype
 
 
 class Simulated(Pruned):

@@ -36,7 +36,7 @@ def stream_for(
 
 def _kind(tensor: TensorPlan) -> type[Stream]:
     if isinstance(tensor.form, codebook.Scheme):
-        if tensor.looked and tensor.form.kind in codebook.EXACT:
+        if tensor.exact:
             return Recognized
         return Coded if tensor.form.kind != "grid" else GridCodes
     if isinstance(tensor.form, bitsandbytes.Scheme):
