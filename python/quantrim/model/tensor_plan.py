@@ -13,12 +13,13 @@ from ..layouts import bitsandbytes, codebook, sparse_scheme
 from ..layouts.compressed_tensors import INT, PACKED, Part, Scheme, parts
 from .forms import Form, code_form, decoded_dtype, sparse_form
 from .reader_modules import WEIGHT
-from .readers import Readers, Reason
+from .readers import BOTH, Readers, Reason
 from .recipe import Recipe
 from .settings import Settings
 from .units import block_shape
 
 FALLBACK_GROUPS = (128, 64, 32, 16)
+VLLM_GROUPS = (128, 64, 32)  # that its kernels for packed weights have
 MATRIX_DTYPES = ("F32", "F16", "BF16", "F64")
 PRUNED_DTYPES = ("F32", "F16", "BF16")  # F64 is computed in float32, which would not keep what stays
 NARROWED = ("F64", "F32")  # what `dtype` makes smaller
@@ -191,7 +192,8 @@ class TensorPlanner:
             return self._in_our_grid(info, settings)
         cols = info.matrix_shape[1]
         dividing = self._expert_cols if self._readers.modules.kind(info.name) == "expert" else cols
-        group = _dividing_group(settings.group, dividing)
+        usual = VLLM_GROUPS if self._readers.of(settings) in (BOTH, "vllm") else FALLBACK_GROUPS
+        group = _dividing_group(settings.group, dividing, usual)
         reason = ""
         if group != settings.group:
             instead = "one scale a row" if group == "channel" else f"groups of {group}"
@@ -231,12 +233,12 @@ def _usual_scale_dtype(info: TensorInfo, settings: Settings) -> str:
     return "bfloat16" if info.dtype == "BF16" and settings.codebook is None else "float16"
 
 
-def _dividing_group(group: int | str, cols: int) -> int | str:
+def _dividing_group(group: int | str, cols: int, usual: Iterable[int]) -> int | str:
     """The group size itself where it divides the columns, else the largest usual one below it that does, else
     a row."""
     if isinstance(group, str) or cols % group == 0:
         return group
-    return next((g for g in FALLBACK_GROUPS if g < group and cols % g == 0), "channel")
+    return next((g for g in usual if g < group and cols % g == 0), "channel")
 
 
 def _label(stored: str, settings: Settings) -> str:
