@@ -6,7 +6,8 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,7 @@ def _worst_row(t: TensorReport) -> list[str]:
 def closing_lines(report: Report) -> list[tuple[str, str]]:
     """What was done, in words and figures."""
     compressed = [t for t in report.tensors if t.sparsity is not None]
-    done = kinds(sum(t.bits is not None for t in compressed), sum(t.bits is None for t in compressed))
+    done = kinds(compressed)
     copied = len(report.tensors) - len(compressed)
     before, after = terminal.size(report.source_bytes), terminal.size(report.stored_bytes)
     lines = [
@@ -219,13 +220,10 @@ def closing_lines(report: Report) -> list[tuple[str, str]]:
     return lines
 
 
-def kinds(compressed: int, pruned: int) -> dict[str, int]:
-    """What was done to how many tensors; those that were compressed may have been pruned before.
-
-    >>> kinds(3, 0), kinds(0, 2)
-    ({'compressed': 3}, {'pruned': 2})
-    """
-    return {what: count for what, count in (("compressed", compressed), ("pruned", pruned)) if count}
+def kinds(tensors: Iterable[TensorReport]) -> dict[str, int]:
+    """What was done to how many tensors; those that were compressed may have been pruned before."""
+    found = Counter("narrowed" if t.narrowed else "pruned" if t.bits is None else "compressed" for t in tensors)
+    return {what: found[what] for what in ("compressed", "pruned", "narrowed") if found[what]}
 
 
 def smaller(ratio: float) -> str:
