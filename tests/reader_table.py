@@ -138,13 +138,11 @@ def cuts_weights(model: Any) -> bool:
     return any(not any(each.supports_many_to_many for each in step.operations) for step in cutting)
 
 
-def changed_end(stored: Path_, path: Path_) -> tuple[str, str] | tuple[()]:
-    """The two names of a module, from the last list of modules that they have in common on, where they differ there."""
-    ends = []
-    for each in (stored, path):
-        numbers = [k for k, part in enumerate(each) if part == "*"]
-        ends.append(each[max(numbers[0] - 1, 0) :] if numbers else each)
-    return () if ends[0] == ends[1] else (".".join(ends[0]), ".".join(ends[1]))
+def changed_end(stored: Path_, path: Path_) -> tuple[str, ...]:
+    """The two names of a module, without what both begin with; nothing where the reader's only has more before it."""
+    same = next((k for k, (a, b) in enumerate(zip(stored, path, strict=False)) if a != b), len(stored))
+    old, new = stored[same:], path[same:]
+    return () if new[len(new) - len(old) :] == old else (".".join(old), ".".join(new))
 
 
 def touched_paths(model: Any) -> set[Path_]:

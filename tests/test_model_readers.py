@@ -141,9 +141,10 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize(
-    "options", [{"bits": 4}, {"bits": 8}, {"prune": 0.5}, {"prune": "2:4"}, {"clusters": 16}, {"codebook": "ternary"}], ids=str
-)
+FORMS = [{"bits": 4}, {"bits": 8}, {"prune": 0.5}, {"prune": "2:4"}, {"clusters": 16}, {"codebook": "ternary"}]
+
+
+@pytest.mark.parametrize("options", FORMS, ids=str)
 def test_A8_weights_of_every_shape_and_name(tmp_path: Path, options: dict[str, Any]) -> None:
     arrays = {name: weights(*shape, seed=k) for k, (name, shape) in enumerate(SHAPES.items())}
     arrays |= {"rnn.bias_ih_l0": weights(256), "conv1.bias": weights(64)}

@@ -64,6 +64,8 @@ def _make_consistent(config: Any) -> None:
         config.qk_head_dim = config.qk_nope_head_dim + config.qk_rope_head_dim
     if getattr(config, "rotary_dim", None):
         config.rotary_dim = 8
+    if config.model_type.endswith("_vl_text") and config.rope_parameters:  # three parts of half a head
+        config.rope_parameters["mrope_section"] = [2, 3, 3]
     if config.model_type == "mamba2":
         config.n_groups, config.num_heads = 1, config.hidden_size * config.expand // config.head_dim
     if getattr(config, "attn_layer_period", None):  # two layers, the second of attention

@@ -33,11 +33,12 @@ def quantization_config(
     of its own. All others are named to be ignored, which vLLM wants of each linear module that is no target.
     """
     others = list(others)
-    theirs = {end: schemes[module] for module, end in (renamed or {}).items()}
+    theirs = {end: schemes[module] for module, end in (renamed or {}).items() if module in schemes}
+    kept = [*others, *(end for module, end in (renamed or {}).items() if module not in schemes)]
     members: dict[Scheme, list[str]] = defaultdict(list)
     for module, scheme in (theirs | dict(schemes)).items():
         members[scheme].append(module)
-    patterns = _Patterns(dict.fromkeys(others) | theirs | dict(schemes), theirs)
+    patterns = _Patterns(dict.fromkeys(kept) | theirs | dict(schemes), theirs)
     # transformers decodes experts by the first group that speaks of some, if only of shared ones
     ordered = sorted(members.items(), key=lambda item: not any(map(_EXPERT.search, item[1])))
     groups = {

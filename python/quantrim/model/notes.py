@@ -69,8 +69,8 @@ def _on_readers(checkpoint: Checkpoint, plans: Sequence[TensorPlan]) -> Iterator
     asked = [(t, readers.why_not(t.info, replace(t.settings, reader=None))) for t in named]
     for reason, first in {reason: t.name for t, reason in reversed(asked) if reason is not None}.items():
         count = sum(r == reason for _, r in asked)
-        rounded = _tensors(count, f"tensor, {quote(first)}, is rounded", f"tensors, {quote(first)} first, are rounded")
-        yield f"{rounded} though other readers do not open it so: {reason.text}"
+        are = _tensors(count, f"tensor, {quote(first)}, is rounded", f"tensors, {quote(first)} first, are rounded")
+        yield f"{are} though other readers do not open it so: {reason.text}"
     unknown = [name for name in readers.modules.model_types if name not in readers.modules.families]
     rounded = [t for t in plans if t.bits is not None and readers.of(t.settings) != "any"]
     if rounded and unknown and not readers.modules.families:

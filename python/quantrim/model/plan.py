@@ -139,7 +139,7 @@ def plan_of(checkpoint: Checkpoint, recipe: Recipe, plans: list[TensorPlan], res
     others, absent = _plain_modules(plans), modules.absent(checkpoint.tensors)
     config: dict[str, Any] = {}
     if compressed:
-        config = quantization_config(compressed, others, absent, modules.other_names(compressed))
+        config = quantization_config(compressed, others, absent, modules.other_names([*compressed, *others]))
     else:
         config = bitsandbytes_config(plans, [*modules.other_names(others).values(), *absent])
     shards = tuple(plan_shards(checkpoint, plans, recipe, config))

@@ -31,8 +31,8 @@ STEPS_HEAD = ("what each step saved", "bytes", "of the original")
 class TensorReport:
     """One tensor. Errors are those of the decoded weights, in the dtype that readers get, against the original ones,
     before pruning; None where the tensor was copied. snr_db is infinity where nothing was lost, None where the tensor
-    is all zeros, like cosine. bits: of a code; None where the tensor stays floats, copied, pruned or narrowed: brought to
-    a dtype of fewer bits and no more."""
+    is all zeros, like cosine. bits: of a code; None where the tensor stays floats, copied, pruned, or
+    narrowed: brought to a dtype of fewer bits and no more."""
 
     name: str
     shape: tuple[int, ...]
