@@ -172,3 +172,20 @@ def test_B4_B5_what_was_looked_at_in_vain_is_counted(tmp_path: Path) -> None:
     alone = save(tmp_path / "a.safetensors", {"a.weight": grid})
     report = compress(alone, tmp_path / "t.safetensors", recognize=True)
     assert not [note for note in report.notes if "not recognized" in note]
+
+
+@pytest.mark.parametrize(
+    "options", [{"bits": 4}, {"bits": 3, "symmetric": False}, {"bits": 8, "prune": "2:4"}], ids=str
+)
+def test_B5_what_lies_on_no_grid_is_rounded_to_one_of_its_own(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Weights of several dimensions are rounded into the form that weights on a grid have."""
+    w = np.random.default_rng(8).standard_normal((64, 32, 3)).astype(np.float32)
+    grid = qt.quantize(w.reshape(64, 96), 4).dequantize().reshape(w.shape)
+    source = save(tmp_path / "m.safetensors", {"a.weight": w, "b.weight": grid})
+    report = compress(source, tmp_path / "looked.safetensors", recognize=True, **options)
+    assert [note for note in report.notes if note.startswith("not recognized: 1 tensor lies on no grid")]
+    compress(source, tmp_path / "rounded.safetensors", **options)
+    with open_checkpoint(tmp_path / "looked.safetensors") as a, open_checkpoint(tmp_path / "rounded.safetensors") as b:
+        looked, rounded = logical_tensors(a), logical_tensors(b)
+        assert looked["a.weight"].rows(0, 64).tobytes() == rounded["a.weight"].rows(0, 64).tobytes()
+        assert looked["b.weight"].rows(0, 64).tobytes() == grid.tobytes()

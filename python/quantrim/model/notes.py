@@ -13,6 +13,7 @@ from ..layouts import codebook, sparse_scheme
 from ..layouts.compressed_tensors_config import reader_notes
 from .readers import Readers, Reason
 from .recipe import Recipe
+from .recognized import is_recognized
 from .targets import side_file_notes
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _on_forms(plans: Sequence[TensorPlan]) -> Iterator[str]:
     if look:
         are = _tensors(look, "tensor is", "tensors are")
         yield f"{are} looked at first: what lies on a grid is packed without any change, to another size"
-    unknown = sum(plan.looked and getattr(plan.form, "kind", None) not in codebook.EXACT for plan in plans)
+    unknown = sum(plan.looked and not is_recognized(plan) for plan in plans)
     if unknown:
         lie = _tensors(unknown, "tensor lies", "tensors lie")
         yield f"not recognized: {lie} on no grid that quantrim stores, and what else was asked for is done to them"

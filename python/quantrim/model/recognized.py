@@ -37,6 +37,12 @@ class Recognized(Coded):
         return q
 
 
+def is_recognized(tensor: TensorPlan) -> bool:
+    """Whether its weights were looked at and found on a grid; settings that round stay with what was not."""
+    found = isinstance(tensor.form, codebook.Scheme) and tensor.form.kind in codebook.EXACT
+    return tensor.looked and found and not tensor.settings.rounds
+
+
 def looked_at(source: Source, tensor: TensorPlan) -> TensorPlan:
     """The plan of a tensor that settings ask to recognize: its grid, or what it was to become."""
     rows, cols = tensor.info.matrix_shape
@@ -44,7 +50,7 @@ def looked_at(source: Source, tensor: TensorPlan) -> TensorPlan:
     form, minus_zeros = stream.attempt(Chunk(0, rows, 0, cols), lambda x: _with_either_zero(x, tensor))
     settings = tensor.settings
     if form is not None:
-        kept = Settings(group_size=form.group_size, recognize=True)  # neither pruned nor rounded
+        kept = Settings(bits=None, group_size=form.group_size, recognize=True)  # neither pruned nor rounded
         why = "on a grid already: no bit is changed"
         if minus_zeros:
             why += f" but the sign of {minus_zeros} minus zeros"

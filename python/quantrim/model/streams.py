@@ -14,7 +14,7 @@ from .code_stream import BitsAndBytes, Coded, GridCodes
 from .plan import Plan, plan_of
 from .pruner import Pruner
 from .pruners import Pruners
-from .recognized import Recognized, looked_at
+from .recognized import Recognized, is_recognized, looked_at
 from .source import Source
 from .sparse_stream import Counted, Sparse, SparseCodes
 from .stream import Pruned, Quantized, Rounded, Simulated, Stream
@@ -36,7 +36,7 @@ def stream_for(
 
 def _kind(tensor: TensorPlan) -> type[Stream]:
     if isinstance(tensor.form, codebook.Scheme):
-        if tensor.looked and tensor.form.kind in codebook.EXACT:
+        if is_recognized(tensor):
             return Recognized
         return Coded if tensor.form.kind != "grid" else GridCodes
     if isinstance(tensor.form, bitsandbytes.Scheme):
