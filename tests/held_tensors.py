@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+from quantrim.tensor import matrix_shape
 
 
 @dataclass
@@ -31,8 +32,7 @@ class Held:
         return self.array.nbytes
 
     def rows(self, first: int, count: int) -> NDArray[Any]:
-        split = 1 if self.array.ndim >= 4 else max(0, self.array.ndim - 1)
-        return self.array.reshape(math.prod(self.shape[:split]), -1)[first : first + count]
+        return self.array.reshape(matrix_shape(self.shape))[first : first + count]
 
 
 def normal(*shape: int, seed: int = 0, dtype: DTypeLike = np.float32) -> NDArray[Any]:

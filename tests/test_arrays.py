@@ -170,8 +170,9 @@ def test_every_public_function_is_in_the_table() -> None:
         "cubic_sparsity",
     }
     elsewhere = {  # in tests of their own
-        "QuantizedTensor", "dequantize", "compress", "open_checkpoint", "importance.ActivationHistogram",
-        "SparseTensor", "sparse.decode", "sparse.smallest_layout", "split", "merge", "remove_units",
+        "QuantizedTensor", "dequantize", "compress", "decompress", "open_checkpoint",
+        "importance.ActivationHistogram", "SparseTensor", "sparse.decode", "sparse.smallest_layout", "split", "merge",
+        "remove_units",
     }  # fmt: skip
     modules = {"": qt, "importance.": qt.importance, "sparse.": qt.sparse}
     public = {p + n for p, m in modules.items() for n in m.__all__ if callable(getattr(m, n))}

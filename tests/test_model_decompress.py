@@ -17,6 +17,7 @@ from test_model_storage import CODED, SPARSE
 import quantrim as qt
 from quantrim.files import FormatError, open_checkpoint, read_header
 from quantrim.model import chunks, compress, compress_lossless, decompress, logical_tensors
+from quantrim.model.compare import compare
 
 DENSE: list[dict[str, Any]] = [
     {"bits": 4, "group_size": 32},
@@ -60,6 +61,37 @@ def test_every_form_comes_back_as_it_decodes(
     same_tensors(stored_tensors(tmp_path / "floats.safetensors"), expected)
     assert done.decoded == sum(t.decoded for t in done.tensors) > 0
     assert done.nbytes == (tmp_path / "floats.safetensors").stat().st_size and done.snr_db is None
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16], ids=str)
+@pytest.mark.parametrize("options", FORMS, ids=str)
+def test_A8_weights_of_several_dimensions_come_back_in_their_shapes(
+    tmp_path: Path, options: dict[str, Any], dtype: DTypeLike, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = {
+        "conv1.weight": (32, 64, 3),
+        "conv2.weight": (16, 32, 3, 5),
+        "layers.1.up.weight": (32, 16, 4, 4),
+        "conv3.weight": (4, 8, 3, 5, 9),
+        "lstm.weight_ih_l0": (96, 64),
+        "lstm.weight_hh_l0_reverse": (96, 64),
+        "attention.in_proj_weight": (96, 64),
+        "bilinear.weight": (5, 40, 40),
+        "experts.gate_up_proj": (3, 32, 64),
+        "embed.weight": (80, 64),
+    }
+    arrays = {name: weights(*shape, dtype=dtype) for name, shape in shapes.items()}
+    source = save(tmp_path / "m.safetensors", {**arrays, "conv1.bias": weights(32, dtype=dtype)})
+    compress(source, tmp_path / "small.safetensors", **options)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 1 << 10)
+    done = decompress(tmp_path / "small.safetensors", tmp_path / "floats.safetensors", dtype=np.float32)
+    assert done.decoded == len(arrays)
+    found = stored_tensors(tmp_path / "floats.safetensors")
+    assert {name: a.shape for name, a in found.items()} == {**shapes, "conv1.bias": (32,)}
+    same_tensors(found, logical(tmp_path / "small.safetensors"), np.float32)
+    assert compare(tmp_path / "small.safetensors", tmp_path / "floats.safetensors").equal
+    beside = compare(source, tmp_path / "floats.safetensors")
+    assert beside.matching and [d.name for d in beside.differences if d.equal][-1:] == ["conv1.bias"]
 
 
 @pytest.mark.parametrize("options", [DENSE[0], {"codebook": "nf4"}, {"bits": 4, "prune": 0.8}], ids=str)
@@ -200,6 +232,10 @@ def test_narrowing_that_overflows_names_the_tensor(tmp_path: Path) -> None:
         ):
             decompress(path, tmp_path / "t.safetensors", dtype="float16")
     decompress(tmp_path / "small.safetensors", tmp_path / "t.safetensors", dtype="bfloat16")
+
+
+def test_it_is_a_function_of_the_package() -> None:
+    assert qt.decompress is decompress and "decompress" in qt.__all__
 
 
 # What is refused

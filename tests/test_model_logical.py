@@ -145,3 +145,22 @@ def test_other_formats_are_shown_as_they_are_stored(tmp_path: Path) -> None:
         found = logical_tensors(checkpoint)
         assert {name: t.stored for name, t in found.items()} == {n: checkpoint.tensors[n].dtype for n in arrays}
         assert not any(t.compressed for t in found.values())
+
+
+def test_codes_in_whole_words_are_not_taken_for_others(tmp_path: Path) -> None:
+    """compressed-tensors 0.9 put 4 codes of 7 bits into a word: as many words as 8 bits need."""
+    for bits in (3, 5, 6, 7):
+        each = 32 // bits
+        codes = np.arange(3 * 210, dtype=np.uint32).reshape(3, -1, 1) % 2**bits
+        padded = np.zeros((3, -(-210 // each) * each), np.uint32)
+        padded[:, :210] = codes[..., 0]
+        shifts = np.arange(0, each * bits, bits, dtype=np.uint32)
+        words = (padded.reshape(3, -1, each) << shifts).sum(-1, dtype=np.uint32)
+        arrays: Arrays = {
+            "m.weight_packed": words.view(np.int32),
+            "m.weight_scale": np.ones((3, 1), np.float16),
+            "m.weight_shape": np.array([3, 210]),
+        }
+        config = {"config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": bits}}}}
+        said = {"quantization_config": json.dumps(config)}
+        refused(tmp_path / "m.safetensors", arrays, f"weight_packed of {bits} bits, {each} codes in each word", said)

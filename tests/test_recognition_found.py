@@ -182,3 +182,20 @@ def test_B5_a_grid_that_weights_are_rounded_to_is_not_one_that_they_lay_on(tmp_p
     (tensor,) = report.tensors
     assert tensor.bits == 4 and tensor.snr_db is not None and 15 < tensor.snr_db < 30
     assert any(note.startswith("not recognized: 1 tensor lies") for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    "options", [{"bits": 4}, {"bits": 3, "symmetric": False}, {"bits": 8, "prune": "2:4"}], ids=str
+)
+def test_B5_what_lies_on_no_grid_is_rounded_to_one_of_its_own(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Weights of several dimensions are rounded into the form that weights on a grid have."""
+    w = np.random.default_rng(8).standard_normal((64, 32, 3)).astype(np.float32)
+    grid = qt.quantize(w.reshape(64, 96), 4).dequantize().reshape(w.shape)
+    source = save(tmp_path / "m.safetensors", {"a.weight": w, "b.weight": grid})
+    report = compress(source, tmp_path / "looked.safetensors", recognize=True, **options)
+    assert [note for note in report.notes if note.startswith("not recognized: 1 tensor lies on no grid")]
+    compress(source, tmp_path / "rounded.safetensors", **options)
+    with open_checkpoint(tmp_path / "looked.safetensors") as a, open_checkpoint(tmp_path / "rounded.safetensors") as b:
+        looked, rounded = logical_tensors(a), logical_tensors(b)
+        assert looked["a.weight"].rows(0, 64).tobytes() == rounded["a.weight"].rows(0, 64).tobytes()
+        assert looked["b.weight"].rows(0, 64).tobytes() == grid.tobytes()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _HOMES and _MOD
     from .distillation import distillation_loss
     from .files import open_checkpoint
     from .model.compress import compress
+    from .model.decompress import decompress
     from .packing import pack, unpack
     from .pruning import (
         apply_mask,
@@ -59,6 +60,7 @@ __all__ = [
     "cubic_sparsity",
     "current_isa",
     "current_threads",
+    "decompress",
     "dequantize",
     "distillation_loss",
     "global_masks",
@@ -92,6 +94,7 @@ _HOMES = {  # module -> public names that it has
     "distillation": ("distillation_loss",),
     "files": ("open_checkpoint",),
     "model.compress": ("compress",),
+    "model.decompress": ("decompress",),
     "packing": ("pack", "unpack"),
     "pruning": (
         *("apply_mask", "cubic_sparsity", "global_masks", "prune", "prune_mask", "prune_model", "shrink"),

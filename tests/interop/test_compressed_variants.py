@@ -84,6 +84,7 @@ CASES: dict[str, tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...], st
         (70, 4),
         "float8 group 24",
     ),
+    "fp8 narrow experts": (FLOAT, {"type": "float", "strategy": "channel"}, (3, 70, 24), (3, 70, 1), "float8 channel"),
     "fp8 block": (
         FLOAT,
         {"type": "float", "strategy": "block", "block_structure": [128, 128]},
@@ -172,7 +173,9 @@ def held(tensor: LogicalTensor) -> LogicalTensor:
     rows, cols = tensor.matrix_shape
     whole = tensor.rows(0, rows)
     assert whole.dtype == tensor.dtype and whole.shape == (rows, cols)
-    for first, count in [(0, 0), (0, 1), (rows - 1, 1), (31, 2), (33, rows // 2), (rows, 0)]:
+    pieces = [(0, 0), (0, 1), (rows - 1, 1), (rows // 2, 1), (rows // 3, rows // 2), (rows, 0)]
+    pieces += [(31, 2), (33, rows // 2)] if rows > 66 else []
+    for first, count in pieces:
         assert tensor.rows(first, count).tobytes() == whole[first : first + count].tobytes(), (first, count)
     object.__setattr__(tensor, "whole", whole)
     return tensor

@@ -101,6 +101,8 @@ BITSANDBYTES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", BITSANDBYTES)
 def test_folders_that_transformers_wrote_with_bitsandbytes(tmp_path: Path, case: str, dtype: Any) -> None:
     functional = pytest.importorskip("bitsandbytes.functional", reason="needs bitsandbytes")
+    from bitsandbytes_helpers import dequantized
+
     config = transformers.BitsAndBytesConfig(**BITSANDBYTES[case])
     quantized = transformers.AutoModelForCausalLM.from_pretrained(
         llama(tmp_path / "source", dtype), quantization_config=config, device_map="cpu", dtype=dtype
@@ -113,7 +115,7 @@ def test_folders_that_transformers_wrote_with_bitsandbytes(tmp_path: Path, case:
     for name, module in quantized.named_modules():
         weight = getattr(module, "weight", None)
         if getattr(weight, "quant_state", None) is not None:
-            theirs = functional.dequantize_4bit(weight.data, weight.quant_state)
+            theirs = dequantized(weight.data, weight.quant_state)
         elif getattr(weight, "SCB", None) is not None:
             theirs = functional.int8_vectorwise_dequant(weight.data, weight.SCB)
         else:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from .. import backend
 from ..checks import Array
+from ..tensor import matrix_shape
 from .chunks import CHUNK_BYTES, Chunk, cut
 from .workers import Workers
 
@@ -37,10 +37,9 @@ P = TypeVar("P")
 def blocks(tensor: Tensor) -> list[Chunk]:
     """The rows of a tensor in blocks of about BLOCK_BYTES, in order; none of an empty one.
 
-    Rows are those of the last axis; a tensor of four axes or more is (out, the rest), as `rows` has it.
+    Rows are those of `matrix_shape`, as `rows` has them.
     """
-    split = 1 if len(tensor.shape) >= 4 else max(0, len(tensor.shape) - 1)
-    return list(cut(math.prod(tensor.shape[:split]), math.prod(tensor.shape[split:]), None, BLOCK_BYTES))
+    return list(cut(*matrix_shape(tensor.shape), None, BLOCK_BYTES))
 
 
 def measured(

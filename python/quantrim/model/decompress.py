@@ -91,7 +91,8 @@ def decompress(
     """Write a compressed checkpoint as floats, which any reader of safetensors opens.
 
     source: a .safetensors file or a model folder: whatever `compress` writes, and checkpoints of compressed-tensors
-        (integers, FP8, NVFP4, MX), FP8 with weight_scale_inv, and bitsandbytes (NF4, FP4, LLM.int8()). destination: a
+        (integers, FP8, NVFP4, MX, sparse-bitmask), FP8 with weight_scale_inv, and bitsandbytes (NF4, FP4, LLM.int8()).
+        destination: a
         file or folder like the source; it appears whole or not at all, and replaces another only with overwrite=True.
     dtype: "float32", "float16" or "bfloat16" for all floats, rounded to nearest even; integers stay. By default no
         value changes: what was never compressed is copied byte for byte, and each weight has the values that

@@ -7,6 +7,7 @@ from .logical_tensor import LogicalTensor
 from .stored import stored_tensors
 from .stored_bitsandbytes import bitsandbytes_tensors
 from .stored_compressed import compressed_tensors
+from .stored_masked import masked_tensors
 
 __all__ = ["LogicalTensor", "logical_tensors"]
 
@@ -19,11 +20,13 @@ def logical_tensors(checkpoint: Checkpoint) -> dict[str, LogicalTensor]:
     """
     compressed = {**compressed_tensors(checkpoint), **stored_tensors(checkpoint), **bitsandbytes_tensors(checkpoint)}
     owner = {part.name: tensor for tensor in compressed.values() for part in tensor.parts.values()}
+    for tensor in masked_tensors(checkpoint, owner):
+        owner |= {part.name: tensor for part in tensor.parts.values()}
     found: dict[str, LogicalTensor] = {}
     for name, info in checkpoint.tensors.items():
-        tensor = owner.get(name)
-        if tensor is None:
+        if name in owner:
+            found[owner[name].name] = owner[name]
+        else:
             stored = checkpoint.stored(name)[0]
-            tensor = LogicalTensor(name, info.shape, info.numpy_dtype, stored, {"weight": info}, None, checkpoint)
-        found[tensor.name] = tensor
+            found[name] = LogicalTensor(name, info.shape, info.numpy_dtype, stored, {"weight": info}, None, checkpoint)
     return found

@@ -44,7 +44,7 @@ def looked_at(source: Source, tensor: TensorPlan) -> TensorPlan:
     form, minus_zeros = stream.attempt(Chunk(0, rows, 0, cols), lambda x: _with_either_zero(x, tensor))
     settings = tensor.settings
     if form is not None:
-        kept = Settings(group_size=form.group_size, recognize=True)  # neither pruned nor rounded
+        kept = Settings(bits=None, group_size=form.group_size, recognize=True)  # neither pruned nor rounded
         why = "on a grid already: no bit is changed"
         if minus_zeros:
             why += f" but the sign of {minus_zeros} minus zeros"

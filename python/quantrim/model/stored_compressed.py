@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,12 @@ import numpy as np
 
 from ..checks import Array
 from ..files import Checkpoint, FormatError, TensorInfo
+from ..files.checkpoint import from_little_endian
 from ..layouts import compressed_tensors as layout
 from ..layouts import compressed_variants as variants
 from ..layouts.compressed_tensors_config import bits_for
 from ..layouts.compressed_variants import ROLES, Block
+from ..quantization import dequantize
 from ..tensor import QuantizedTensor, blank
 from .logical_tensor import LogicalTensor
 
@@ -37,7 +40,15 @@ class VariantTensor(LogicalTensor):
     def coded(self) -> bool:
         return True
 
+    def rows(self, first: int, count: int) -> Array:
+        first, count = self.checked(first, count)
+        # rows of the last axis in one of the matrix: several in a stack so narrow that it is seen as a convolution
+        each = math.prod(self.shape[:-1]) // max(1, self.matrix_shape[0])
+        weights = dequantize(self.guarded(self.decode_rows, first * each, count * each), dtype=self.dtype)
+        return weights.reshape(count, self.matrix_shape[1])
+
     def decode_rows(self, first: int, count: int) -> QuantizedTensor:
+        """Rows of the last axis."""
         form, cols = self.form, self.shape[-1]
         if not count * cols:
             return blank((count, cols), form.bits, "channel")
@@ -54,8 +65,7 @@ class VariantTensor(LogicalTensor):
             of_column = self._groups_of_columns()
             scales, group = scales[:, of_column], 1
             zeros = None if zeros is None else zeros[:, of_column]
-        name = next(iter(self.parts.values())).dtype
-        book = form.codebook(name, codes)
+        book = form.codebook(next(iter(self.parts.values())).dtype, codes)
         data = form.decode_codes(codes)
         scales = np.ascontiguousarray(scales)
         zeros = None if zeros is None else np.ascontiguousarray(zeros)
@@ -76,9 +86,16 @@ class VariantTensor(LogicalTensor):
         if info.size == 1:
             return np.repeat(self.checkpoint.read(info.name).reshape(1, 1), len(at), axis=0)
         low = int(at[0])
-        found: Array = self.checkpoint.rows(info.name, low, int(at[-1]) + 1 - low)
+        found = self._rows_of(info, self.form.grid[1], low, int(at[-1]) + 1 - low)
         taken: Array = np.take(found, at - low, axis=0)
         return taken
+
+    def _rows_of(self, info: TensorInfo, cols: int, first: int, count: int) -> Array:
+        """Rows of so many columns of a part, all its matrices one below the other."""
+        dtype = info.numpy_dtype
+        raw = np.empty(count * cols * dtype.itemsize, np.uint8)
+        self.checkpoint.read_into(info.name, raw, first * cols * dtype.itemsize)
+        return from_little_endian(raw, dtype).reshape(count, cols)
 
     def _zeros(self, first: int, count: int, at: Array) -> Array:
         info, bits = self.parts["weight_zero_point"], self.form.bits
@@ -95,7 +112,7 @@ class VariantTensor(LogicalTensor):
             skip = begin % layout.ZERO_POINT_ROWS  # whole words begin at multiples of it
             word = (begin - skip) * bits // 32
             many = -(-(skip + end - begin) * bits // 32)
-            stored = self.checkpoint.rows(info.name, matrix * words + word, many)
+            stored = self._rows_of(info, self.form.grid[1], matrix * words + word, many)
             found.append(layout.decode_zero_points(stored, scheme, skip + end - begin)[skip:])
         zeros: Array = np.concatenate(found)
         return zeros
@@ -160,6 +177,8 @@ def _tensor(checkpoint: Checkpoint, weight: str, config: Mapping[str, Any]) -> L
         shape = checkpoint.read(known["_shape"].name)
         if shape.size and 0 <= shape[-1] < 32:  # so few that codes of several widths have as many words
             allowed = bits_for(config, module)
+        if "_packed" in known:
+            _refuse_whole_words(known["_packed"], int(shape.reshape(-1)[-1]) if shape.size else 0, config, module)
     if not _usual(known):
         infos = {role: (info.dtype, info.shape) for role, info in known.items()}
         stated = None if shape is None else shape.reshape(-1).tolist()
@@ -169,6 +188,19 @@ def _tensor(checkpoint: Checkpoint, weight: str, config: Mapping[str, Any]) -> L
     scheme, matrix = layout.infer(described, shape, allowed or None)
     dtype = parts["weight_scale"].numpy_dtype
     return LogicalTensor(weight, matrix, dtype, scheme.label_for(matrix[1]), parts, scheme, checkpoint)
+
+
+def _refuse_whole_words(packed: TensorInfo, cols: int, config: Mapping[str, Any], module: str) -> None:
+    """ValueError for codes of 3, 5, 6 or 7 bits of which each word holds a whole number, as compressed-tensors packed
+    them at first; the words of those of 7 bits are as many as those of 8 bits."""
+    words = packed.shape[-1] if packed.shape else 0
+    early = {bits for bits in (3, 5, 6, 7) if words == -(-cols // (32 // bits)) != -(-cols * bits // 32)}
+    if not early:
+        return
+    said = bits_for(config, module)
+    if said and said <= early:
+        bits = min(said)
+        raise ValueError(f"weight_packed of {bits} bits, {32 // bits} codes in each word, is not read: pack them anew")
 
 
 def _usual(known: Mapping[str, TensorInfo]) -> bool:
