@@ -50,6 +50,13 @@ OPTIONS: dict[str, tuple[dict[str, Any], float]] = {  # with the size that the w
 }
 
 
+def for_any(options: dict[str, Any]) -> dict[str, Any]:
+    """The options for quantrim alone, embeddings and all."""
+    if "recipe" in options:
+        return {"recipe": {"reader": "any", **options["recipe"]}}
+    return {"reader": "any", **options}
+
+
 @pytest.fixture(scope="module")
 def minilm() -> Path:
     folder = os.environ.get("QUANTRIM_MINILM")
@@ -133,7 +140,7 @@ def check(source: Path, target: Path, options: dict[str, Any]) -> Report:
 @pytest.mark.parametrize("case", OPTIONS)
 def test_minilm_decodes_to_our_bits(minilm: Path, tmp_path: Path, case: str) -> None:
     options, limit = OPTIONS[case]
-    report = check(minilm, tmp_path / "out", options)
+    report = check(minilm, tmp_path / "out", for_any(options))
     assert (tmp_path / "out" / "model.safetensors").stat().st_size == report.stored_bytes < limit
 
 
@@ -147,8 +154,7 @@ def test_shards_of_every_dtype_decode_to_our_bits(tmp_path: Path, case: str, dty
 
 # transformers, through the library's ModelCompressor: whole models
 
-# what transformers opens at once; the rest of one scheme opens with dequantize=True, see reader_notes
-AT_ONCE = {"int8", "int8 asymmetric"}
+# of what is for quantrim alone, embeddings too, transformers opens one scheme when it is asked to decode all at once
 NEVER = {"mixed"}
 
 
@@ -157,12 +163,15 @@ def outputs(model: Any) -> Any:
         return model(torch.tensor([[101, 2023, 2003, 1037, 6251, 102]])).last_hidden_state
 
 
-@pytest.mark.parametrize("case", [case for case in OPTIONS if case not in NEVER])
-def test_transformers_opens_minilm(minilm: Path, tmp_path: Path, case: str) -> None:
+WAYS = [(case, False) for case in OPTIONS] + [(case, True) for case in OPTIONS if case not in NEVER]
+
+
+@pytest.mark.parametrize("case,dequantize", WAYS)
+def test_transformers_opens_minilm(minilm: Path, tmp_path: Path, case: str, dequantize: bool) -> None:
     transformers = pytest.importorskip("transformers", reason="needs transformers")
     target = tmp_path / "out"
-    compress(minilm, target, **OPTIONS[case][0])
-    how = {} if case in AT_ONCE else {"quantization_config": transformers.CompressedTensorsConfig(dequantize=True)}
+    compress(minilm, target, **(for_any(OPTIONS[case][0]) if dequantize else OPTIONS[case][0]))
+    how = {"quantization_config": transformers.CompressedTensorsConfig(dequantize=True)} if dequantize else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the library, about itself
         model = transformers.AutoModel.from_pretrained(target, **how)
@@ -178,19 +187,6 @@ def test_transformers_opens_minilm(minilm: Path, tmp_path: Path, case: str) -> N
                 if how:  # decoded in the dtype of the scales, widened after that
                     decoded = tensor.rows(0, tensor.shape[0]).astype(reader)
                 assert np.array_equal(bits_of(state[name]), our_bits(decoded)), name
-
-
-def test_transformers_opens_linears_alone_at_once(minilm: Path, tmp_path: Path) -> None:
-    """What vLLM needs too: embeddings as they were, symmetric codes of 4 bits."""
-    transformers = pytest.importorskip("transformers", reason="needs transformers")
-    report = compress(minilm, tmp_path / "out", bits=4, group_size=32, exclude="*embed*")
-    assert not report.notes
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = transformers.AutoModel.from_pretrained(tmp_path / "out")
-        found = outputs(model)
-    assert torch.isfinite(found).all()
-    assert model.encoder.layer[0].attention.self.query.quantization_scheme.weights.num_bits == 4
 
 
 def test_transformers_opens_minilm_without_a_quarter_of_its_units(minilm: Path, tmp_path: Path) -> None:

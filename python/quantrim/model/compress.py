@@ -222,8 +222,8 @@ def _report(plan: Plan, target: Path, errors: dict[str, Errors], seconds: float,
     for t in plan.tensors:
         row = (t.name, t.shape, t.source_bytes, t.stored_bytes, t.stored, t.reason, t.bits)
         e = errors.get(t.name)
-        figures = (None, None, None, None) if e is None else (e.sparsity, e.snr_db, e.cosine, e.worst)
-        rows.append(TensorReport(*row, *figures, t.narrowed is not None and t.kept is not None))
+        figures = {} if e is None else {key: getattr(e, key) for key in ("sparsity", "snr_db", "cosine", "worst")}
+        rows.append(TensorReport(*row, **figures, narrowed=t.narrowed is not None and t.kept is not None))
         if e is not None:
             total.add(e)
         if e is not None and e.lost_groups:
