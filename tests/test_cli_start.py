@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import quantrim as qt
+from quantrim import words
 
 PACKAGE = Path(__file__).parents[1] / "python" / "quantrim"
 HEAVY = {"numpy", "ml_dtypes", "quantrim._core", "quantrim.model"}
@@ -140,8 +141,15 @@ def test_D16_shells_complete_commands_and_options() -> None:
     assert completion("quantrim compress --group") == ["--group-size"]
 
 
-def test_D16_completion_needs_no_kernels() -> None:
-    asked = {"_QUANTRIM_COMPLETE": "complete_bash", "COMP_WORDS": "quantrim c", "COMP_CWORD": "1"}
+def test_shells_complete_the_values_of_options() -> None:
+    assert completion("quantrim compress a b --storage ") == list(words.STORAGES)
+    assert completion("quantrim compress a b --for v") == ["vllm"]
+    assert completion("quantrim decompress a b --dtype ") == list(words.FLOATS)
+
+
+@pytest.mark.parametrize("line", ["quantrim c", "quantrim compress a b --codebook n"])
+def test_D16_completion_needs_no_kernels(line: str) -> None:
+    asked = {"_QUANTRIM_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
     assert loaded([], env=asked) & {*HEAVY, "rich.table"} == set()
 
 

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
+from . import words
 from .commands import compress_options as options
 from .commands import outcome, terminal
-from .commands.program import MODEL, Json, Source, Target, Threads, app
+from .commands.program import MODEL, Json, Source, Target, Threads, app, one_of
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,39 +57,48 @@ def compress(
     max_shard_size: options.MaxShardSize = None,
     lossless: options.Lossless = False,
     report: options.Report = None,
-    threads: Threads = None,
-    overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
-    json: Json = False,
+    overwrite: options.Overwrite = False,
+    threads: options.Threads = None,
+    json: options.Json = False,
 ) -> None:
-    """Make a checkpoint smaller; transformers and vLLM open what comes out.
+    """Make a checkpoint smaller: round weights to few bits, prune them, or both.
 
-    Of a model folder, the linear layers that both open compressed are rounded to
-    4 bits; the rest is copied, and the closing lines say why and what would shrink
-    it. With --for any, or from a single file, all weights of two dimensions and
-    more are rounded: the smallest result, which quantrim reads and decompress makes
-    floats of. DST appears whole or not at all, and memory stays small whatever the
-    size of the model.
+    Of a model folder, the linear layers that transformers and vLLM open
+    compressed are rounded to 4 bits; the rest is copied, and the closing lines
+    say why and what would shrink it. Of a single file, or with --for any, all
+    weights of two dimensions and more are rounded, which is the smallest. DST
+    appears whole or not at all, and memory stays small whatever the size of the
+    model.
 
-    \b
     Examples:
-      quantrim compress model.safetensors small.safetensors
-      quantrim compress llama/ llama-int4/ --bits 4 --group-size 32 --scale mse
-      quantrim compress llama/ llama-int8/ --bits 8
-      quantrim compress llama/ llama-nf4/ --for bitsandbytes
-      quantrim compress minilm/ minilm-small/ --for any
-      quantrim compress llama/ llama-accuracy/ --bits 3 --simulate
-      quantrim compress llama/ llama-half/ --prune 0.5
-      quantrim compress llama/ llama-2of4/ --prune 2:4 --bits 4
-      quantrim compress llama/ llama-wanda/ --prune 0.5 --prune-score wanda --prune-data norms.safetensors
-      quantrim compress llama/ llama-70/ --prune 0.7 --prune-scope global
-      quantrim compress llama/ llama-sparse/ --prune 0.7 --bits 4 --for any
-      quantrim compress llama/ llama-int3/ --bits 3 --report report.html
-      quantrim compress llama/ anywhere/ --dry-run
-      quantrim compress llama/ llama-packed/ --lossless
+      # linear layers to 4 bits, for transformers and vLLM
+      quantrim compress llama/ small/
+      # twice as large, and much closer
+      quantrim compress llama/ small/ --bits 8
+      # NF4, which transformers opens with bitsandbytes
+      quantrim compress llama/ small/ --for bitsandbytes
+      # the smallest, embeddings and all, for quantrim alone
+      quantrim compress llama/ small/ --for any
+      # what 3 bits would cost: rounded weights, as floats for any program
+      quantrim compress llama/ trial/ --bits 3 --simulate
+      # two of each four weights become zeros, the others 4 bits
+      quantrim compress llama/ small/ --prune 2:4 --bits 4
+      # settings for each tensor, from a file as below
+      quantrim compress llama/ small/ --recipe recipe.toml
+      # what would become of each tensor, and the size
+      quantrim compress llama/ small/ --dry-run
 
-    \b
-    A recipe gives tensors settings of their own; the first rule that matches counts:
+    Who opens the result:
+      transformers, vLLM  model folders at 4 or 8 bits, as by default
+      transformers        model folders at other bits; --for bitsandbytes
+      any program         --simulate; --prune without --bits
+      quantrim            all else: single files, --for any, --include,
+                          --clusters, --recognize, --storage sparse, --lossless,
+                          --codebook (nf4 and fp4 aside)
+    Of what only quantrim opens, quantrim decompress makes floats for any program.
+
+    A recipe; the first rule that matches a tensor's name counts:
       bits = 4
       group_size = 32
       [\\[rule]]
@@ -130,7 +140,7 @@ def compress(
 
             planes.run(source, target, said, report=report, overwrite=overwrite, dry_run=dry_run, as_json=json)
         elif dry_run:
-            command.dry_run(source, target, said, overwrite=overwrite, as_json=json)
+            command.dry_run(source, target, said, report=report, overwrite=overwrite, as_json=json)
         else:
             command.run(source, target, said, report=report, overwrite=overwrite, as_json=json)
 
@@ -143,7 +153,7 @@ def decompress(
     target: Target,
     dtype: Annotated[
         str | None,
-        typer.Option(metavar="DTYPE", help="float32, float16 or bfloat16 for all floats.", show_default=False),
+        typer.Option(metavar="|".join(words.FLOATS), help="Of all floats.", show_default=False, **one_of(words.FLOATS)),
     ] = None,
     threads: Threads = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST where it exists.")] = False,
@@ -159,7 +169,6 @@ def decompress(
     lost in compressing stays lost. What cannot be decoded is an error; DST
     appears whole or not at all.
 
-    \b
     Examples:
       quantrim decompress llama-int4/ llama/
       quantrim decompress small.safetensors floats.safetensors --dtype float32
@@ -187,7 +196,6 @@ def restore(
     Every chunk is checked by its CRC-32 and every file by its SHA-256; where one
     is wrong, nothing is written. DST appears whole or not at all.
 
-    \b
     Examples:
       quantrim restore llama-packed/ llama/
       quantrim restore packed.safetensors model.safetensors
@@ -204,7 +212,7 @@ def inspect(
     path: Annotated[Path, typer.Argument(metavar="FILE", help=MODEL, show_default=False)],
     stats: Annotated[
         bool,
-        typer.Option("--stats/--no-stats", help="Read the weights, or headers only.", show_default=False),
+        typer.Option("--stats/--no-stats", help="Read the weights (default), or headers only.", show_default=False),
     ] = True,
     json: Json = False,
 ) -> None:
@@ -213,7 +221,6 @@ def inspect(
     Works on float and on compressed checkpoints, whose tensors are decoded. The
     histogram spans at most four standard deviations to either side of the mean.
 
-    \b
     Examples:
       quantrim inspect model.safetensors
       quantrim inspect llama-int4/ --no-stats
@@ -236,7 +243,6 @@ def compare(
     6 dB for each bit. Exit code 2 where a tensor is missing, extra, or of
     another shape.
 
-    \b
     Examples:
       quantrim compare model.safetensors small.safetensors
       quantrim compare llama/ llama-int4/ --json > errors.json
@@ -269,7 +275,6 @@ def split(
     layers, tensors of no layer (embeddings, head) are the first file. DST appears
     whole or not at all, and memory stays small whatever the size of the model.
 
-    \b
     Examples:
       quantrim split model.safetensors parts/ --max-size 2GB
       quantrim split llama/ stages/ --layers 8
@@ -287,7 +292,9 @@ def merge(
     target: Target,
     drop: Annotated[
         list[str] | None,
-        typer.Option(metavar="GLOB", help="Leave out tensors of these names.", show_default=False),
+        typer.Option(
+            metavar="GLOB", help="Leave out tensors of such names, in quotes; may be repeated.", show_default=False
+        ),
     ] = None,
     drop_lowest: Annotated[
         int, typer.Option(metavar="N", help="Leave out the N layers with the least weight.", show_default=False)
@@ -304,7 +311,6 @@ def merge(
     also gets config and tokenizer. The weight of a layer is its sum of |w|; names and
     config.json stay as they are, so a model that lost layers needs a config of its own.
 
-    \b
     Examples:
       quantrim merge llama/ llama.safetensors
       quantrim merge llama/ llama-text/ --drop 'vision_tower.*'
@@ -320,7 +326,9 @@ def merge(
 def info(json: Json = False) -> None:
     """Show the version, the instruction sets that were built and found, threads, and file formats.
 
-    \b
+    The environment chooses others than the best: QUANTRIM_ISA the instruction
+    set, QUANTRIM_THREADS how many threads.
+
     Examples:
       quantrim info
       QUANTRIM_ISA=reference quantrim info --json
@@ -345,7 +353,6 @@ def demo(
     its zeros; each form is stored and read again. Accuracy is that on 360 images
     it never saw. Takes a few seconds.
 
-    \b
     Examples:
       quantrim demo
       quantrim demo --plot ladder.png

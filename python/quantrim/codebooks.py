@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from . import backend, checks
 from .float_environment import default_floats
-from .quantization import SCALE_DTYPES, quantize, write_given_scales
+from .quantization import quantize, write_given_scales
 from .tensor import GroupSize, QuantizedTensor, blank, by_row, check_group_size, columns_per_group, scales_shape
+from .words import CODEBOOKS, SCALE_DTYPES
 
 __all__ = ["cluster", "quantize_codebook"]
 
-BOOKS = ("nf4", "fp4", "mxfp4", "mxint8", "binary", "ternary")
 GROUP_SIZE, MX_GROUP_SIZE = 64, 32
 # The table of Dettmers et al. 2023, appendix E, as float32; and that of bitsandbytes by code.
 NF4 = (
@@ -86,7 +86,7 @@ def quantize_codebook(
     >>> quantize_codebook(np.array([[3.0, -2.0, 0.25]], np.float32), "ternary").dequantize().tolist()
     [[2.5, -2.5, 0.0]]
     """
-    name = checks.choice("codebook", codebook, BOOKS) if isinstance(codebook, str) else ""
+    name = checks.choice("codebook", codebook, CODEBOOKS) if isinstance(codebook, str) else ""
     scale_dtype = checks.choice("scale_dtype", scale_dtype, SCALE_DTYPES)
     size = _group_size(group_size, name)
     if name in ("mxfp4", "mxint8", "binary", "ternary") and scale is not None:
@@ -216,7 +216,7 @@ def table(name: str) -> Book:
 def check_codebook(name: str, codebook: object) -> str | tuple[float, ...]:
     """A codebook as `quantize_codebook` takes it: one of its names, or a tuple of float32 values."""
     if isinstance(codebook, str):
-        return checks.choice(name, codebook, BOOKS)
+        return checks.choice(name, codebook, CODEBOOKS)
     return tuple(map(float, _book_of(codebook).values))
 
 

@@ -11,12 +11,10 @@ from numpy.typing import DTypeLike, NDArray
 from . import backend, checks
 from .float_environment import default_floats
 from .tensor import GroupSize, QuantizedTensor, blank, by_row, check_group_size, columns_per_group
+from .words import ROUNDINGS, SCALE_DTYPES, SCALE_RULES
 
 __all__ = ["dequantize", "quantize", "round_to_int"]
 
-ROUNDINGS = ("even", "away", "floor", "stochastic")
-SCALE_RULES = ("absmax", "mse", "power_of_two")
-SCALE_DTYPES = ("float32", "float16", "bfloat16")
 NONFINITE = ("raise", "zero", "saturate")
 
 

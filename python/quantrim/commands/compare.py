@@ -40,7 +40,7 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
 
 
 def _data(d: Difference) -> dict[str, Any]:
-    values = {"snr_db": d.snr, "cosine": d.cosine, "worst_absolute": d.worst, "worst_relative": d.relative}
+    values = {"snr_db": d.snr, "cosine": d.cosine, "worst": d.worst, "worst_relative": d.relative}
     names = ("name", "shape", "stored", "nbytes", "nonfinite", "equal")
     return {**{name: getattr(d, name) for name in names}, **values}
 

@@ -234,7 +234,11 @@ def smaller(ratio: float) -> str:
     return f"{ratio:.2f}x smaller" if ratio >= 1.005 else "as large as before"
 
 
-def dry_run(source: Path, target: Path, options: Options, *, overwrite: bool, as_json: bool) -> None:
+def dry_run(
+    source: Path, target: Path, options: Options, *, report: Path | None, overwrite: bool, as_json: bool
+) -> None:
+    if report is not None:
+        raise ValueError("--report must be given without --dry-run, which writes nothing; --json prints the plan")
     refuse_same_file(source, target)
     wish = plan(source, **options.arguments())
     wish = replace(wish, notes=tuple(map(wording.worded, wish.notes)))

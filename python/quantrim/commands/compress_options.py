@@ -2,249 +2,243 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-ROUNDING, PRUNING, TENSORS, OUTPUT = "Rounding", "Pruning", "Which tensors", "Output"
+from .. import words
+from .program import JSON_HELP, THREADS_HELP, one_of
+
+ROUNDING, PRUNING, TENSORS, OUTPUT, RUNNING = "Rounding", "Pruning", "Which tensors", "Output", "Running"
+WIDTH = 18  # of the column of values in the help
+
+
+def _option(panel: str, help: str, *names: str, metavar: str | None = None, values: Sequence[str] = ()) -> Any:
+    """An option. values: words that a shell completes; the help lists them where no metavar stands in their place."""
+    return typer.Option(
+        *names,
+        metavar=metavar or (_broken("|".join(values)) if values else None),
+        help=help,
+        show_default=False,
+        rich_help_panel=panel,
+        **one_of(values),
+    )
+
+
+def _broken(choices: str) -> str:
+    """Choices on lines of WIDTH, which rich would break within a word.
+
+    >>> _broken("transformers|vllm|bitsandbytes|any")
+    'transformers|vllm|\\nbitsandbytes|any'
+    """
+    lines = [""]
+    for word in choices.replace("|", "| ").split():
+        if lines[-1] and len(lines[-1]) + len(word) > WIDTH:
+            lines.append("")
+        lines[-1] += word
+    return "\n".join(lines)
+
+
+# Rounding
 
 Bits = Annotated[
     str | None,
-    typer.Option(
+    _option(
+        ROUNDING,
+        "Bits of a weight: 4 by default. none: no rounding, which is the default with --prune or --threshold.",
         metavar="2..8|none",
-        help="Bits of a weight; 4 by default, none where only pruning is asked for.",
-        show_default=False,
-        rich_help_panel=ROUNDING,
     ),
 ]
 GroupSize = Annotated[
     str | None,
-    typer.Option(
+    _option(
+        ROUNDING,
+        "Neighbours in a row that share a scale: 128 by default, all (channel) at 8 bits, 64 for codebooks. Fewer are "
+        "closer and larger. tensor, one scale for all, goes with --codebook and --clusters.",
         metavar="N|channel|tensor",
-        help="Weights of a row that share a scale; 128 by default, the row (channel) at 8 bits, 64 for codebooks.",
-        show_default=False,
-        rich_help_panel=ROUNDING,
     ),
 ]
 Codebook = Annotated[
     str | None,
-    typer.Option(
+    _option(
+        ROUNDING,
+        f"In place of --bits: {', '.join(words.CODEBOOKS)}, or 2 to 256 ascending values. nf4 and fp4 are those of "
+        "bitsandbytes; only quantrim reads the others.",
         metavar="NAME|A,B,..",
-        help="In place of --bits: nf4, fp4, mxfp4, mxint8, binary, ternary, or 2 to 256 ascending values.",
-        show_default=False,
-        rich_help_panel=ROUNDING,
+        values=words.CODEBOOKS,
     ),
 ]
 Clusters = Annotated[
     int | None,
-    typer.Option(
+    _option(
+        ROUNDING,
+        "In place of --bits: K values, 2..256, that the weights of a tensor share. Only quantrim reads them.",
         metavar="K",
-        help="In place of --bits: K values that the weights share.",
-        show_default=False,
-        rich_help_panel=ROUNDING,
-    ),
-]
-Storage = Annotated[
-    str | None,
-    typer.Option(
-        metavar="WORD",
-        help="sparse leaves zeros out (only quantrim reads that), dense never; auto, with --for any, where it saves a "
-        "quarter.",
-        show_default=False,
-        rich_help_panel=OUTPUT,
     ),
 ]
 Recognize = Annotated[
     bool | None,
-    typer.Option(
+    _option(
+        ROUNDING,
+        "Pack weights that were rounded before, and stored as floats, without any change; the other options are for "
+        "the rest. Only quantrim reads them.",
         "--recognize",
-        help="Pack what lies on a grid already without any change.",
-        show_default=False,
-        rich_help_panel=ROUNDING,
     ),
 ]
 Symmetric = Annotated[
     bool | None,
-    typer.Option(
+    _option(
+        ROUNDING,
+        "Codes around zero (default); or around a zero point that each group has, closer where its weights lie to one "
+        "side of zero.",
         "--symmetric/--asymmetric",
-        help="Codes around zero, or with a zero point.",
-        show_default=False,
-        rich_help_panel=ROUNDING,
     ),
 ]
 Scale = Annotated[
     str | None,
-    typer.Option(
-        metavar="RULE|X",
-        help="absmax, mse (slower, closer), power_of_two, or X: round(w / X) * X everywhere.",
-        show_default=False,
-        rich_help_panel=ROUNDING,
+    _option(
+        ROUNDING,
+        "What a group's scale follows: the largest weight (absmax, default), the least error (mse: slower, closer), "
+        "powers of two. Or a number X for all: w becomes round(w / X) * X.",
+        metavar=_broken("|".join((*words.SCALE_RULES, "X"))),
+        values=words.SCALE_RULES,
     ),
 ]
 ScaleDtype = Annotated[
     str | None,
-    typer.Option(
-        metavar="DTYPE",
-        help="Of the scales: float16, bfloat16 or float32.",
-        show_default=False,
-        rich_help_panel=ROUNDING,
+    _option(
+        ROUNDING,
+        "How scales are stored: by default bfloat16 for bfloat16 weights, float32 in layouts of bitsandbytes, else "
+        "float16.",
+        values=words.SCALE_DTYPES,
     ),
 ]
+
+# Pruning
+
 Prune = Annotated[
     str | None,
-    typer.Option(
+    _option(
+        PRUNING,
+        "Zero this share of each tensor: 0.5 is half. With N:M, such as 2:4, N of each M neighbours in a row stay.",
         metavar="0..1|N:M",
-        help="Zero this share of each tensor, or all but N of M.",
-        show_default=False,
-        rich_help_panel=PRUNING,
     ),
 ]
 PruneScore = Annotated[
     str | None,
-    typer.Option(
-        metavar="SCORE",
-        help="The lowest go: magnitude (default), random; with --prune-data wanda, taylor, fisher, obd, given.",
-        show_default=False,
-        rich_help_panel=PRUNING,
+    _option(
+        PRUNING,
+        "What goes first is what scores lowest: by magnitude (default) or at random; l1, l2 with --prune-pattern; "
+        "the others with --prune-data.",
+        values=words.SCORES,
     ),
 ]
 PruneData = Annotated[
     Path | None,
-    typer.Option(
+    _option(
+        PRUNING,
+        "A checkpoint that has, under the names of the weights, the norms of their inputs (wanda), gradients (taylor), "
+        "squared gradients (fisher), the Hessian's diagonal (obd) or scores (given).",
         metavar="FILE",
-        help="A checkpoint with input norms, gradients, ... under the names of the weights.",
-        show_default=False,
-        rich_help_panel=PRUNING,
     ),
 ]
 PrunePattern = Annotated[
     str | None,
-    typer.Option(
+    _option(
+        PRUNING,
+        "Zero whole rows, columns, or blocks of R x C weights, such as 4x1.",
         metavar="row|column|RxC",
-        help="Zero whole rows, columns or R x C blocks.",
-        show_default=False,
-        rich_help_panel=PRUNING,
     ),
 ]
 PruneScope = Annotated[
     str | None,
-    typer.Option(
-        metavar="tensor|global",
-        help="A budget for each tensor (default), or one for all.",
-        show_default=False,
-        rich_help_panel=PRUNING,
-    ),
+    _option(PRUNING, "The share is of each tensor (default), or of all together.", values=words.SCOPES),
 ]
 Threshold = Annotated[
     float | None,
-    typer.Option(
-        metavar="T",
-        help="Zero what is smaller than T, in place of --prune.",
-        show_default=False,
-        rich_help_panel=PRUNING,
-    ),
+    _option(PRUNING, "In place of --prune: zero weights of a magnitude below T.", metavar="T"),
 ]
+Strict = Annotated[
+    bool | None,
+    _option(PRUNING, "An error, not a note, where a tensor cannot be pruned in the pattern.", "--strict"),
+]
+
+# Which tensors
+
 Include = Annotated[
     list[str] | None,
-    typer.Option(
+    _option(
+        TENSORS,
+        "Compress only tensors of such names, also what only quantrim opens then. A GLOB must match the whole name, "
+        ".weight and all; put it in quotes: '*.mlp.*.weight'. May be repeated, like the next two.",
         metavar="GLOB",
-        help="Compress only tensors of these names, whether other readers open them or not.",
-        show_default=False,
-        rich_help_panel=TENSORS,
     ),
 ]
-Exclude = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="GLOB", help="Copy tensors of these names as they are.", show_default=False, rich_help_panel=TENSORS
+Exclude = Annotated[list[str] | None, _option(TENSORS, "Copy tensors of such names as they are.", metavar="GLOB")]
+Drop = Annotated[list[str] | None, _option(TENSORS, "Leave tensors of such names out.", metavar="GLOB")]
+MinElements = Annotated[int | None, _option(TENSORS, "Copy tensors of fewer weights: 4096 by default.", metavar="N")]
+Recipe = Annotated[
+    Path | None,
+    _option(
+        TENSORS,
+        "Settings for each tensor, as above, in place of the options. The keys are the options' names with underscores "
+        "(group_size), reader for --for, keep and drop; README.md lists them.",
+        metavar="FILE.toml",
     ),
 ]
-Drop = Annotated[
-    list[str] | None,
-    typer.Option(metavar="GLOB", help="Leave tensors of these names out.", show_default=False, rich_help_panel=TENSORS),
-]
-MinElements = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        help="Copy tensors of fewer weights; 4096 by default.",
-        show_default=False,
-        rich_help_panel=TENSORS,
-    ),
-]
-MaxShardSize = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SIZE",
-        help="Of a folder: bytes, or 2GB, say, that no file exceeds.",
-        show_default=False,
-        rich_help_panel=OUTPUT,
-    ),
-]
+
+# Output
+
 For = Annotated[
     str | None,
-    typer.Option(
+    _option(
+        OUTPUT,
+        "Who must open it. By default transformers and vllm both, or, of a single file, any: the smallest, for "
+        "quantrim alone.",
         "--for",
-        metavar="READER",
-        help="Who must open it: transformers, vllm, bitsandbytes, or any: the smallest, for quantrim alone. "
-        "By default transformers and vLLM both.",
-        show_default=False,
-        rich_help_panel=OUTPUT,
-    ),
-]
-Dtype = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DTYPE",
-        help="float16 or bfloat16 for the floats that stay.",
-        show_default=False,
-        rich_help_panel=OUTPUT,
+        values=words.READERS,
     ),
 ]
 Simulate = Annotated[
     bool | None,
-    typer.Option(
+    _option(
+        OUTPUT,
+        "Store what rounding and pruning make of the weights as floats, under the names and dtypes of SRC: nothing is "
+        "smaller, and any program can measure the loss.",
         "--simulate",
-        help="Store rounded and pruned values as floats, in the source's names and dtypes: any program opens them.",
-        show_default=False,
-        rich_help_panel=OUTPUT,
     ),
 ]
-Strict = Annotated[
-    bool | None,
-    typer.Option(
-        "--strict",
-        help="An error, not a note, where a tensor cannot be pruned in the pattern.",
-        show_default=False,
-        rich_help_panel=PRUNING,
+Dtype = Annotated[
+    str | None,
+    _option(OUTPUT, "What float32 and float64 tensors become that are not rounded.", values=words.NARROW_FLOATS),
+]
+Storage = Annotated[
+    str | None,
+    _option(
+        OUTPUT,
+        "Whether zeros are left out, which only quantrim reads: sparse does so, dense never; auto (default) where "
+        "weights are pruned and rounded, no other reader must open them, and it saves a quarter.",
+        values=words.STORAGES,
     ),
 ]
-Recipe = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE.toml",
-        help="Settings per tensor, in place of options.",
-        show_default=False,
-        rich_help_panel=TENSORS,
-    ),
+MaxShardSize = Annotated[
+    str | None,
+    _option(OUTPUT, "Of a folder: no file larger than this, such as 2GB, 500MiB, or bytes.", metavar="SIZE"),
 ]
 Lossless = Annotated[
     bool,
-    typer.Option(
-        "--lossless", help="Keep every bit: byte planes, which quantrim restore undoes.", rich_help_panel=OUTPUT
-    ),
+    _option(OUTPUT, "Change no weight: pack the bytes closer, until quantrim restore.", "--lossless"),
 ]
 Report = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FILE", help="Write a report: .html, .json or .md.", show_default=False, rich_help_panel=OUTPUT
-    ),
+    _option(OUTPUT, "Write what became of each tensor: .html, .json or .md.", metavar="FILE"),
 ]
-Overwrite = Annotated[
-    bool,
-    typer.Option("--overwrite", help="Replace DST, and the report, where they exist.", rich_help_panel=OUTPUT),
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Show the plan and the size; write nothing.", rich_help_panel=OUTPUT)
-]
+
+# Running
+
+DryRun = Annotated[bool, _option(RUNNING, "Show the plan and the size; write nothing.", "--dry-run")]
+Overwrite = Annotated[bool, _option(RUNNING, "Replace DST, and the report, where they exist.", "--overwrite")]
+Threads = Annotated[int | None, _option(RUNNING, THREADS_HELP, metavar="N")]
+Json = Annotated[bool, _option(RUNNING, JSON_HELP, "--json")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,9 +16,41 @@ from . import at_once, outcome, terminal, wording
 COMPLETING = "_QUANTRIM_COMPLETE"  # in the environment where a shell asks what a word may become
 
 
+def flowing(text: str) -> str:
+    """Help whose paragraphs are broken as wide as a terminal is; those with indented lines stay as written.
+
+    >>> flowing("One\\nline.\\n\\nExample:\\n  quantrim info")
+    'One line.\\n\\nExample:\\n  quantrim info'
+    """
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(p if "\n " in p else " ".join(p.split("\n")) for p in paragraphs)
+
+
+def _plainly(parameters: Sequence[Any]) -> Sequence[Any]:
+    """The parameters, shown in help without types: SRC and DST say what they are, and flags take no value. `--help`
+    stands beside the option before it."""
+    for p in parameters:
+        if p.param_type_name == "argument":
+            p.display_type_rich = lambda ctx: None
+        elif p.is_flag and p.metavar is None:
+            p.metavar = ""
+    options = [p for p in parameters if p.param_type_name == "option"]
+    options[-1].rich_help_panel = getattr(options[-2], "rich_help_panel", None) if len(options) > 1 else None
+    return parameters
+
+
 class Command(TyperCommand):
     """One command. What it needs is loaded when its words are known to be right, and while a signal may still end
     the program at once."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "help": flowing(kwargs["help"])})
+
+    def get_params(self, ctx: Any) -> Any:
+        return _plainly(super().get_params(ctx))
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]  # SRC, not {SRC}
 
     def invoke(self, ctx: Any) -> Any:
         wording.use(wording.options_of(self.params, ctx.params))
@@ -31,6 +63,9 @@ class Command(TyperCommand):
 
 class Program(TyperGroup):
     """All commands together. Whatever they raise becomes an exit code and at most one line on stderr."""
+
+    def get_params(self, ctx: Any) -> Any:
+        return _plainly(super().get_params(ctx))
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -75,8 +110,14 @@ app = _App(
 MODEL = "A .safetensors file or a model folder."
 Source = Annotated[Path, typer.Argument(metavar="SRC", help=MODEL, show_default=False)]
 Target = Annotated[Path, typer.Argument(metavar="DST", help="The file or folder to write.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
-Threads = Annotated[int | None, typer.Option(metavar="N", help="Threads to use; all by default.", show_default=False)]
+JSON_HELP, THREADS_HELP = "Print JSON, for machines.", "Threads to use: all by default."
+Json = Annotated[bool, typer.Option("--json", help=JSON_HELP)]
+Threads = Annotated[int | None, typer.Option(metavar="N", help=THREADS_HELP, show_default=False)]
+
+
+def one_of(values: Sequence[str]) -> dict[str, Any]:
+    """What lets shells complete the values of an option."""
+    return {"autocompletion": lambda: list(values)} if values else {}
 
 
 def _version(wanted: bool) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import words
 from ..files import DTYPES, Checkpoint, encode_header
 from ..files.errors import PATH_LIMIT, quote
 from ..files.safetensors import count_bytes
@@ -19,7 +20,7 @@ from .logical import LogicalTensor, logical_tensors
 from .stored_compressed import quantization_config
 from .undecoded import refuse_undecoded
 
-FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # what may be asked for
+FLOATS = dict(zip(words.FLOATS, ("F32", "F16", "BF16"), strict=True))  # what may be asked for
 _WORDS = {"float64": "F64", **FLOATS}  # in config.json
 _NAMES = {dtype: word for word, dtype in _WORDS.items()}
 _SMALL = ("F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..codebooks import BOOKS
 from ..files import TensorInfo
 from ..files.safetensors import count_bytes
 from ..layouts import bitsandbytes, codebook, sparse_scheme
 from ..layouts import compressed_tensors as layout
+from ..words import CODEBOOKS
 from .methods import MX
 from .pruner import removed
 from .reader_modules import WEIGHT
@@ -34,7 +34,7 @@ def code_form(
     if book is None:
         return None
     if isinstance(book, str):
-        assert book in BOOKS
+        assert book in CODEBOOKS
         group = settings.group
         matrix = len(info.shape) == 2 and info.name.endswith(WEIGHT) and asked_scale_dtype != "bfloat16"
         if matrix and isinstance(group, int) and bitsandbytes.fits(book, group, info.matrix_shape[1]):

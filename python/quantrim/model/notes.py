@@ -35,7 +35,8 @@ def notes_on(
     if recipe.remove_units and not resized:
         yield "units are removed; config.json stays as it is, its sizes need the numbers that are left"
     yield from _on_what_stays(plans)
-    other_groups = sum(1 for t in plans if t.scheme and t.scheme.group_size != t.settings.group)
+    asked = [t for t in plans if t.scheme and t.settings.group_size is not None]
+    other_groups = sum(t.scheme.group_size != t.settings.group for t in asked if t.scheme)
     if other_groups:
         have = _tensors(other_groups, "tensor has other groups", "tensors have other groups")
         yield f"{have} than asked for, which do not divide the columns"

@@ -10,10 +10,10 @@ from importlib import metadata
 from typing import Any
 
 from .. import __version__, backend
-from .recipe import Recipe
+from .recipe import TOP_OPTIONAL, Recipe
 from .settings import KEYS, Settings
 
-SCHEMA = 1  # of what is printed and saved as JSON; grows when a key changes its meaning or goes
+SCHEMA = 2  # of what is printed and saved as JSON; grows when a key changes its meaning or goes
 
 
 def stamp() -> dict[str, Any]:
@@ -29,13 +29,15 @@ def settings_table(recipe: Recipe) -> dict[str, Any]:
     """A recipe with nothing left to defaults: `Recipe.from_dict` makes of it one that does the same.
 
     >>> table = settings_table(Recipe())
-    >>> table["bits"], table["group_size"], table["rule"]
-    (4, 128, [])
+    >>> table["bits"], table["group_size"], table["max_shard_size"], table["rule"]
+    (4, 128, 'none', [])
     """
     return {
         **_settings(recipe.defaults),
         "min_elements": recipe.min_elements,
-        "max_shard_size": recipe.max_shard_size,
+        **{key: "none" if getattr(recipe, key) is None else getattr(recipe, key) for key in TOP_OPTIONAL},
+        "simulate": recipe.simulate,
+        "strict": recipe.strict,
         "remove_units": [removal.as_dict() for removal in recipe.remove_units],
         "rule": [{"match": rule.match, **_settings(rule.settings)} for rule in recipe.rules],
     }

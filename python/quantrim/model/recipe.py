@@ -14,6 +14,7 @@ from typing import Any
 
 from .. import checks
 from ..files.errors import quote
+from ..words import NARROW_FLOATS
 from .methods import check_together, replaced
 from .settings import KEYS, OF_CODES, OPTIONAL, Settings, meaningless
 from .sizes import parse_size
@@ -29,8 +30,9 @@ else:
 MIN_ELEMENTS = 4096
 TOML_LIMIT = 1 << 20  # bytes of a recipe
 PATTERN_LIMIT = 1000  # characters of a glob
-DTYPES = ("float16", "bfloat16")  # that floats which stay may be narrowed to
-_TOP_KEYS = (*KEYS, "min_elements", "max_shard_size", "dtype", "simulate", "strict", "remove_units", "rule")
+TOP_OPTIONAL = ("max_shard_size", "dtype")  # of the top alone, which may be None
+_TOP = ("min_elements", *TOP_OPTIONAL, "simulate", "strict")
+_TOP_KEYS = (*KEYS, *_TOP, "remove_units", "rule")
 _ROUNDING = ("bits", "codebook", "clusters", "recognize", *(key for key in OF_CODES if key != "seed"))
 _PRUNING = ("prune", "threshold", "shrink_l1", "shrink_l2")
 
@@ -84,7 +86,7 @@ class Recipe:
         if self.max_shard_size is not None:
             object.__setattr__(self, "max_shard_size", parse_size("max_shard_size", self.max_shard_size))
         if self.dtype is not None:
-            checks.choice("dtype", self.dtype, DTYPES)
+            checks.choice("dtype", self.dtype, NARROW_FLOATS)
         checks.flag("simulate", self.simulate)
         checks.flag("strict", self.strict)
 
@@ -139,9 +141,7 @@ class Recipe:
         rules = tuple(_rule(f"rule {number + 1}", each, defaults) for number, each in enumerate(_tables(table, "rule")))
         removed = enumerate(_tables(table, "remove_units"))
         removals = tuple(UnitRemoval.from_dict(f"remove_units {number + 1}", each) for number, each in removed)
-        top = {
-            key: table[key] for key in ("min_elements", "max_shard_size", "dtype", "simulate", "strict") if key in table
-        }
+        top = {key: _given(key, table[key]) for key in _TOP if key in table}
         return cls(defaults, rules, remove_units=removals, **top)
 
     @classmethod
@@ -305,7 +305,7 @@ def _known(what: str, table: Mapping[str, Any], allowed: tuple[str, ...]) -> Non
 
 def _given(key: str, value: Any) -> Any:
     """A value of a table, where None is written "none" (TOML has no null)."""
-    return None if key in OPTIONAL and value == "none" else value
+    return None if key in (*OPTIONAL, *TOP_OPTIONAL) and value == "none" else value
 
 
 def _different(settings: Settings, base: Settings) -> dict[str, Any]:

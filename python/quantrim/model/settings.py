@@ -15,15 +15,11 @@ from ..blocks import Block
 from ..codebooks import MX_GROUP_SIZE, check_codebook
 from ..files.errors import quote
 from ..pruning import MODES
-from ..quantization import ROUNDINGS, SCALE_DTYPES, SCALE_RULES
+from ..words import DATA_SCORES, NORMS, READERS, ROUNDINGS, SCALE_DTYPES, SCALE_RULES, SCOPES, SCORES, STORAGES
 from .methods import MX, NOT_WITH, usual_group_size
 
 DEFAULT_GROUP = 128
-DATA_SCORES = ("wanda", "taylor", "fisher", "obd", "given")  # which need arrays beside the weights
-NORMS = ("l1", "l2")  # scores of rows, columns and blocks alone
 _THRESHOLDS = {"magnitude": "|w| below", "signed": "w up to", "soft": "|w| softly below"}
-STORAGES = ("auto", "dense", "sparse")
-READERS = ("transformers", "vllm", "bitsandbytes", "any")
 
 
 @dataclass(frozen=True)
@@ -323,9 +319,9 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "prune": _prune,
     "prune_axis": lambda name, value: checks.integer(name, value, 1, 1),
     "prune_pattern": _prune_pattern,
-    "prune_score": lambda name, value: checks.choice(name, value, ("magnitude", "random", *NORMS, *DATA_SCORES)),
+    "prune_score": lambda name, value: checks.choice(name, value, SCORES),
     "prune_data": _path,
-    "prune_scope": lambda name, value: checks.choice(name, value, ("tensor", "global")),
+    "prune_scope": lambda name, value: checks.choice(name, value, SCOPES),
     "threshold": lambda name, value: checks.number(name, value, -checks.LARGEST["float32"], checks.LARGEST["float32"]),
     "threshold_mode": lambda name, value: checks.choice(name, value, MODES),
     "shrink_l1": lambda name, value: checks.number(name, value, 0.0, checks.LARGEST["float32"]),
