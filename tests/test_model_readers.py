@@ -205,8 +205,18 @@ def test_A11_experts_are_of_one_scheme_that_opens(tmp_path: Path) -> None:
         of_experts = [any("experts" in target for target in group["targets"]) for group in groups]
         assert of_experts[0] and sum(of_experts) == 1  # the reader takes the first that speaks of them
         assert groups[0]["format"] == "pack-quantized"
-    found = plan(source, symmetric=False)
+    found = plan(source, symmetric=False, bits=8, reader="transformers")
     assert {name for name in kept(found) if "experts" in name} == {name for name in arrays if "experts" in name}
+
+
+def test_zero_points_are_stored_where_readers_open_them(tmp_path: Path) -> None:
+    """The library makes modules for packed codes with zero points that are not packed, into which none fit."""
+    source = save_folder(tmp_path / "m", decoder(), 1, llama())
+    with pytest.raises(ValueError, match=r"zero points, which transformers does not open packed .*reader='vllm'"):
+        plan(source, symmetric=False)
+    assert len(rounded(plan(source, symmetric=False, reader="vllm"))) == 10
+    compress(source, tmp_path / "out", symmetric=False, bits=8, reader="transformers")
+    assert {g["format"] for g in config_of(tmp_path / "out")["config_groups"].values()} == {"int-quantized"}
 
 
 @pytest.mark.parametrize("model_type", ["opt", "bart", "whisper"])

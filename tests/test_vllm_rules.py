@@ -122,7 +122,7 @@ def check(source: Path, target: Path, experts: int, options: dict[str, Any]) -> 
     assert "model.embed_tokens.weight" in names
 
 
-OPTIONS: list[dict[str, Any]] = [{}, {"bits": 8}, {"symmetric": False}, {"group_size": 32}]
+OPTIONS: list[dict[str, Any]] = [{}, {"bits": 8}, {"symmetric": False, "reader": "vllm"}, {"group_size": 32}]
 OPTIONS += [{"prune": "2:4", "bits": 4}, {"reader": "vllm"}]
 
 

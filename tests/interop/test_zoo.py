@@ -32,6 +32,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "2:4": {"prune": "2:4"},
     "2:4 and 4 bits": {"prune": "2:4", "bits": 4},
     "for transformers": {"bits": 4, "reader": "transformers"},
+    "for transformers, zero points": {"bits": 8, "symmetric": False, "reader": "transformers"},
 }
 FAMILIES = [
     "llama",

@@ -39,8 +39,10 @@ _EMBEDDING = Reason("embedding", "embedding, which no reader opens in this form"
 _TIED = Reason("embedding", "embedding that the head may share: readers need it as it was", _ANY)
 _SUBCLASS = Reason("subclass", "linear layer that bitsandbytes does not replace", _ANY)
 _BNB_EXPERT = Reason("expert", "expert of a mixture, which bitsandbytes does not replace", _ANY)
-_ASYMMETRIC_EXPERT = Reason(
-    "expert", "expert of a mixture: transformers opens symmetric ones alone", "symmetric=True rounds it; " + _ANY
+_ASYMMETRIC = Reason(
+    "asymmetric",
+    "linear layer with zero points, which transformers does not open packed",
+    "symmetric=True or reader='vllm' round it; " + _ANY,
 )
 _BLOCKS = Reason("blocks", "matrix whose columns are no multiple of the block", _ANY)
 _TOUCHED = Reason(
@@ -93,8 +95,8 @@ class Readers:
             return self._why_no_blocks(info, settings, kind)
         if kind in LINEAR and self.modules.fails and reader != "vllm":
             return _FAILS
-        if kind == "expert" and not settings.symmetric:
-            return _ASYMMETRIC_EXPERT
+        if kind in LINEAR and not settings.symmetric and reader != "vllm" and not self.needs_int8(info, settings):
+            return _ASYMMETRIC
         if kind in TOUCHED and reader != "vllm" and not self.needs_int8(info, settings):
             return _TOUCHED
         if kind in LINEAR or self.needs_int8(info, settings):
@@ -103,13 +105,16 @@ class Readers:
 
     def needs_int8(self, info: TensorInfo, settings: Settings) -> bool:
         """Whether transformers opens a tensor as int8 codes with a scale for each row, under its own name, and in no
-        other form of compressed-tensors: embeddings, and weights that it asks for by name."""
+        other form of compressed-tensors: embeddings, weights that it asks for by name, and those with zero points."""
         reader = self.of(settings)
-        if reader not in ("transformers", BOTH) or settings.bits is None or not settings.symmetric:
+        if reader not in ("transformers", BOTH) or settings.bits is None:
             return False
         kind = self.modules.kind(info.name)
+        of_rows = settings.bits == 8 and settings.group == "channel"
+        if not settings.symmetric:
+            return of_rows and kind in LINEAR and kind != "expert" and reader == "transformers"
         if kind in TOUCHED:
-            return settings.bits == 8 and settings.group == "channel"
+            return of_rows
         return kind == "embedding" and reader == "transformers" and not self.modules.ties_embeddings
 
     def _why_no_blocks(self, info: TensorInfo, settings: Settings, kind: str) -> Reason | None:

@@ -183,7 +183,7 @@ class TensorPlanner:
             return TensorPlan(info, settings, None, _label(of_codes.label, settings), "", copied=False, form=of_codes)
         assert settings.bits is not None and settings.scale_dtype is not None
         if self._readers.needs_int8(info, settings):
-            scheme = Scheme(8, "channel", True, settings.scale_dtype, INT)
+            scheme = Scheme(8, "channel", settings.symmetric, settings.scale_dtype, INT)
             eight = replace(settings, bits=8, group_size="channel")
             reason = "" if settings.bits == 8 else "transformers opens it in codes of 8 bits alone"
             label = _label(scheme.label_for(info.matrix_shape[1]), eight)
