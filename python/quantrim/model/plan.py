@@ -103,7 +103,25 @@ def make_plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
     plans = [replace(t, reason="; ".join(filter(None, (removed.reasons.get(t.name), t.reason)))) for t in plans]
     if all(t.copied for t in plans) and not (plans and (len(plans) < len(assigned) or removed.reasons)):
         raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)}: no tensor can be compressed: {_why_nothing(plans)}")
+    _refuse_mixed_experts(plans, readers)
     return plan_of(checkpoint, recipe, plans, removed.config)
+
+
+def _refuse_mixed_experts(plans: list[TensorPlan], readers: Readers) -> None:
+    """ValueError where transformers would not open the model: it decodes all experts by one scheme, if any module has
+    one."""
+    joined = (BOTH, "transformers")
+    rounded = any(t.scheme and not t.simulated and readers.of(t.settings) in joined for t in plans)
+    experts = [t for t in plans if t.name.endswith(WEIGHT) and readers.modules.kind(t.name) == "expert"]
+    schemes = {t.scheme for t in experts}
+    if rounded and experts and (None in schemes or len(schemes) > 1):
+        odd = next((t for t in experts if t.scheme is None), experts[0])
+        why = f": {odd.reason}" if odd.scheme is None and odd.reason else ""
+        raise ValueError(
+            "transformers opens rounded experts only where all of them have one scheme, and no other rounded layers "
+            f"beside experts that are not; not so {quote(odd.name)}{why}; give reader='vllm' or reader='any', or round "
+            "all experts alike"
+        )
 
 
 def _with_partners(plans: list[TensorPlan], readers: Readers) -> list[TensorPlan]:
