@@ -6,10 +6,12 @@ every call of a writer can be tried. With a writer and a target it writes once."
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import random
+import shutil
 import signal
 import struct
 import subprocess
@@ -38,7 +40,9 @@ from quantrim.files.errors import quote
 OLD = b"old" * 1000
 NEW = b"NEW!" * 2500
 OLD_FOLDER = {"a.safetensors": OLD, "notes.txt": b"kept until the end"}
-NEW_FOLDER = {"a.safetensors": NEW, "b.safetensors": NEW[::-1], "model.safetensors.index.json": b"{}"}
+NEW_FOLDER = {
+    "a.safetensors": NEW, "b.safetensors": NEW[::-1], "sub/x/config.json": b"x", "model.safetensors.index.json": b"{}"
+}  # fmt: skip
 
 Snapshot = bytes | dict[str, bytes] | None
 
@@ -106,7 +110,7 @@ def refused_checkpoint(path: Path, *words: str) -> None:
 def snapshot(path: Path) -> Snapshot:
     """The bytes at a path: of a file, of the files of a folder, or None if there is nothing."""
     if path.is_dir():
-        return {file.name: file.read_bytes() for file in path.iterdir()}
+        return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if not file.is_dir()}
     return path.read_bytes() if path.is_file() else None
 
 
@@ -120,10 +124,10 @@ def put(path: Path, content: Snapshot) -> None:
     if isinstance(content, bytes):
         path.write_bytes(content)
     elif content is not None:
-        path.mkdir(exist_ok=True)
-        for file in path.iterdir():
-            file.unlink()
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
         for name, data in content.items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
             (path / name).write_bytes(data)
 
 
@@ -185,6 +189,7 @@ def write_naive_folder(target: Path) -> None:
     for name in OLD_FOLDER:
         os.unlink(target / name)  # noqa: PTH108 (os.unlink is what is counted)
     for name, data in NEW_FOLDER.items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(target / name, os.O_WRONLY | os.O_CREAT)
         os.pwrite(fd, data, 0)
         os.close(fd)
@@ -364,6 +369,24 @@ def write_many(target: str, letter: bytes) -> None:
         with AtomicFile(target, 1 << 20) as file:
             for part in range(16):
                 file.pwrite(letter * 65536, part * 65536)
+
+
+def write_folders(target: str, letter: bytes, aside: bool) -> None:
+    """Thirty times; while another run does, later."""
+    if aside:
+        atomic.exchange = lambda *_: False
+    written = 0
+    while written < 30:
+        try:
+            with AtomicFolder(target, overwrite=True) as folder:
+                for name in "012":
+                    with folder.file(name) as file:
+                        file.write(letter * 999)
+            written += 1
+        except OSError as error:
+            if (error.errno, error.strerror) != (errno.EBUSY, "another run writes there"):
+                raise
+            time.sleep(random.uniform(0, 0.003))
 
 
 if __name__ == "__main__" and sys.argv[1:] == ["serve"]:

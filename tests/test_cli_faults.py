@@ -105,6 +105,12 @@ def test_D8_notes_speak_of_options(tmp_path: Path) -> None:
     assert said in report.read_text() and "storage=" not in report.read_text()
 
 
+def test_D7_D8_notes_on_files_speak_of_options(model: Path, tmp_path: Path) -> None:
+    for words in ((), ("--dry-run",), ("--json",)):
+        said = run("split", model, tmp_path / "parts", "--max-size", "1kB", "--overwrite", *words).stdout
+        assert "5 files of one tensor each are larger than --max-size 1,000" in " ".join(said.split())
+
+
 def test_D8_reasons_speak_of_options(model: Path) -> None:
     words = ["compress", model, model.with_name("out.safetensors"), "--min-elements", 20_000, "--clusters", 16]
     assert "fewer than --min-elements 20000 weights" in refused(run(*words))

@@ -159,7 +159,10 @@ def test_D99_the_order_of_calls_of_a_folder(target: Path) -> None:
     with Calls() as calls:
         write_folder(target)
     order = [name for name in calls.names if name in ("mkdir", "pwrite", "fsync", "rename")]
-    assert order == ["mkdir", *["pwrite", "fsync"] * 3, "fsync", "rename", "fsync"]
+    assert order == [
+        "mkdir", *["pwrite", "fsync"] * 2, "mkdir", "mkdir", *["pwrite", "fsync"] * 2,
+        "fsync", "fsync", "fsync", "rename", "fsync",
+    ]  # fmt: skip
 
 
 def test_D105_mode_is_that_of_a_new_file(target: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import multiprocessing
 import os
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,11 @@ from files_helpers import (
     snapshot,
     write_folder,
     write_folder_aside,
+    write_folders,
 )
 
-from quantrim.files import AtomicFolder, atomic, remove_stale
-from quantrim.files.temporaries import exchange, open_directory, temporary_name
+from quantrim.files import AtomicFolder, atomic, remove_stale, temporaries
+from quantrim.files.temporaries import PART, exchange, open_directory, temporary_name
 
 
 @pytest.fixture
@@ -112,9 +115,9 @@ def test_folders_that_no_typing_mistake_may_wipe(target: Path, monkeypatch: pyte
 
 def test_names_in_a_folder(target: Path) -> None:
     with AtomicFolder(target) as folder:
-        for name in ("", ".", "..", "a/../b", "a//b", "/etc/x", "a\0"):
+        for name in ("", ".", "..", "/etc/x", "a\0", "a/../b", "a//b", "a/", "./a", 3):
             with pytest.raises(ValueError, match="must be a plain file name"):
-                folder.file(name)
+                folder.file(name)  # type: ignore[arg-type]
         with folder.file("a") as file:
             file.write(b"1")
         with pytest.raises(ValueError, match="must be new in the folder, not 'a' again"):
@@ -190,3 +193,69 @@ def test_an_old_folder_that_cannot_be_removed_is_reported(target: Path, monkeypa
         write_folder(target)
     assert snapshot(target) == NEW_FOLDER
     assert [snapshot(target.with_name(name)) for name in leftovers(target.parent)] == [OLD_FOLDER]
+
+
+# Two runs on one target
+
+
+def test_D24_a_temporary_that_another_run_removes_at_once(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its making and its lock it looks like a dead run's."""
+    real, removed = temporaries.open_above_stdio, 0
+
+    def open_late(path: Any, *args: Any, **kwargs: Any) -> int:
+        nonlocal removed
+        if str(path).endswith(PART) and "dir_fd" in kwargs and removed < 3:
+            removed += 1
+            os.rmdir(path, dir_fd=kwargs["dir_fd"])
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(temporaries, "open_above_stdio", open_late)
+    write_folder(target)
+    assert removed == 3 and snapshot(target) == NEW_FOLDER and leftovers(target.parent) == []
+
+
+@pytest.mark.parametrize("swap", [True, False])
+@pytest.mark.parametrize("times", [2, 10**6])
+def test_D24_another_run_is_quicker(target: Path, monkeypatch: pytest.MonkeyPatch, swap: bool, times: int) -> None:
+    """It puts its own folder there, or takes ours away, just before each step: where locks do not keep it out."""
+    put(target, OLD_FOLDER)
+    rename, count = temporaries.Temporary.rename, 0
+
+    def occupied(self: temporaries.Temporary) -> None:
+        nonlocal count
+        count += 1
+        if count <= times:
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        rename(self)
+
+    def gone(*names: Any) -> bool:
+        if not swap:
+            return False
+        if count <= times:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return exchange(*names)
+
+    monkeypatch.setattr(temporaries.Temporary, "rename", occupied)
+    monkeypatch.setattr(atomic, "exchange", gone)
+    if times == 2:
+        write_folder(target)
+        assert snapshot(target) == NEW_FOLDER
+    else:
+        with nothing_written(target), pytest.raises(OSError, match="another run writes there"):
+            write_folder(target)
+    assert leftovers(target.parent) == []
+
+
+def test_D24_E112_two_processes_one_folder(target: Path) -> None:
+    """Each writes it whole or says that another does, and the last one stays."""
+    context = multiprocessing.get_context("spawn")
+    for aside in (False, True):
+        runs = [context.Process(target=write_folders, args=(str(target), letter, aside)) for letter in (b"a", b"b")]
+        for run in runs:
+            run.start()
+        for run in runs:
+            run.join(120)
+        assert [run.exitcode for run in runs] == [0, 0]
+        found = snapshot(target)
+        assert found in ({f"{k}": letter * 999 for k in range(3)} for letter in (b"a", b"b"))
+        assert leftovers(target.parent) == []

@@ -110,7 +110,7 @@ def test_a_tensor_in_two_shards_is_read_where_the_index_says(folder: Path) -> No
     with pytest.warns(UserWarning, match=r"'overlay.safetensors' not in the checkpoint: not read"):
         np.testing.assert_array_equal(open_checkpoint(folder)["a"], floats(2))
     write_index(folder, index | {"a": "overlay.safetensors"})
-    said = r"1 tensors are in another shard, too, and not read from there \('a'\)"
+    said = r"1 tensor is in another shard, too, and not read from there \('a'\)"
     with pytest.warns(UserWarning, match=said), open_checkpoint(folder) as ckpt:
         assert sorted(ckpt) == ["a", "b", "c", "d"] and ckpt.tensors["a"].path.name == "overlay.safetensors"
         np.testing.assert_array_equal(ckpt["a"], newer)
@@ -121,7 +121,7 @@ def test_a_tensor_in_another_shard_than_the_index_says(folder: Path) -> None:
     """C5: what the index lists is read where it is, if that is one place."""
     index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
     write_index(folder, index | {"a": "x-2.safetensors"})
-    with pytest.warns(UserWarning, match="1 tensors are not where it says"), open_checkpoint(folder) as ckpt:
+    with pytest.warns(UserWarning, match="1 tensor is not where it says"), open_checkpoint(folder) as ckpt:
         assert list(ckpt) == ["a", "b", "c", "d"]
         np.testing.assert_array_equal(ckpt["a"], floats(2))
 

@@ -129,7 +129,9 @@ def test_a_planted_bug_in_the_streaming_is_found(tmp_path: Path, bug: str, monke
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"bits": 3, "symmetric": False, "prune": 0.4}, {"bits": 4, "prune": "2:4"}], ids=str
+    "options",
+    [{}, {"bits": 3, "symmetric": False, "prune": 0.4}, {"bits": 4, "prune": "2:4"}, {"bits": 8, "prune": "2:4"}],
+    ids=str,
 )
 def test_rows_longer_than_a_chunk(tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut within a row, at whole groups and words."""
@@ -139,6 +141,65 @@ def test_rows_longer_than_a_chunk(tmp_path: Path, options: dict[str, Any], monke
     compress(source, tmp_path / "t.safetensors", **options)
     expected = {f"a.{k}": a for k, a in expected_parts(w, Settings(**options)).items()}
     assert_same_arrays(stored_tensors(tmp_path / "t.safetensors"), expected)
+
+
+WHOLE_ROWS: list[dict[str, Any]] = [
+    {"bits": 8},
+    {"bits": 8, "symmetric": False, "scale_dtype": "float32"},
+    {"bits": 3, "group_size": "channel", "symmetric": False},
+    {"bits": 5, "group_size": "channel", "rounding": "stochastic", "seed": 2**64 - 5},
+    {"bits": 7, "group_size": "channel", "rounding": "away", "scale_dtype": "bfloat16"},
+    {"bits": 4, "group_size": "channel", "simulate": True},
+    {"bits": 8, "prune": 0.4, "storage": "dense"},
+    {"bits": 5, "group_size": "channel", "prune": 0.4, "storage": "sparse"},
+    {"bits": 8, "prune": 0.4, "prune_axis": 1},
+    {"bits": 8, "prune": 0.4, "prune_scope": "global"},
+    {"bits": 8, "prune": 0.8, "symmetric": False, "storage": "sparse"},
+    {"bits": 4, "group_size": "channel", "prune": 0.25, "prune_pattern": "row"},
+    {"bits": 8, "scale": "mse"},
+]
+
+
+@pytest.mark.parametrize("dtype", float_dtypes(), ids=str)
+@pytest.mark.parametrize("options", WHOLE_ROWS, ids=str)
+def test_D23_a_row_under_one_scale_is_cut_like_any_other(
+    tmp_path: Path, options: dict[str, Any], dtype: DTypeLike, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a convolution, in a form of ours; the second row has no scale in float16, the third is of zeros."""
+    w = weights(4, 8191, dtype=dtype)
+    w[1:3] = np.array([[1e-7], [0]], dtype) * np.sign(w[1:3])
+    w[3] = np.abs(w[3])
+    source = save(tmp_path / "m.safetensors", {"a.weight": w, "b.weight": weights(2, 64, 9, 9, dtype=dtype)})
+    found = []
+    for nbytes, threads in ((1 << 30, 1), (4 * 300, 1), (4 * 300, 3)):
+        monkeypatch.setattr(chunks, "CHUNK_BYTES", nbytes)
+        with qt.use_threads(threads):
+            report = compress(source, tmp_path / f"{len(found)}.safetensors", **options)
+        found.append((report, stored_tensors(tmp_path / f"{len(found)}.safetensors")))
+    (whole, expected), *others = found
+    for report, arrays in others:
+        assert_same_arrays(arrays, expected)
+        assert [n for n in report.notes if "too small" in n] == [n for n in whole.notes if "too small" in n]
+        assert [t.snr_db for t in report.tensors] == pytest.approx([t.snr_db for t in whole.tensors])
+
+
+def test_D23_the_pieces_of_a_row_are_not_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not finite is named where it stands, whatever piece it is in."""
+    w = weights(2, 5000, dtype=np.float16)
+    w[1, 4321] = np.inf
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 4 * 300)
+    source = save(tmp_path / "m.safetensors", {"a.weight": w})
+    with nothing_written(tmp_path / "t.safetensors"), pytest.raises(FormatError, match="not inf at flat index 9321"):
+        compress(source, tmp_path / "t.safetensors", bits=8)
+    real, pieces = stream.Quantized.write, []
+
+    def write(self: Any, q: Any, chunk: chunks.Chunk) -> None:
+        pieces.append(chunk)
+        real(self, q, chunk)
+
+    monkeypatch.setattr(stream.Quantized, "write", write)
+    compress(save(tmp_path / "n.safetensors", {"a.weight": w[:1]}), tmp_path / "t.safetensors", bits=8)
+    assert len(pieces) == 18 and max(chunk.cols for chunk in pieces) == 288
 
 
 def test_chunks_cover_a_matrix_once() -> None:

@@ -60,6 +60,13 @@ def test_G12_half_a_gigabyte(tmp_path: Path, options: dict[str, object]) -> None
     assert found < 200 * MIB, f"{found / MIB:.0f} MiB"
 
 
+def test_G12_D23_a_row_with_one_scale(tmp_path: Path) -> None:
+    """Five times the limit, were it read whole."""
+    source = sparse_checkpoint(tmp_path / "m.safetensors", [("long.weight", "F16", [1, 128 * MIB])])
+    found = peak(source, bits=8)
+    assert found < 200 * MIB, f"{found / MIB:.0f} MiB"
+
+
 def test_G12_the_measure_sees_a_tensor_that_is_read_whole(tmp_path: Path) -> None:
     """The positive control: one chunk for everything."""
     code = RUN.replace("with qt", f"qt.model.chunks.CHUNK_BYTES = {256 * CHUNK_BYTES}\nwith qt")

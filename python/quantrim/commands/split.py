@@ -13,7 +13,7 @@ from ..files.errors import PATH_LIMIT, quote
 from ..model.parts import Part, Score
 from ..model.sizes import parse_size
 from ..model.split import Written, check_folder, part_scores, plan_split, split_checkpoint
-from . import progress, terminal
+from . import progress, terminal, wording
 from .compress import occupied, refuse_occupied
 
 
@@ -64,7 +64,7 @@ def as_data(written: Written, scores: Sequence[Score] | None = None) -> dict[str
         "destination": written.destination,
         "size": written.nbytes,
         "parts": parts,
-        "notes": list(written.notes),
+        "notes": [wording.worded(note) for note in written.notes],
     }
 
 
@@ -83,7 +83,7 @@ def show_parts(parts: Sequence[Part], scores: Sequence[Score] | None, out: Conso
 
 def show_notes(written: Written, out: Console) -> None:
     for note in written.notes:
-        terminal.print_line(out, f"note: {terminal.printable(note)}", style="yellow")
+        terminal.print_line(out, f"note: {terminal.printable(wording.worded(note))}", style="yellow")
 
 
 def score_cells(score: Score) -> list[str]:

@@ -17,10 +17,22 @@ from types import TracebackType
 from .descriptors import kind_of, named_path, open_above_stdio
 from .errors import PATH_LIMIT, quote
 from .overlap import refuse_same_file
-from .temporaries import OLD, Temporary, exchange, lock_folder, remove, remove_stale, temporary_name
+from .temporaries import (
+    ANOTHER_RUN,
+    ATTEMPTS,
+    OLD,
+    Temporary,
+    exchange,
+    lock_folder,
+    refuse_another_run,
+    remove,
+    remove_stale,
+    restore_or_remove,
+    temporary_name,
+)
 from .writer import FileWriter, close_quietly, fsync_directory, os_error
 
-__all__ = ["AtomicFile", "AtomicFolder", "FileWriter", "refuse_same_file", "remove_stale"]
+__all__ = ["AtomicFile", "AtomicFolder", "FileWriter", "refuse_another_run", "refuse_same_file", "remove_stale"]
 
 _OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # what rename says of a folder onto something
 
@@ -30,10 +42,13 @@ class AtomicFile(FileWriter):
 
     On any exception, Ctrl-C too, the target keeps its bytes and the temporary is removed. A target that is a
     symbolic link is replaced itself; the file it leads to stays as it is. Directories and devices are
-    refused. The mode is that of a new file (0o666 less the umask). Use it once."""
+    refused. The mode is that of a new file (0o666 less the umask). Use it once.
 
-    def __init__(self, path: str | os.PathLike[str], size: int | None = None) -> None:
+    alone: OSError where another run is writing the same target; without it the last of them stays."""
+
+    def __init__(self, path: str | os.PathLike[str], size: int | None = None, *, alone: bool = False) -> None:
         super().__init__(named_path(path, "path"), size)
+        self._alone = alone
         self._temporary: Temporary | None = None
 
     def __enter__(self) -> AtomicFile:
@@ -44,8 +59,7 @@ class AtomicFile(FileWriter):
         # for a signal that arrives where no handler of an exception can see it, such as on entry to __exit__
         self._finalizer = weakref.finalize(self, temporary.discard)
         try:
-            remove_stale(self.path)
-            temporary.create()
+            _begin(temporary, self._alone)
             self._attach(temporary.duplicate())
         except BaseException:
             self._undo(temporary)
@@ -78,7 +92,8 @@ class AtomicFolder:
 
     The target may be absent or an empty folder. A folder that holds something is replaced only with
     `overwrite=True`: the two are exchanged in one step and the old one is removed with all that is in it. On
-    any exception nothing is left of the new folder. Write an index last, after the shards it names."""
+    any exception nothing is left of the new folder. Write an index last, after the shards it names. OSError
+    where another run is writing the same target."""
 
     def __init__(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         self.path = named_path(path, "path")
@@ -94,8 +109,7 @@ class AtomicFolder:
         temporary = self._temporary = Temporary(self.path, folder=True)
         self._finalizer = weakref.finalize(self, temporary.discard)
         try:
-            remove_stale(self.path)
-            temporary.create()
+            _begin(temporary, alone=True)
         except BaseException:
             self._undo(temporary)
             raise
@@ -149,21 +163,36 @@ class AtomicFolder:
         if unfinished:
             raise ValueError(f"files must be written before their folder ends, not {', '.join(unfinished)}")
         for path in sorted(self._subfolders, reverse=True):
-            fd = open_above_stdio(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=temporary.fd)
-            try:
-                fsync_directory(fd, self.path / path)
-            finally:
-                close_quietly(fd)
+            self._fsync_subfolder(path, temporary)
         fsync_directory(temporary.fd, self.path)
+        for _ in range(ATTEMPTS):
+            if self._put(temporary):
+                break
+        else:
+            raise OSError(errno.EBUSY, ANOTHER_RUN, os.fspath(self.path))
+        fsync_directory(temporary.directory, self.path)
+        _remove_replaced(temporary)
+
+    def _fsync_subfolder(self, path: str, temporary: Temporary) -> None:
+        try:
+            fd = open_above_stdio(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=temporary.fd)
+        except OSError as error:
+            raise os_error(error, self.path / path) from error
+        try:
+            fsync_directory(fd, self.path / path)
+        finally:
+            close_quietly(fd)
+
+    def _put(self, temporary: Temporary) -> bool:
+        """Bring the folder to its place; False where another run was in between, and it is to be tried again."""
         try:
             temporary.rename()
+            return True
         except OSError as error:
             if error.errno not in _OCCUPIED:
                 raise os_error(error, self.path) from error
-            self._refuse_occupied()
-            _replace(temporary)
-        fsync_directory(temporary.directory, self.path)
-        _remove_replaced(temporary)
+        self._refuse_occupied()
+        return _replace(temporary)
 
     def _refuse_occupied(self) -> None:
         """ValueError for a target that must not be replaced."""
@@ -238,6 +267,16 @@ def _never_replaced() -> list[Path]:
     return keep
 
 
+def _begin(temporary: Temporary, alone: bool) -> None:
+    """Make a temporary, and remove those of killed runs. alone: OSError where a live run has one."""
+    if alone:
+        refuse_another_run(temporary.target)
+    remove_stale(temporary.target)
+    temporary.create()
+    if alone:  # two that began together did not see each other
+        refuse_another_run(temporary.target, temporary.name)
+
+
 def _rename(temporary: Temporary) -> None:
     try:
         temporary.rename()
@@ -245,25 +284,33 @@ def _rename(temporary: Temporary) -> None:
         raise os_error(error, temporary.target) from error
 
 
-def _replace(temporary: Temporary) -> None:
-    """Exchange the new folder with the target; `temporary` then names the old one."""
+def _replace(temporary: Temporary) -> bool:
+    """Exchange the new folder with the target; `temporary` then names the old one. False where there is none now."""
     try:
-        if exchange(temporary.name, temporary.target_name, temporary.directory):
-            return
-        _move_aside(temporary)
+        return exchange(temporary.name, temporary.target_name, temporary.directory) or _move_aside(temporary)
+    except FileNotFoundError:
+        return False
     except OSError as error:
         raise os_error(error, temporary.target) from error
 
 
-def _move_aside(temporary: Temporary) -> None:
+def _move_aside(temporary: Temporary) -> bool:
     """The exchange in two steps, for file systems without it. A run killed between them leaves no target, and
-    the old folder under a name from which the next run's remove_stale brings it back."""
+    the old folder under a name from which the next run's remove_stale brings it back. False where another run put
+    its own there between them: then the old one is gone."""
     directory, target = temporary.directory, temporary.target_name
     lock = lock_folder(target, directory)  # so that no other run brings it back between the two
     try:
         temporary.aside = temporary_name(target, OLD)
         os.rename(target, temporary.aside, src_dir_fd=directory, dst_dir_fd=directory)
         temporary.rename()
+        return True
+    except OSError as error:
+        if error.errno not in _OCCUPIED:
+            raise
+        restore_or_remove(temporary.aside, target, directory)
+        temporary.aside = ""
+        return False
     finally:
         if lock >= 0:
             close_quietly(lock)

@@ -171,11 +171,11 @@ def _places(
         moved.append(name)
     twice = elsewhere.keys() - moved
     said = [
-        f"{len(names)} tensors {what} ({_listed(names, _NAMED)})"
+        f"{'1 tensor is' if len(names) == 1 else f'{len(names)} tensors are'} {what} ({_listed(names, _NAMED)})"
         for names, what in (
-            (unlisted, "are not in it and not read"),
-            (twice, "are in another shard, too, and not read from there"),
-            (moved, "are not where it says, but in one other shard, and read from there"),
+            (unlisted, "not in it and not read"),
+            (twice, "in another shard, too, and not read from there"),
+            (moved, "not where it says, but in one other shard, and read from there"),
         )
         if names
     ]

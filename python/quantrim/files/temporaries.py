@@ -23,7 +23,8 @@ from .writer import close_quietly, os_error
 PART = ".quantrim-part"
 OLD = ".quantrim-old"
 NAME_BYTES = 255  # of a file name, on every common file system
-_ATTEMPTS = 100
+ANOTHER_RUN = "another run writes there"
+ATTEMPTS = 100  # at what another run may undo
 _RENAME_EXCHANGE = 2
 _HELD = (errno.EWOULDBLOCK, errno.EAGAIN)
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
@@ -60,6 +61,10 @@ def open_directory(path: Path) -> int:
         raise os_error(error, path) from error
 
 
+class _TakenError(Exception):
+    """Another run removed what was just made."""
+
+
 class Temporary:
     """One temporary file or folder in the directory `directory` (a descriptor).
 
@@ -77,7 +82,7 @@ class Temporary:
         self.directory = open_directory(self.parent)
 
     def create(self) -> None:
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             # the name first: a signal may come between the file and its descriptor
             self.name = temporary_name(self.target_name)
             try:
@@ -85,18 +90,23 @@ class Temporary:
             except FileExistsError:
                 self.name = ""  # another's
                 continue
+            except _TakenError:
+                continue
             except OSError as error:
                 raise os_error(error, self.target) from error
             # Another process may have taken the new name for a dead one's before the lock was there.
             if _try_lock(self.fd) is not False and _same_inode(self.name, self.directory, self.fd):
                 return
             self._close()
-        raise OSError(errno.EEXIST, "no free name for a temporary file", os.fspath(self.target))
+        raise OSError(errno.EEXIST, f"no free name for a temporary file: {ANOTHER_RUN}", os.fspath(self.target))
 
     def _make(self) -> int:
         if self.folder:
             os.mkdir(self.name, 0o777, dir_fd=self.directory)
-            return open_above_stdio(self.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self.directory)
+            try:
+                return open_above_stdio(self.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self.directory)
+            except FileNotFoundError as error:  # without a lock yet, another run took it for a dead one's
+                raise _TakenError from error
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         return open_above_stdio(self.name, flags, 0o666, dir_fd=self.directory)
 
@@ -168,25 +178,59 @@ def remove_stale(path: str | os.PathLike[str]) -> list[str]:
     Those of live processes, which hold a lock, stay; so do those that cannot be opened or locked. A folder
     that was moved aside by a run killed before it could put the new one in its place is moved back."""
     parent, target = split_target(Path(path))
-    pattern = re.compile(re.escape(_stem(target)) + f"[0-9a-f]{{16}}({re.escape(PART)}|{re.escape(OLD)})")
     directory = open_directory(parent)
     try:
-        names = os.listdir(directory)  # noqa: PTH208 (a descriptor)
-        found = sorted(name for name in names if pattern.fullmatch(name))
-        return [name for name in found if _remove_if_dead(name, target, directory)]
+        return [name for name in _names(target, directory) if _remove_if_dead(name, target, directory)]
     finally:
         close_quietly(directory)
 
 
-def _remove_if_dead(name: str, target: str, directory: int) -> bool:
+def refuse_another_run(path: str | os.PathLike[str], own: str = "") -> None:
+    """OSError (EBUSY) where a run that is alive, be it this process, is writing the target `path`.
+
+    own: the name of the temporary that is the caller's. A killed run's lock ended with it; where the file system has
+    no locks, nobody is seen."""
+    parent, target = split_target(Path(path))
+    directory = open_directory(parent)
+    try:
+        if any(_is_held(name, directory) for name in _names(target, directory) if name != own):
+            raise OSError(errno.EBUSY, ANOTHER_RUN, os.fspath(path))
+    finally:
+        close_quietly(directory)
+
+
+def _names(target: str, directory: int) -> list[str]:
+    """The temporaries of a target, whoever made them."""
+    pattern = re.compile(re.escape(_stem(target)) + f"[0-9a-f]{{16}}({re.escape(PART)}|{re.escape(OLD)})")
+    return sorted(name for name in os.listdir(directory) if pattern.fullmatch(name))
+
+
+def _open_temporary(name: str, directory: int) -> int:
+    """A descriptor of a temporary; -1 where it is none, or may not be opened."""
     try:
         mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            return False
+            return -1
         # a file for writing too: some network file systems lock nothing else
         access = os.O_RDONLY if stat.S_ISDIR(mode) else os.O_RDWR
-        fd = open_above_stdio(name, access | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+        return open_above_stdio(name, access | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
     except OSError:
+        return -1
+
+
+def _is_held(name: str, directory: int) -> bool:
+    fd = _open_temporary(name, directory)
+    if fd < 0:
+        return False
+    try:
+        return _try_lock(fd) is False
+    finally:
+        close_quietly(fd)
+
+
+def _remove_if_dead(name: str, target: str, directory: int) -> bool:
+    fd = _open_temporary(name, directory)
+    if fd < 0:
         return False
     try:
         if _try_lock(fd) is not True or not _same_inode(name, directory, fd):

@@ -185,8 +185,12 @@ class Rounded(Stream):
         q = self.codes(pruned, chunk)
         self.write(q, chunk)
         errors = measure(x, self.decoded(q, self.read_dtype))
-        errors.lost_groups = count_lost_groups(pruned, q)
+        errors.lost_groups = self.lost_groups(pruned, q, chunk)
         return errors
+
+    def lost_groups(self, pruned: Array, q: QuantizedTensor, chunk: Chunk) -> int:
+        """How many groups that begin in a chunk have weights, and no scale."""
+        return count_lost_groups(pruned, q)
 
     def decoded(self, q: QuantizedTensor, dtype: np.dtype[Any] = _FLOAT32) -> Array:
         """What codes stand for, in memory of this thread."""
@@ -216,15 +220,19 @@ class Simulated(Pruned):
     def cut(self, chunk_bytes: int) -> Iterator[Chunk]:
         return self._rounded.cut(chunk_bytes)
 
+    def prepare(self, chunks: list[Chunk], workers: Workers, progress: Progress) -> None:
+        self._rounded.prepare(chunks, workers, progress)
+
     def keep(self, x: Array, pruned: Array, chunk: Chunk) -> Errors:
         q = self._rounded.codes(pruned, chunk)
         errors = self.put(x, self._rounded.decoded(q), chunk)
-        errors.lost_groups = count_lost_groups(pruned, q)
+        errors.lost_groups = self._rounded.lost_groups(pruned, q, chunk)
         return errors
 
 
 class Quantized(Rounded):
-    """Weights that become codes and scales."""
+    """Weights that become codes and scales. A row with one scale is cut like any other, where its smallest and largest
+    weight say which: they are looked for first, and rounded with each piece."""
 
     def __init__(
         self, source: Source, tensor: TensorPlan, pruner: Pruner | None, out: FileWriter | None, offsets: dict[str, int]
@@ -236,8 +244,40 @@ class Quantized(Rounded):
         # zero points that are packed along the rows are written last; they are few
         packed = not self.scheme.symmetric and tensor.form is None and self.scheme.format == layout.PACKED
         self.zero_points = np.empty((self.rows, self.groups), np.uint8) if packed else None
+        self.extremes: Array | None = None  # of rows that are cut: float32 (rows, 2)
+
+    def cut(self, chunk_bytes: int) -> Iterator[Chunk]:
+        if self.group_size != "channel" or self.settings.scale != "absmax" or (self.pruner and self.pruner.band):
+            return super().cut(chunk_bytes)
+        pattern = self.settings.pattern
+        return cut(self.rows, self.cols, column_step(1, pattern[1] if pattern else None), chunk_bytes)
+
+    def prepare(self, chunks: list[Chunk], workers: Workers, progress: Progress) -> None:
+        super().prepare(chunks, workers, progress)
+        if self.group_size == "channel" and chunks and chunks[0].cols < self.cols:
+            passes = Passes(self.source, self.tensor.info, chunks, workers, progress)
+            self.extremes = np.tile(np.array([np.inf, -np.inf], np.float32), (self.rows, 1))
+            each = passes.each(lambda x, chunk: _extremes(self.pruned(x, chunk)))
+            for chunk, (low, high) in zip(chunks, each, strict=True):
+                found = self.extremes[chunk.row]
+                found[:] = min(found[0], low), max(found[1], high)
 
     def codes(self, pruned: Array, chunk: Chunk) -> QuantizedTensor:
+        if self.extremes is None:
+            return self._codes(pruned, chunk)
+        beside = self.extremes[chunk.row].astype(pruned.dtype)
+        q = self._codes(np.append(pruned, beside[None], axis=1), chunk)
+        data = q.data[:, : row_bytes(chunk.cols, q.bits)]
+        data[:, -1] &= 0xFF >> (-chunk.cols * q.bits % 8)
+        return QuantizedTensor(data, q.scales, q.zero_points, q.bits, q.group_size, (1, chunk.cols))
+
+    def lost_groups(self, pruned: Array, q: QuantizedTensor, chunk: Chunk) -> int:
+        if self.extremes is None:
+            return super().lost_groups(pruned, q, chunk)
+        return 0 if chunk.col else count_lost_groups(self.extremes[chunk.row : chunk.row + 1], q)
+
+    def _codes(self, pruned: Array, chunk: Chunk) -> QuantizedTensor:
+        """Codes of weights that begin where a chunk does."""
         s, get = self.settings, self.source.buffers.get
         bits, group = self.scheme.bits, self.scheme.group_size
         of_scales = scales_shape(pruned.shape, group)
@@ -247,12 +287,12 @@ class Quantized(Rounded):
             if part is not None:
                 part[...] = 0  # what was there might be no scale or zero point
         q = QuantizedTensor(
-            get("codes", (chunk.rows, row_bytes(chunk.cols, bits)), np.dtype(np.uint8)),
+            get("codes", (pruned.shape[0], row_bytes(pruned.shape[1], bits)), np.dtype(np.uint8)),
             scales,
             zero_points,
             bits,
             group,
-            (chunk.rows, chunk.cols),
+            (pruned.shape[0], pruned.shape[1]),
         )
         seed = (s.seed + (chunk.row * self.cols + chunk.col) * _COUNTER_STEP) % _U64
         return quantize(
@@ -300,6 +340,14 @@ class Quantized(Rounded):
             words = layout.encode_zero_points(self.zero_points[row : row + step], self.scheme)
             self.out.pwrite(words, at)
             at += words.nbytes
+
+
+def _extremes(x: Array) -> tuple[float, float]:
+    """The smallest and the largest weight of a part of a row."""
+    low, high = np.empty((2, 1, 1), np.float32)
+    if not backend.active.ranges(x, x.shape[1], low, high):
+        raise ValueError("weights must be finite")
+    return float(low[0, 0]), float(high[0, 0])
 
 
 def narrowed(x: Array, dtype: Any) -> Array:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import AtomicFile, AtomicFolder, Checkpoint, refuse_same_file
+from ..files import AtomicFile, AtomicFolder, Checkpoint, refuse_another_run, refuse_same_file
 from ..files.descriptors import open_regular, read_exactly
 from ..files.errors import PATH_LIMIT, quote
 from ..files.writer import FileWriter
@@ -22,7 +22,7 @@ class CheckedFile(AtomicFile):
     """A single target, kept only if the source was the same all the while."""
 
     def __init__(self, checkpoint: Checkpoint, path: Path, size: int | None = None) -> None:
-        super().__init__(path, size)
+        super().__init__(path, size, alone=True)
         self._checkpoint = checkpoint
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
@@ -44,17 +44,18 @@ def files_read(checkpoint: Checkpoint, source: str | os.PathLike[str]) -> list[P
 
 
 def check_target(checkpoint: Checkpoint, source: str | os.PathLike[str], target: Path, overwrite: bool) -> None:
-    """ValueError for a target that is part of the source, of another kind, or, being a file, there already."""
+    """ValueError for a target that is part of the source, of another kind, or, being a file, there already; OSError for
+    one that another run is writing: before the weights are looked at, which may take long."""
     refuse_same_file(files_read(checkpoint, source), target)
     said = f"destination {quote(target, PATH_LIMIT)} must be"
     if checkpoint.is_folder:
         if target.suffix == ".safetensors":
             raise ValueError(f"{said} a folder, since the source is one, not a .safetensors file")
-        return
-    if target.suffix != ".safetensors":
+    elif target.suffix != ".safetensors":
         raise ValueError(f"{said} a .safetensors file, as the source is")
-    if not overwrite and os.path.lexists(target):
+    elif not overwrite and os.path.lexists(target):
         raise ValueError(f"{said} absent unless overwrite=True; it exists")
+    refuse_another_run(target)
 
 
 def copy_tensor(
