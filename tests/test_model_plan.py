@@ -57,7 +57,8 @@ def test_F_groups_that_do_not_divide(tmp_path: Path, cols: int, group: int | str
     found = plan(source, group_size=group)
     assert found.tensors[0].stored == f"int4 {label} symmetric"
     fell_back = label.split()[-1] != str(group or 128) and group != cols  # a group of all columns is the channel
-    assert bool(found.tensors[0].reason) is fell_back is bool(found.notes)
+    assert bool(found.tensors[0].reason) is fell_back
+    assert bool(found.notes) is (fell_back and group is not None)
     if fell_back:
         assert f"{cols} columns are no multiple of {group or 128}" in found.tensors[0].reason
 

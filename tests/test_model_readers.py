@@ -52,7 +52,7 @@ def test_A1_the_plain_command_rounds_linear_layers_alone(tmp_path: Path) -> None
     found = plan(save_folder(tmp_path / "m", arrays, 1, llama(tie_word_embeddings=False)))
     assert rounded(found) == {name for name in arrays if ".layers." in name}
     assert kept(found).keys() == {"model.embed_tokens.weight", "lm_head.weight"}
-    assert any("embedding" in note and "reader='transformers' gives it 8 bits" in note for note in found.notes)
+    assert any("embedding" in note and "reader='transformers' rounds it too" in note for note in found.notes)
     assert any("head" in note and "reader='any' rounds it too" in note for note in found.notes)
 
 
@@ -62,11 +62,21 @@ def test_A2_A10_a_tied_head_follows_its_embedding(tmp_path: Path, reader: str | 
     assert "model.embed_tokens.weight" in kept(plan(source, bits=8, reader=reader))
 
 
-def test_A2_an_embedding_of_its_own_gets_eight_bits_for_transformers(tmp_path: Path) -> None:
-    source = save_folder(tmp_path / "m", decoder(), 1, llama(tie_word_embeddings=False))
-    compress(source, tmp_path / "out", reader="transformers")
-    assert stored_tensors(tmp_path / "out")["model.embed_tokens.weight"].dtype == np.int8
-    targets = [group["targets"] for group in config_of(tmp_path / "out")["config_groups"].values()]
+def test_one_scheme_is_decoded_as_transformers_opens_it(tmp_path: Path) -> None:
+    """Then embeddings and zero points open too; of several schemes it would take one for all."""
+    arrays = decoder() | {"model.layers.0.mlp.up_proj.weight": weights(64, 192)}
+    source = save_folder(tmp_path / "m", arrays, 1, llama(tie_word_embeddings=False))
+    compress(source, tmp_path / "out", reader="transformers", symmetric=False)
+    config = config_of(tmp_path / "out")
+    assert config["dequantize"] and len(config["config_groups"]) == 1
+    assert config["config_groups"]["group_0"]["weights"]["group_size"] == 64
+    assert "model.embed_tokens.weight_packed" in stored_tensors(tmp_path / "out")
+    recipe = {"reader": "transformers", "rule": [{"match": "*.0.self_attn.*", "bits": 8}]}
+    compress(source, tmp_path / "mixed", recipe=recipe)
+    config = config_of(tmp_path / "mixed")
+    assert not config["dequantize"] and len(config["config_groups"]) > 1
+    assert stored_tensors(tmp_path / "mixed")["model.embed_tokens.weight"].dtype == np.int8
+    targets = [group["targets"] for group in config["config_groups"].values()]
     assert any(re.match(t[3:], "model.embed_tokens") for group in targets for t in group)
 
 
@@ -213,13 +223,16 @@ def test_A11_experts_are_of_one_scheme_that_opens(tmp_path: Path) -> None:
 
 
 def test_zero_points_are_stored_where_readers_open_them(tmp_path: Path) -> None:
-    """The library makes modules for packed codes with zero points that are not packed, into which none fit."""
+    """The library makes modules for packed codes with zero points that are not packed, into which none fit, unless it
+    decodes all as it opens the model."""
     source = save_folder(tmp_path / "m", decoder(), 1, llama())
-    with pytest.raises(ValueError, match=r"zero points, which transformers does not open packed .*reader='vllm'"):
-        plan(source, symmetric=False)
-    assert len(rounded(plan(source, symmetric=False, reader="vllm"))) == 10
-    compress(source, tmp_path / "out", symmetric=False, bits=8, reader="transformers")
-    assert {g["format"] for g in config_of(tmp_path / "out")["config_groups"].values()} == {"int-quantized"}
+    assert len(rounded(plan(source, symmetric=False))) == 10
+    rules = [{"match": "*.0.*", "bits": 8, "group_size": "channel"}]
+    found = plan(source, recipe={"symmetric": False, "reader": "transformers", "rule": rules})
+    why = "linear layer with zero points, which transformers does not open packed"
+    assert {name for name, reason in kept(found).items() if reason == why} == {n for n in decoder() if "layers.1" in n}
+    assert {t.scheme.format for t in found.tensors if t.scheme} == {"int-quantized"}
+    assert len(rounded(plan(source, recipe={"symmetric": False, "reader": "vllm", "rule": rules}))) == 10
 
 
 @pytest.mark.parametrize("model_type", ["opt", "bart", "whisper"])

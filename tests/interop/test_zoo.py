@@ -34,7 +34,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "2:4": {"prune": "2:4"},
     "2:4 and 4 bits": {"prune": "2:4", "bits": 4},
     "for transformers": {"bits": 4, "reader": "transformers"},
-    "for transformers, zero points": {"bits": 8, "symmetric": False, "reader": "transformers"},
+    "zero points": {"bits": 4, "symmetric": False, "group_size": 32},
+    "mixed": {"recipe": {"reader": "transformers", "bits": 8, "rule": [{"match": "*.0.*", "bits": 4}]}},
 }
 FAMILIES = """
 llama mistral mixtral qwen2 qwen2_moe qwen3 qwen3_moe deepseek_v3 gemma gemma2 gemma3_text phi phi3 gpt2
@@ -67,9 +68,11 @@ def decoded_folder(source: Path, compressed: Path, target: Path) -> Path:
     tensors = {}
     with open_checkpoint(compressed) as checkpoint:
         modules = ReaderModules(checkpoint.config)
+        at_once = (checkpoint.config or {}).get("quantization_config", {}).get("dequantize")
         for name, tensor in logical_tensors(checkpoint).items():
-            # experts are decoded in the dtype of their scales, all others in that of the model
-            rows, exact = tensor.matrix_shape[0], tensor.coded and modules.kind(name) != "expert"
+            # decoded in the dtype of the scales where that is done as a model is opened, else in that of the model
+            early = at_once or modules.kind(name) == "expert"
+            rows, exact = tensor.matrix_shape[0], tensor.coded and not early
             values = tensor.quantized_rows(0, rows).dequantize(np.float32) if exact else tensor.rows(0, rows)
             tensors[name] = torch.from_numpy(
                 np.ascontiguousarray(values.astype(np.float32) if tensor.compressed else values).reshape(tensor.shape)

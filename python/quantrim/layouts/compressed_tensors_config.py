@@ -49,6 +49,8 @@ def quantization_config(
     formats = {scheme.format for scheme in members}
     return {
         "config_groups": groups,
+        # for transformers: make floats of all codes as a model is opened; of several schemes it would take one for all
+        "dequantize": len(groups) == 1,
         "format": formats.pop() if len(formats) == 1 else "mixed-precision" if formats else PACKED,
         "global_compression_ratio": None,
         "ignore": list(dict.fromkeys([*patterns.cover(others), *elsewhere])),

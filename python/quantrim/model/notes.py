@@ -67,7 +67,7 @@ def _on_readers(checkpoint: Checkpoint, plans: Sequence[TensorPlan]) -> Iterator
     """What readers do not open though it is rounded, and whether they are known at all."""
     readers = Readers(checkpoint)
     named = [t for t in plans if t.settings.reader == "any" and t.bits is not None]
-    asked = [(t, readers.why_not(t.info, replace(t.settings, reader=None))) for t in named]
+    asked = [(t, readers.why_not(t.info, replace(t.settings, reader=None), one_scheme=False)) for t in named]
     for reason, first in {reason: t.name for t, reason in reversed(asked) if reason is not None}.items():
         count = sum(r == reason for _, r in asked)
         are = _tensors(count, f"tensor, {quote(first)}, is rounded", f"tensors, {quote(first)} first, are rounded")

@@ -13,6 +13,7 @@ WEIGHT = ".weight"
 # it has opened a model, so that a tensor of that name must be there.
 PLAIN, TOUCHED = ("linear", "linear_touched"), ("linear_touched", "linear_subclass_touched")
 LINEAR = ("linear", "linear_subclass", *TOUCHED, "expert")  # all that compressed-tensors replaces
+EMBEDDING = ("embedding", "embedding_subclass")
 UNKNOWN = "unknown"
 _ANY_FAMILY = "*"
 _RENAMED = "renamed"  # key of the table: ends of names in the file = in the reader

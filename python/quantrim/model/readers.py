@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..files import Checkpoint, TensorInfo
 from ..layouts import bitsandbytes
-from .reader_modules import LINEAR, PLAIN, TOUCHED, UNKNOWN, WEIGHT, ReaderModules
+from .reader_modules import EMBEDDING, LINEAR, PLAIN, TOUCHED, UNKNOWN, WEIGHT, ReaderModules
 from .settings import Settings
 
 BOTH = "both"  # transformers and vLLM
@@ -25,9 +25,9 @@ class Reason:
 
 
 _ANY = "reader='any' rounds it too, but then only quantrim opens the result"
-_EIGHT = "reader='transformers' gives it 8 bits"
+_ROUNDED = "reader='transformers' rounds it too"
 _KINDS = {
-    "embedding": Reason("embedding", "embedding, which vLLM does not open compressed", f"{_EIGHT}; {_ANY}"),
+    "embedding": Reason("embedding", "embedding, which vLLM does not open compressed", f"{_ROUNDED}; {_ANY}"),
     "embedding_subclass": Reason("special embedding", "embedding of a class that no reader opens compressed", _ANY),
     "head": Reason("head", "head, or embedding that the head shares: readers need it as it was", _ANY),
     "tied": Reason("tied", "weight that several modules share: readers need it as it was", _ANY),
@@ -36,7 +36,7 @@ _KINDS = {
     UNKNOWN: Reason(UNKNOWN, "matrix that is not known to be a linear layer of its reader", _ANY),
 }
 _EMBEDDING = Reason("embedding", "embedding, which no reader opens in this form", _ANY)
-_TIED = Reason("embedding", "embedding that the head may share: readers need it as it was", _ANY)
+_TIED = Reason("embedding", "embedding that the head may share, which costs the most to round", _ANY)
 _SUBCLASS = Reason("subclass", "linear layer that bitsandbytes does not replace", _ANY)
 _BNB_EXPERT = Reason("expert", "expert of a mixture, which bitsandbytes does not replace", _ANY)
 _ASYMMETRIC = Reason(
@@ -83,8 +83,12 @@ class Readers:
             raise ValueError("reader='bitsandbytes' needs codebook='nf4' or 'fp4'")
         return settings.reader
 
-    def why_not(self, info: TensorInfo, settings: Settings) -> Reason | None:
-        """Why the reader would not open a tensor that is rounded so; None where it does."""
+    def why_not(self, info: TensorInfo, settings: Settings, one_scheme: bool) -> Reason | None:
+        """Why the reader would not open a tensor that is rounded so; None where it does.
+
+        one_scheme: whether all codes are of one: then transformers makes floats of them as it opens the model, and
+        asks no more of a module than that it has a weight.
+        """
         reader = self.of(settings)
         if reader == "any" or not settings.rounds:
             return None
@@ -95,6 +99,11 @@ class Readers:
             return self._why_no_blocks(info, settings, kind)
         if kind in LINEAR and self.modules.fails and reader != "vllm":
             return _FAILS
+        if one_scheme and reader in ("transformers", BOTH):
+            shared = self.modules.ties_embeddings  # then it is the head, whose codes cost most
+            opened = kind in LINEAR or (kind in EMBEDDING and reader == "transformers" and not shared)
+            if opened and (settings.symmetric or kind != "expert"):
+                return None
         if kind in LINEAR and not settings.symmetric and reader != "vllm" and not self.needs_int8(info, settings):
             return _ASYMMETRIC
         if kind in TOUCHED and reader != "vllm" and not self.needs_int8(info, settings):

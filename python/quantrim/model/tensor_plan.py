@@ -113,9 +113,27 @@ class TensorPlanner:
 
     def __init__(self, infos: Iterable[TensorInfo], assigned: dict[str, Settings], recipe: Recipe, readers: Readers):
         self._assigned, self._recipe, self._readers = assigned, recipe, readers
-        kinds = ((info, readers.modules.kind(info.name)) for info in infos if len(info.shape) == 2)
+        matrices = [info for info in infos if len(info.shape) == 2]
+        experts = [info.shape[1] for info in matrices if readers.modules.kind(info.name) == "expert"]
         # transformers opens all experts by one scheme: a group must divide the columns of each
-        self._expert_cols = math.gcd(*(info.shape[1] for info, kind in kinds if kind == "expert"))
+        self._expert_cols = math.gcd(*experts)
+        self._one_group = self._group_of_all(matrices)
+
+    def _group_of_all(self, matrices: Iterable[TensorInfo]) -> int | str | None:
+        """The group size of all codes for transformers, which decodes one scheme as it opens a model and so opens more;
+        None where they cannot be of one scheme."""
+        wishes, columns = set(), []
+        for info in matrices:
+            s = self._assigned[info.name]
+            wanted = s.bits is not None and not s.recognize and self._readers.of(s) in (BOTH, "transformers")
+            if wanted and self._why_kept(info, s, one_scheme=True) is None:
+                wishes.add((s.bits, s.group, s.symmetric, s.scale_dtype or _usual_scale_dtype(info, s)))
+                columns.append(info.shape[1])
+        if len(wishes) != 1:
+            return None
+        _, group, *_ = wishes.pop()
+        fitting = _dividing_group(group, math.gcd(*columns), VLLM_GROUPS)
+        return fitting if isinstance(fitting, int) or fitting == group else None
 
     def plan(self, info: TensorInfo) -> TensorPlan:
         """What will be done to a tensor. ValueError for settings that it cannot have."""
@@ -123,7 +141,7 @@ class TensorPlanner:
         reader = self._readers.of(settings)
         if reader != "any" and settings.storage == "auto":
             settings = replace(settings, storage="dense")  # sparse storage is for quantrim alone
-        reason = self._why_kept(info, settings)
+        reason = self._why_kept(info, settings, one_scheme=self._one_group is not None)
         if reason is not None:
             return self._kept(info, settings, reason)
         settings = replace(settings, scale_dtype=settings.scale_dtype or _usual_scale_dtype(info, settings))
@@ -134,8 +152,8 @@ class TensorPlanner:
         stored = f"{info.dtype}, simulated {planned.stored}"
         return replace(planned, simulated=True, stored=stored, narrowed=self._narrower(info))
 
-    def _why_kept(self, info: TensorInfo, settings: Settings) -> Reason | None:
-        """Why a tensor is neither rounded nor pruned; None where it is."""
+    def _why_kept(self, info: TensorInfo, settings: Settings, one_scheme: bool) -> Reason | None:
+        """Why a tensor is neither rounded nor pruned; None where it is. one_scheme: whether all codes are of one."""
         if settings.keep:
             return Reason("keep", "kept by the recipe")
         if not (settings.rounds or settings.changes or settings.storage == "sparse" or settings.recognize):
@@ -157,7 +175,7 @@ class TensorPlanner:
             raise ValueError(f"tensor {quote(info.name)}: {pattern}; exclude it or give it a rule of its own")
         if pattern:
             return Reason("pattern", pattern)
-        return self._readers.why_not(info, settings)
+        return self._readers.why_not(info, settings, one_scheme)
 
     def _kept(self, info: TensorInfo, settings: Settings, reason: Reason) -> TensorPlan:
         narrowed = self._narrower(info)
@@ -182,7 +200,7 @@ class TensorPlanner:
         if of_codes is not None:
             return TensorPlan(info, settings, None, _label(of_codes.label, settings), "", copied=False, form=of_codes)
         assert settings.bits is not None and settings.scale_dtype is not None
-        if self._readers.needs_int8(info, settings):
+        if self._one_group is None and self._readers.needs_int8(info, settings):
             scheme = Scheme(8, "channel", settings.symmetric, settings.scale_dtype, INT)
             eight = replace(settings, bits=8, group_size="channel")
             reason = "" if settings.bits == 8 else "transformers opens it in codes of 8 bits alone"
@@ -192,12 +210,14 @@ class TensorPlanner:
             return self._in_our_grid(info, settings)
         cols = info.matrix_shape[1]
         dividing = self._expert_cols if self._readers.modules.kind(info.name) == "expert" else cols
-        usual = VLLM_GROUPS if self._readers.of(settings) in (BOTH, "vllm") else FALLBACK_GROUPS
-        group = _dividing_group(settings.group, dividing, usual)
+        reader = self._readers.of(settings)
+        group = _dividing_group(settings.group, dividing, VLLM_GROUPS if reader in (BOTH, "vllm") else FALLBACK_GROUPS)
         reason = ""
         if group != settings.group:
             instead = "one scale a row" if group == "channel" else f"groups of {group}"
             reason = f"{dividing} columns are no multiple of {settings.group}: {instead}"
+        if self._one_group is not None and reader in (BOTH, "transformers") and group != self._one_group:
+            group, reason = self._one_group, f"groups of {self._one_group}, that all matrices have one scheme"
         scheme = Scheme(settings.bits, group, settings.symmetric, settings.scale_dtype, PACKED)
         form = None if self._recipe.simulate else sparse_form(info, settings, scheme)
         label = _label((form or scheme).label_for(cols), settings)
