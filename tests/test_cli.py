@@ -282,6 +282,12 @@ def test_compress_reads_a_recipe(model: Path) -> None:
     assert stored["layers.0.weight"].startswith("int8") and stored["layers.1.weight"].startswith("int4")
 
 
+def test_equal_sizes_are_no_ratio(model: Path) -> None:
+    out = model.with_name("out.safetensors")
+    run("compress", model, out, "--simulate", "--bits", "4")
+    assert "x smaller" not in run("compare", model, out).stdout
+
+
 def test_compress_closes_with_what_it_did(model: Path) -> None:
     out = model.with_name("out.safetensors")
     text = run("compress", model, out, "--bits", "4", "--prune", "0.5").stdout

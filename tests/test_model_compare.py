@@ -127,6 +127,17 @@ def test_codes_without_a_dtype_are_compared_for_equality_alone() -> None:
 # Whole checkpoints
 
 
+@pytest.mark.parametrize("shape", [(128, 129, 3), (6, 5, 64), (6, 5, 63), (8, 3, 7, 7)])
+def test_files_of_weights_of_three_axes_and_more(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """Convolutions along one axis, of short kernels and of long ones."""
+    w = normal(*shape)
+    save_file({"conv.weight": w}, tmp_path / "a.safetensors")
+    compress(tmp_path / "a.safetensors", tmp_path / "b.safetensors", bits=4, min_elements=0)
+    (found,) = compare(tmp_path / "a.safetensors", tmp_path / "b.safetensors").differences
+    assert found.shape == shape and found.highest == np.abs(w).max() and 0 < found.worst < found.highest
+    assert found.signal == pytest.approx(float((w.astype(np.float64) ** 2).sum()), rel=1e-12)  # order of sums
+
+
 def test_missing_extra_and_reshaped_tensors_are_named() -> None:
     a = {name: Held(normal(2, 3), name) for name in ("both", "gone", "turned")}
     b = {"turned": Held(normal(3, 2), "turned"), "new": Held(normal(2, 3), "new"), "both": a["both"]}

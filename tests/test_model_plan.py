@@ -135,3 +135,19 @@ def test_what_is_quantized_already(tmp_path: Path) -> None:
     assert json.loads((folder / "config.json").read_text())["quantization_config"]
 
 
+def test_what_does_not_fit_a_pattern_is_named_however_small(tmp_path: Path) -> None:
+    """The first convolution of a ResNet has 3 * 7 * 7 columns, and few bytes of the whole."""
+    arrays = {f"stem{k}.weight": weights(32, 3, 7, 7, seed=k) for k in range(7)}
+    source = save(tmp_path / "m.safetensors", {"fc.weight": weights(2500, 2000), **arrays})
+    (note,) = [n for n in plan(source, prune="2:4").notes if "columns" in n]
+    names = ", ".join(f"'stem{k}.weight'" for k in range(5))
+    assert note == (
+        f"{7 * 18816:,} bytes (less than 1 %) stay in 7 tensors ({names} and 2 more): "
+        "prune='2:4' needs columns that are a multiple of 4, not 147"
+    )
+    assert not any("stay" in n for n in plan(source, prune=0.5).notes)
+
+
+def test_what_became_narrower_as_asked_is_no_note(tmp_path: Path) -> None:
+    source = save(tmp_path / "m.safetensors", small_model())
+    assert not any("nothing to do" in n for n in plan(source, bits=None, dtype="float16").notes)

@@ -161,6 +161,15 @@ def test_a_compressed_checkpoint_is_summarized_by_what_it_decodes_to(model: Path
     assert found["a.weight"].bits_per_weight == 4 + 16 / 128 + 8 * 16 / (64 * 128)  # codes, scales, weight_shape
 
 
+@pytest.mark.parametrize("shape", [(128, 129, 3), (6, 5, 64), (8, 3, 7, 7)])
+def test_a_file_with_weights_of_three_axes_and_more(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    w = normal(*shape)
+    save_file({"conv.weight": w}, tmp_path / "m.safetensors")
+    (found,) = summarize(tmp_path / "m.safetensors").tensors
+    assert found.shape == shape and found.statistics is not None
+    assert (found.statistics.count, found.statistics.low) == (w.size, w.min())
+
+
 def test_headers_alone_do_not_read_the_weights(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read(*_: object) -> None:
         raise AssertionError("weights were read")

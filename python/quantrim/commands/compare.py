@@ -88,6 +88,6 @@ def total_line(comparison: Comparison) -> str:
         some = f"{exact} exact, the others SNR {terminal.decibels(comparison.snr)}"
         parts.append("all exact" if exact == len(shared) else some)
     a, b = comparison.nbytes
-    smaller = f" ({a / b:.2f}x smaller)" if b and a > b else ""
+    smaller = f" ({a / b:.2f}x smaller)" if b and a / b >= 1.005 else ""  # as compress has it
     parts.append(f"A {terminal.size(a)}, B {terminal.size(b)}{smaller}")
     return ", ".join(parts)

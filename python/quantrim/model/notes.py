@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .tensor_plan import TensorPlan
 
 _PART = 0.01  # of the bytes, below which nobody asks why they stay
+_NAMED = 5  # tensors in a note; a report has all of them
 
 
 def notes_on(
@@ -51,16 +52,30 @@ def notes_on(
 def _on_what_stays(plans: Sequence[TensorPlan]) -> Iterator[str]:
     """A line for each reason why bytes stay as they were, and what would shrink them."""
     everything = sum(t.source_bytes for t in plans)
-    stay: dict[Reason, list[int]] = defaultdict(list)
+    stay: dict[Reason, list[TensorPlan]] = defaultdict(list)
     for t in plans:
-        if t.kept is not None and not t.settings.drop:
-            stay[t.kept].append(t.stored_bytes)
-    for reason, sizes in sorted(stay.items(), key=lambda item: -sum(item[1])):
-        share = sum(sizes) / max(1, everything)
-        if share >= _PART:
-            where = _tensors(len(sizes), "tensor", "tensors")
-            said = f"{sum(sizes):,} bytes ({100 * share:.0f} %) stay in {where}: {reason.text}"
+        asked = t.kept is not None and t.kept.key == "nothing" and t.narrowed  # for another dtype, and has it
+        if t.kept is not None and not t.settings.drop and not asked:
+            stay[t.kept].append(t)
+    sizes = {reason: sum(t.stored_bytes for t in kept) for reason, kept in stay.items()}
+    for reason, kept in sorted(stay.items(), key=lambda item: -sizes[item[0]]):
+        share = sizes[reason] / max(1, everything)
+        unfit = reason.key == "pattern"  # what was asked for and cannot be done is named, however small
+        if share >= _PART or unfit:
+            where = _tensors(len(kept), "tensor", "tensors") + (f" ({_names(kept)})" if unfit else "")
+            said = f"{sizes[reason]:,} bytes ({_percent(share)}) stay in {where}: {reason.text}"
             yield f"{said} ({reason.advice})" if reason.advice else said
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= _PART else f"less than {100 * _PART:.0f} %"
+
+
+def _names(plans: Sequence[TensorPlan]) -> str:
+    """The names of the first few, and how many more there are."""
+    more = len(plans) - _NAMED
+    names = ", ".join(quote(t.name) for t in plans[:_NAMED])
+    return f"{names} and {more} more" if more > 0 else names
 
 
 def _on_readers(checkpoint: Checkpoint, plans: Sequence[TensorPlan]) -> Iterator[str]:
