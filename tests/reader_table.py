@@ -141,8 +141,8 @@ def cuts_weights(model: Any) -> bool:
 def changed_end(stored: Path_, path: Path_) -> tuple[str, ...]:
     """The two names of a module, without what both begin with; nothing where the reader's only has more before it."""
     same = next((k for k, (a, b) in enumerate(zip(stored, path, strict=False)) if a != b), len(stored))
-    old, new = stored[same:], path[same:]
-    return () if new[len(new) - len(old) :] == old else (".".join(old), ".".join(new))
+    more_before = path[len(path) - len(stored) :] == stored
+    return () if more_before else (".".join(stored[same:]), ".".join(path[same:]))
 
 
 def touched_paths(model: Any) -> set[Path_]:

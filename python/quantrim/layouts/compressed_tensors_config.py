@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .compressed_tensors import INT, PACKED, Scheme
@@ -38,7 +38,7 @@ def quantization_config(
     members: dict[Scheme, list[str]] = defaultdict(list)
     for module, scheme in (theirs | dict(schemes)).items():
         members[scheme].append(module)
-    patterns = _Patterns(dict.fromkeys(kept) | theirs | dict(schemes), theirs)
+    patterns = _Patterns(dict.fromkeys(kept) | theirs | dict(schemes))
     # transformers decodes experts by the first group that speaks of some, if only of shared ones
     ordered = sorted(members.items(), key=lambda item: not any(map(_EXPERT.search, item[1])))
     groups = {
@@ -125,9 +125,8 @@ def _group(scheme: Scheme, targets: list[str]) -> dict[str, Any]:
 class _Patterns:
     """Regular expressions that cover some modules and none with another scheme."""
 
-    def __init__(self, schemes: Mapping[str, Scheme | None], ends: Collection[str] = ()) -> None:
-        """ends: those that are the ends of modules' names."""
-        self._given = ends
+    def __init__(self, schemes: Mapping[str, Scheme | None]) -> None:
+        self._inner: set[str] = set()  # what other names end in
         self._whole: dict[_Shape, set[Scheme | None]] = defaultdict(set)  # of names with this shape
         self._ends: dict[_Shape, set[Scheme | None]] = defaultdict(set)  # of names that end in this shape
         for module, scheme in schemes.items():
@@ -137,6 +136,8 @@ class _Patterns:
             self._whole[shape].add(scheme)
             for first in range(len(shape)):
                 self._ends[shape[first:]].add(scheme)
+            parts = module.split(".")
+            self._inner.update(".".join(parts[first:]) for first in range(1, len(parts)))
 
     def cover(self, modules: Iterable[str]) -> list[str]:
         """The patterns for these modules, each once, in the order of the first module that it covers."""
@@ -152,7 +153,7 @@ class _Patterns:
                     return _regex(end)
             if len(self._whole[shape]) == 1:
                 return _regex(shape, anything_before=False)
-        if module in self._given:
+        if len(shape) <= _COMPONENTS and module not in self._inner:
             return f"re:{_ANY_PREFIX}{re.escape(module)}$"
         return f"re:{re.escape(module)}$" if module.startswith("re:") else module
 

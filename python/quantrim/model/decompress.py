@@ -96,8 +96,9 @@ def decompress(
         file or folder like the source; it appears whole or not at all, and replaces another only with overwrite=True.
     dtype: "float32", "float16" or "bfloat16" for all floats, rounded to nearest even; integers stay. By default no
         value changes: what was never compressed is copied byte for byte, and each weight has the values that
-        `logical_tensors` decodes, in the dtype that config.json names if it has all of them, else in that of the
-        scales. A float32 model with float16 scales comes back as float32, as its readers compute.
+        `logical_tensors` decodes, in the dtype that config.json names, or where it names none that of the floats
+        beside, if it has all of them; else in that of the scales. A float32 model with float16 scales comes back as
+        float32.
     progress: called with (bytes written, of how many, tensor) in this thread; what it raises ends the work.
 
     Files, index and the files beside them are those of the source; config.json loses its quantization_config, and its

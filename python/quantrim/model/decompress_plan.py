@@ -115,7 +115,8 @@ def plan_decompress(checkpoint: Checkpoint, dtype: str | None) -> DecompressPlan
     refuse_undecoded(checkpoint, tensors)
     wish = None if dtype is None else FLOATS[dtype]
     own = _own_dtype(checkpoint.config or {})
-    writings = [Writing(tensor, _written(tensor, wish, own), tensor.nbytes) for tensor in tensors.values()]
+    usual = own or _dtype_beside(tensors)
+    writings = [Writing(tensor, _written(tensor, wish, usual), tensor.nbytes) for tensor in tensors.values()]
     if all(writing.copied for writing in writings):
         raise ValueError(
             f"{quote(checkpoint.path, PATH_LIMIT)}: nothing to decompress: {_why_nothing(checkpoint, wish)}"
@@ -161,6 +162,11 @@ def _own_dtype(config: Mapping[str, Any]) -> str | None:
             return _WORDS[word.removeprefix("torch.")]
     parts = [_own_dtype(value) for value in config.values() if isinstance(value, dict)]
     return next((found for found in parts if found), None)
+
+
+def _dtype_beside(tensors: Mapping[str, LogicalTensor]) -> str | None:
+    """The dtype that holds all floats beside the codes, where no config tells the model's own."""
+    return _common([source_dtype(t) for t in tensors.values() if not t.compressed and source_dtype(t) in _HOLDS["F64"]])
 
 
 def _common(dtypes: list[str]) -> str | None:

@@ -44,6 +44,11 @@ _ASYMMETRIC = Reason(
     "linear layer with zero points, which transformers does not open packed",
     "symmetric=True or reader='vllm' round it; " + _ANY,
 )
+_FEW_ROWS = Reason(
+    "few rows",
+    "layer of so few rows that their zero points fill one word, which compressed-tensors does not decode",
+    "symmetric=True rounds it; " + _ANY,
+)
 _BLOCKS = Reason("blocks", "matrix whose columns are no multiple of the block", _ANY)
 _TOUCHED = Reason(
     "touched",
@@ -102,6 +107,9 @@ class Readers:
         if one_scheme and reader in ("transformers", BOTH):
             shared = self.modules.ties_embeddings  # then it is the head, whose codes cost most
             opened = kind in LINEAR or (kind in EMBEDDING and reader == "transformers" and not shared)
+            few = not settings.symmetric and settings.bits is not None and info.shape[0] * settings.bits <= 32
+            if opened and few:
+                return _FEW_ROWS
             if opened and (settings.symmetric or kind != "expert"):
                 return None
         if kind in LINEAR and not settings.symmetric and reader != "vllm" and not self.needs_int8(info, settings):

@@ -225,7 +225,7 @@ class Simulated(Pruned):
 
     def keep(self, x: Array, pruned: Array, chunk: Chunk) -> Errors:
         q = self._rounded.codes(pruned, chunk)
-        errors = self.put(x, self._rounded.decoded(q), chunk)
+        errors = self.put(x, self._rounded.decoded(q, self._rounded.read_dtype), chunk)
         errors.lost_groups = self._rounded.lost_groups(pruned, q, chunk)
         return errors
 
