@@ -27,8 +27,9 @@ enum class ScaleRule : int {
   kMse,
   kPowerOfTwo,
   kScale,
-  kGiven
-};  // quantize: kScale reads scales, kGiven zero points too
+  kGiven,
+  kFull
+};  // quantize: kScale reads scales, kGiven zero points too, and so does kFull, for the range of codes that kMse has
 enum class Rounding : int { kEven, kAway, kFloor, kStochastic };
 
 struct Grid {

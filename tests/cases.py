@@ -49,9 +49,11 @@ def grid(
         groups = -(-c // size)
         scales: Any = Out((r, groups), np.float32)
         zeros: Any = None if symmetric else Out((r, groups), np.uint8)
-        if rule in ("scale", "given"):
+        if rule in ("scale", "given", "full"):
             scales = rng.random((r, groups), np.float32) + np.float32(0.01)
-        if rule == "given" and not symmetric:
+        if rule in ("given", "full"):
+            scales *= rng.choice(np.array([-1, 1], np.float32), scales.shape)
+        if rule in ("given", "full") and not symmetric:
             zeros = rng.integers(0, 2**bits, (r, groups)).astype(np.uint8)
         data = Out((r, -(-c * bits // 8)), np.uint8)
         return of(rng, r, c, d), bits, size, symmetric, rule, scale_dtype, rounding, 7, data, scales, zeros
@@ -73,7 +75,8 @@ def decode(bits: int, group: int, symmetric: bool) -> Callable[..., tuple[Any, .
         groups = -(-c // size)
         data = rng.integers(0, 256, (r, -(-c * bits // 8))).astype(np.uint8)
         zeros = None if symmetric else rng.integers(0, 2**bits, (r, groups)).astype(np.uint8)
-        return data, bits, size, rng.random((r, groups), np.float32), zeros, Out((r, c), d)
+        scales = rng.random((r, groups), np.float32) - np.float32(0.5)
+        return data, bits, size, scales, zeros, Out((r, c), d)
 
     return make
 
@@ -320,6 +323,10 @@ CASES = [
     Case("quantize-5-odd-groups", grid(5, 7, False), "quantize"),
     Case("quantize-4-mse", grid(4, 32, True, "mse"), "quantize"),
     Case("quantize-3-mse-asymmetric", grid(3, 50, False, "mse"), "quantize"),
+    Case("quantize-8-mse-channel", grid(8, 0, True, "mse", "bfloat16"), "quantize"),
+    Case("quantize-2-mse", grid(2, 7, True, "mse", "float16"), "quantize"),
+    Case("quantize-4-full", grid(4, 32, True, "full"), "quantize"),
+    Case("quantize-5-full-asymmetric", grid(5, 0, False, "full"), "quantize"),
     Case("quantize-4-power_of_two", grid(4, 32, True, "power_of_two"), "quantize"),
     Case("quantize-4-scale", grid(4, 32, False, "scale"), "quantize"),
     Case("quantize-4-given", grid(4, 32, False, "given"), "quantize"),
@@ -331,7 +338,9 @@ CASES = [
     ),
     *(
         Case(f"quantize-{b}-largest-{rule}", grid(b, 32, symmetric, rule, of=largest), "quantize")
-        for b, symmetric, rule in ((4, True, "absmax"), (3, False, "absmax"), (5, True, "power_of_two"))
+        for b, symmetric, rule in (
+            (4, True, "absmax"), (3, False, "absmax"), (5, True, "power_of_two"), (6, True, "mse"), (7, False, "mse"),
+        )
     ),
     *(
         Case(f"fit_tensor-{rule}-{symmetric}", whole(rule, symmetric), "fit_tensor")

@@ -130,11 +130,21 @@ BREAKS = [
     ),
     Break(
         "a row has the range of the one above",
-        "quantization", "quantization.h", "load(p + next, part), here", "load(p, part), here", "quantize-8-channel",
+        "quantization", "quantization.h",
+        "range.see(load(p + next, part))",
+        "range.see(load(p, part))",
+        "quantize-8-channel",
     ),
     Break(
-        "the narrower of equal clips",
-        "quantization", "quantization.h", "error < least", "error <= least", "quantize-4-mse",
+        "the later of equal first scales",
+        "quantization", "least_squares.h", "* s < a * a", "* s <= a * a", "quantize-2-mse",
+    ),
+    Break(
+        "grids worse than those of absmax stay",
+        "quantization", "mended_grids.h",
+        "bool worse = error_of",
+        "bool worse = false && error_of",
+        "quantize-8-mse-channel",
     ),
     Break(
         "the low bits of ln 2 are lost",

@@ -5,11 +5,9 @@
 #include "words.h"
 
 static ScaleRule rule_of(const std::string& rule) {
-  static constexpr Word<ScaleRule> known[] = {{"absmax", ScaleRule::kAbsmax},
-                                              {"mse", ScaleRule::kMse},
-                                              {"power_of_two", ScaleRule::kPowerOfTwo},
-                                              {"scale", ScaleRule::kScale},
-                                              {"given", ScaleRule::kGiven}};
+  static constexpr Word<ScaleRule> known[] = {
+      {"absmax", ScaleRule::kAbsmax}, {"mse", ScaleRule::kMse},     {"power_of_two", ScaleRule::kPowerOfTwo},
+      {"scale", ScaleRule::kScale},   {"given", ScaleRule::kGiven}, {"full", ScaleRule::kFull}};
   return word("rule", rule, known);
 }
 
@@ -56,7 +54,8 @@ static Grid grid_of(const py::array& w, int bits, int64_t group_size, bool symme
           seed,      largest_of(dtype_of(w), of_scales)};
 }
 
-// The scale and zero point of a whole tensor, from its extent alone; kMse must see every weight again.
+// The scale and zero point of a whole tensor, from its extent alone; kMse must see every weight again, and so must
+// kAbsmax where scales are subnormal.
 static bool fit_tensor(const py::array& w, int bits, bool symmetric, const std::string& rule,
                        const std::string& scale_dtype, py::array& scale, std::optional<py::array> zero_point) {
   if (symmetric != !zero_point) throw py::value_error("zero_point must be None where symmetric");
@@ -76,7 +75,11 @@ static bool fit_tensor(const py::array& w, int bits, bool symmetric, const std::
     return finite && active().quantize(x, 1, n, grid, 0, nullptr, s, z, false);
   Grid of_two = grid;
   of_two.group_size = 2;
-  return active().quantize({ends, Dtype::kFloat32}, 1, 2, of_two, 0, nullptr, s, z, false);
+  active().quantize({ends, Dtype::kFloat32}, 1, 2, of_two, 0, nullptr, s, z, false);
+  const float normal = grid.scale_dtype == Dtype::kFloat16 ? 0x1p-14f : 0x1p-126f;
+  if (grid.rule == ScaleRule::kAbsmax && *s <= normal && (ends[0] < 0 || ends[1] > 0))
+    active().quantize(x, 1, n, grid, 0, nullptr, s, z, false);
+  return true;
 }
 
 static bool quantize(const py::array& w, int bits, int64_t group_size, bool symmetric, const std::string& rule,

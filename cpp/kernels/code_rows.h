@@ -8,11 +8,11 @@ constexpr int kTogether = 16;  // groups fitted at once: the scales of sixteen a
 
 // Whether the weights must be seen before they are coded. If not, coding them finds out whether they are finite.
 inline bool needs_ranges(const Grid& grid) {
-  return grid.rule != ScaleRule::kGiven && !(grid.rule == ScaleRule::kScale && grid.symmetric);
+  return grid.rule < ScaleRule::kScale || (grid.rule == ScaleRule::kScale && !grid.symmetric);
 }
 
 // Whether scales are the caller's, who may have chosen any.
-inline bool given_scales(const Grid& grid) { return grid.rule == ScaleRule::kGiven || grid.rule == ScaleRule::kScale; }
+inline bool given_scales(const Grid& grid) { return grid.rule >= ScaleRule::kScale; }
 
 // Whole steps by the rarer roundings, of weights first.. of their tensor. Even is what nearest() does anyway.
 inline F32x16 rounded(F32x16 x, Rounding rounding, uint64_t seed, int64_t first) {

@@ -9,6 +9,11 @@ struct Coders {
   bool lifted;  // any of them
 };
 
+// Scales and zero points of sixteen groups.
+struct Grids {
+  alignas(64) float scale[16], zero[16];
+};
+
 // Those of one group in registers: bytes that are stored might be any in memory. Steps are `bounded` where the scale
 // was found from the weights that are coded: 255 at most, or a few times as many where the scale was rounded or clips.
 template <bool bounded>
@@ -24,6 +29,24 @@ struct Coder {
 
   F32x16 steps(F32x16 x) const { return (lifted ? x * lift : x) * inverse; }  // not rounded
 };
+
+template <class X>
+inline X larger(X a, X b) {
+  return a < b ? b : a;
+}
+inline int32_t within(int32_t x, int32_t low, int32_t high) { return x < low ? low : x < high ? x : high; }
+
+// Whether symmetric codes begin at 0, not at 1.
+inline bool full(const Grid& grid) { return grid.rule == ScaleRule::kMse || grid.rule == ScaleRule::kFull; }
+
+// Of the range that absmax spreads codes over.
+inline int steps_of(const Grid& grid) { return (1 << (grid.bits - grid.symmetric)) - 1; }
+
+// The least positive scale of a dtype, and the least with all its digits.
+inline double least_scale(Dtype dtype) {
+  return dtype == Dtype::kFloat32 ? 0x1p-149 : dtype == Dtype::kFloat16 ? 0x1p-24 : 0x1p-133;
+}
+inline double least_normal(Dtype dtype) { return dtype == Dtype::kFloat16 ? 0x1p-14 : 0x1p-126; }
 
 inline F32x16 through(F32x16 scale, Dtype dtype) {
   alignas(64) uint16_t some[16];
@@ -50,23 +73,31 @@ inline F32x16 previous(F32x16 scale, Dtype dtype) {
   return from_bits(bits(scale) - splat(unit));
 }
 
-// The scales for values of low..high, low <= 0 <= high. Doubles, since high - low can exceed float.
+// absmax, or the span, by the steps, before any rounding to the dtype of scales. low <= 0 <= high.
+inline double ideal_scale(float low, float high, const Grid& grid) {
+  const double from = static_cast<double>(low), to = static_cast<double>(high);
+  return (grid.symmetric ? (-from < to ? to : -from) : __builtin_fabs(to - from)) / steps_of(grid);
+}
+
+// The scales of absmax for values of low..high, low <= 0 <= high. Doubles, since high - low can exceed float.
 inline F32x16 scales_for(F32x16 low, F32x16 high, const Grid& grid) {
   F32x16 scale;
-  const F32x16 steps = splat(static_cast<float>((1 << (grid.bits - 1)) - 1));
+  const F32x16 steps = splat(static_cast<float>(steps_of(grid)));
   if (grid.symmetric) {
     scale = max(abs(low), abs(high)) / steps;
   } else {
     alignas(64) float from[16], to[16];
     store(from, low);
     store(to, high);
-    for (int k = 0; k < 16; ++k) {
-      const double span = static_cast<double>(to[k]) - static_cast<double>(from[k]);
-      to[k] = static_cast<float>(__builtin_fabs(span / static_cast<double>((1 << grid.bits) - 1)));
-    }
+    for (int k = 0; k < 16; ++k) to[k] = static_cast<float>(ideal_scale(from[k], to[k], grid));
     scale = load(to);
   }
-  if (grid.rule == ScaleRule::kPowerOfTwo) return through(next_power_of_two(scale), grid.scale_dtype);
+  if (grid.rule == ScaleRule::kPowerOfTwo) {  // at least the least scale, where it is nearer to a weight than 0 is
+    const F32x16 least = splat(static_cast<float>(least_scale(grid.scale_dtype)));
+    const F32x16 power = next_power_of_two(scale), most = max(abs(low), abs(high));
+    const F32x16 some = select(least < most + most, least, splat(0.0f));
+    return select(power < least, some, through(power, grid.scale_dtype));
+  }
   scale = through(scale, grid.scale_dtype);
   if (!grid.symmetric) return scale;
   const Mask16 rounded_too_far = (splat(grid.limit) < scale * steps) & (scale < splat(__builtin_inff()));
@@ -81,17 +112,18 @@ inline F32x16 zeros_for(F32x16 low, const Coders& coders, const Grid& grid) {
 }
 
 inline void set_scales(Coders& coders, F32x16 scale) {
-  const F32x16 lift = select(scale < splat(1 / kLift), splat(kLift), splat(1.0f));
+  const F32x16 size = abs(scale);
+  const F32x16 lift = select(size < splat(1 / kLift), splat(kLift), splat(1.0f));
   store(coders.scale, scale);
   store(coders.lift, lift);
-  store(coders.inverse, select(splat(0.0f) < scale, splat(1.0f) / (scale * lift), splat(0.0f)));
-  coders.lifted = bits(scale < splat(1 / kLift)) != 0;
+  store(coders.inverse, select(splat(0.0f) < size, splat(1.0f) / (scale * lift), splat(0.0f)));
+  coders.lifted = bits(size < splat(1 / kLift)) != 0;
 }
 
 inline void set_zeros(Coders& coders, F32x16 zero, const Grid& grid) {
-  F32x16 lowest = splat(static_cast<float>(grid.symmetric)) - zero;
+  F32x16 lowest = splat(static_cast<float>(grid.symmetric && !full(grid))) - zero;
   F32x16 highest = splat(static_cast<float>((1 << grid.bits) - 1)) - zero;
-  const F32x16 scale = load(coders.scale);
+  const F32x16 scale = abs(load(coders.scale));
   if (bits(splat(grid.limit / 256) < scale)) {  // 255 steps might exceed the limit
     const F32x16 reach = floor(splat(grid.limit) / scale);
     lowest = max(splat(0.0f) - reach, lowest);

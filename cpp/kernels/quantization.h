@@ -1,23 +1,19 @@
 #include "code_rows.h"
-#include "grids.h"
+#include "mended_grids.h"
 #include "scores.h"
 
-constexpr int kClips = 48;  // clips that ScaleRule::kMse tries: 1, 63/64, 62/64, ...
-
-// The range of what it sees, with 0 in it. Symmetric grids need the largest magnitude alone, which tells as well
+// The range of what it sees, with 0 in it. Most symmetric grids need the largest magnitude alone, which tells as well
 // whether all were finite.
 template <bool symmetric>
 struct Range {
-  I32x16 most = splat(0);
-  F32x16 least = splat(0.0f);
+  I32x16 most = splat(0), least = splat(0);  // of v, and of -v
 
-  void see(F32x16 v, Finite& finite) {
+  void see(F32x16 v) {
     if constexpr (symmetric) {
       most = max(most, magnitude_bits(v));
-    } else {
-      finite.see(v);
-      least = min(v, least);
-      most = max(most, bits(v));  // as integers, positive floats are in order and above the negative ones
+    } else {  // as integers, positive floats are in order and above the negative ones
+      most = max(most, bits(v));
+      least = max(least, bits(v) ^ splat(INT32_MIN));
     }
   }
 };
@@ -29,69 +25,52 @@ struct Ranges {
 
   void set(int k, const Range<symmetric>& range) {
     most[k] = in_one(range.most);
-    if constexpr (!symmetric) least[k] = in_one(bits(splat(0.0f) - range.least));
+    if constexpr (!symmetric) least[k] = in_one(range.least);
   }
-  void end(int count, float* low, float* high) {
+  void end(int count, float* low, float* high, Finite& finite) {
     for (int k = count; k < 16; ++k) most[k] = least[k] = splat_int(0);
-    store(high, from_bits(largest_of_sixteen(most)));
-    if constexpr (!symmetric) store(low, splat(0.0f) - from_bits(largest_of_sixteen(least)));
+    const auto in_order = [&](const IntReg* of) {
+      const I32x16 ends = largest_of_sixteen(of);
+      finite.peak = max(finite.peak, ends);
+      return from_bits(ends);
+    };
+    store(high, in_order(most));
+    if constexpr (!symmetric) store(low, splat(0.0f) - in_order(least));
   }
 };
 
 template <bool symmetric, class T>
-inline Range<symmetric> range_of(const T* x, int64_t n, Finite& finite) {
+inline Range<symmetric> range_of(const T* x, int64_t n) {
   Range<symmetric> range;
   sixteens(n, [&](int64_t i, auto part) {
     fetch_near(x + i);
-    range.see(load(x + i, part), finite);
+    range.see(load(x + i, part));
   });
   return range;
 }
 
-// The clip of kClips with the least squared error for one group, the wider among equals. Sixteen are prepared at once.
-template <class T>
-APART float best_clip(const T* x, int64_t n, float low, float high, const Grid& grid) {
-  float best = 1, least = 0;
-  for (int first = 0; first < kClips; first += 16) {
-    alignas(64) float factor[16];
-    Coders coders;
-    for (int k = 0; k < 16; ++k) factor[k] = 1 - static_cast<float>(first + k) / 64;
-    const F32x16 lowest = splat(low) * load(factor);
-    set_scales(coders, scales_for(lowest, splat(high) * load(factor), grid));
-    set_zeros(coders, zeros_for(lowest, coders, grid), grid);
-    for (int k = 0; k < 16; ++k) {
-      F32x16 total = splat(0.0f);
-      const Coder<true> coder(coders, k);
-      const F32x16 least_step = to_float(splat(static_cast<int32_t>(coders.lowest[k])));
-      const F32x16 most_step = to_float(splat(static_cast<int32_t>(coders.highest[k])));
-      sixteens(n, [&](int64_t i, auto part) {
-        const F32x16 v = load(x + i, part);
-        const F32x16 y = min(max(coder.steps(v), least_step), most_step);
-        const F32x16 miss = v - to_float(nearest(y)) * splat(coders.scale[k]);
-        total = total + miss * miss;
-      });
-      const float error = sum(total);
-      if (first + k > 0 && !(error < least)) continue;
-      least = error;
-      best = factor[k];
-    }
+// Scales and zero points of up to sixteen groups of these ranges that follow each other in a row, or those that are
+// given.
+template <class T, class Size>
+APART void settle(const T* x, int64_t n, int count, Size size, const float* low, const float* high, const Grid& grid,
+                  float* scales, uint8_t* zeros, Coders& coders) {
+  Grids found;
+  if (grid.rule == ScaleRule::kMse) {
+    least_squares_grids(x, n, count, size, low, high, grid, found);
+    set_scales(coders, load(found.scale));
+  } else if (grid.rule == ScaleRule::kAbsmax) {
+    absmax_grids(x, n, count, size, low, high, grid, coders, found);
+  } else {
+    for (int k = 0; k < 16; ++k) found.scale[k] = given_scales(grid) && k < count ? scales[k] : 0;
+    set_scales(coders, given_scales(grid) ? load(found.scale) : scales_for(load(low), load(high), grid));
+    store(found.zero, zeros_for(load(low), coders, grid));
   }
-  return best;
-}
-
-// The scales and zero points of up to sixteen groups of these ranges, or those that are given.
-APART void settle(const float* low, const float* high, int count, const Grid& grid, float* scales, uint8_t* zeros,
-                  Coders& coders) {
-  alignas(64) float given[16] = {}, zero[16];
-  for (int k = 0; given_scales(grid) && k < count; ++k) given[k] = scales[k];
-  set_scales(coders, given_scales(grid) ? load(given) : scales_for(load(low), load(high), grid));
   for (int k = 0; !given_scales(grid) && k < count; ++k) scales[k] = coders.scale[k];
-  store(zero, zeros_for(load(low), coders, grid));
   for (int k = 0; zeros && k < count; ++k) {
-    if (grid.rule == ScaleRule::kGiven) zero[k] = static_cast<float>(zeros[k]);
-    zeros[k] = static_cast<uint8_t>(zero[k]);
+    if (grid.rule > ScaleRule::kScale) found.zero[k] = static_cast<float>(zeros[k]);
+    zeros[k] = static_cast<uint8_t>(found.zero[k]);
   }
-  set_zeros(coders, load(zero), grid);
+  set_zeros(coders, load(found.zero), grid);
 }
 
 // Finds scales and zero points of up to sixteen groups that follow each other in a row, or reads those that are given.
@@ -100,21 +79,13 @@ APART void fit(const T* x, int64_t n, int count, Size size, const Grid& grid, fl
                Coders& coders, Finite& finite) {
   alignas(64) float low[16] = {}, high[16] = {};
   if (needs_ranges(grid))
-    with_constant(grid.symmetric, [&](auto symmetric) {
+    with_constant(grid.symmetric && grid.rule != ScaleRule::kMse, [&](auto symmetric) {
       Ranges<symmetric> ranges;
-      Finite here;  // in a register; `finite` is in memory by now
       each_group(n, count, size,
-                 [&](int k, int64_t at, auto some) { ranges.set(k, range_of<symmetric>(x + at, some, here)); });
-      ranges.end(count, low, high);
-      finite.peak = max(finite.peak, max(here.peak, bits(load(high))));
+                 [&](int k, int64_t at, auto some) { ranges.set(k, range_of<symmetric>(x + at, some)); });
+      ranges.end(count, low, high, finite);
     });
-  if (grid.rule == ScaleRule::kMse)
-    each_group(n, count, size, [&](int k, int64_t at, auto some) {
-      const float factor = best_clip(x + at, some, low[k], high[k], grid);
-      low[k] *= factor;
-      high[k] *= factor;
-    });
-  settle(low, high, count, grid, scales, zeros, coders);
+  settle(x, n, count, size, low, high, grid, scales, zeros, coders);
 }
 
 template <bool even, class T, class Size, class Row>
@@ -153,20 +124,18 @@ inline void quantize_channels(Row& row, const T* x, int64_t rows, int64_t cols, 
   alignas(64) float low[16] = {}, high[16] = {};
   Coders coders;
   Ranges<symmetric> ranges;
-  Finite here;
   const auto end = [&](const Range<symmetric>& range) {
     ranges.set(0, range);
-    ranges.end(1, low, high);
-    finite.peak = max(finite.peak, max(here.peak, bits(load(high))));
+    ranges.end(1, low, high, finite);
   };
-  end(range_of<symmetric>(x, rows ? cols : 0, here));
+  end(range_of<symmetric>(x, rows ? cols : 0));
   for (int64_t r = 0; r < rows; ++r, x += cols, first += cols) {
-    settle(low, high, 1, grid, scales + r, zeros ? zeros + r : nullptr, coders);
+    settle(x, cols, 1, cols, low, high, grid, scales + r, zeros ? zeros + r : nullptr, coders);
     const int64_t next = r + 1 < rows ? cols : 0;  // the last row sees itself, for nothing
     Range<symmetric> range;
     row.template code_large<true>(x, cols, coders, std::false_type{}, grid, first, finite, [&](const T* p, auto part) {
       fetch_ahead(p + next);
-      range.see(load(p + next, part), here);
+      range.see(load(p + next, part));
     });
     row.end();
     end(range);
@@ -219,12 +188,11 @@ KERNEL bool extent(Weights w, int64_t n, bool symmetric, float* low, float* high
     return with_constant(symmetric, [&](auto even) {
       Finite finite;
       Ranges<even> ranges;
-      ranges.set(0, range_of<even>(x, n, finite));
+      ranges.set(0, range_of<even>(x, n));
       alignas(64) float lows[16] = {}, highs[16];
-      ranges.end(1, lows, highs);
+      ranges.end(1, lows, highs, finite);
       *low = lows[0];
       *high = highs[0];
-      finite.peak = max(finite.peak, bits(load(highs)));
       return finite.all();
     });
   });

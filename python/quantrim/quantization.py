@@ -37,23 +37,36 @@ def quantize(
     w: (..., cols) float32, float16, bfloat16 or float64; groups run along the last axis.
     bits: 2..8.
     group_size: columns that share a scale; the last group of a row may be shorter. "channel": a row. "tensor": all.
-    symmetric: codes within +-(2**(bits-1) - 1) of zero, scale = absmax / (2**(bits-1) - 1). Otherwise all 2**bits
-        codes span min(w, 0)..max(w, 0), with a zero point that maps to exact 0.
-    scale: "absmax"; "mse", the clip among 1, 63/64, ... 17/64 of absmax with the least squared error; "power_of_two",
-        absmax rounded up to 2**n; or an array of positive scales that broadcasts to those of the result.
+    symmetric: codes within +-(2**(bits-1) - 1) of zero, scale = absmax / (2**(bits-1) - 1), unless scale is "mse".
+        Otherwise all 2**bits codes span min(w, 0)..max(w, 0), with a zero point that maps to exact 0.
+    scale: "absmax"; "mse", least squares, see below; "power_of_two", absmax rounded up to 2**n; or an array of positive
+        scales that broadcasts to those of the result.
     rounding: "even" (half to even), "away" (half away from zero), "floor", or "stochastic": floor(x + u) with u from
         `seed` and the position of the weight (Gupta et al. 2015).
     nonfinite: "raise" a ValueError at NaN or infinity; "zero": count them as 0; "saturate": NaN as 0, infinities as the
         largest finite magnitude of w.
     scale_dtype: "float16" or "bfloat16" rounds each scale to it before codes are computed, for files that store it so.
-        A scale or a weight that overflows it is a ValueError; a scale that underflows becomes 0, and its group
-        decodes to zeros.
+        A scale or a weight that overflows it is a ValueError. A group whose weights are all within half of its least
+        positive value has scale 0 and decodes to zeros.
     out: a QuantizedTensor of the same form, to be filled and returned.
 
-    Error with "absmax" and "even": half a step (the scale) and some roundings of float32. A scale that is rounded to
-    `scale_dtype` moves the far end of an asymmetric group by 2**bits - 1 times that rounding: with bfloat16 and 8 bits
-    the ends can be missed by 1.5 steps. Subnormal scales are multiples of u = 2**-149 (2**-24 in float16, 2**-133 in
-    bfloat16): there the error is half a step and u/2 for each of the steps to the far end.
+    "mse" has symmetric codes of the whole range -2**(bits-1)..2**(bits-1) - 1 and scales of either sign: for codes q
+    the best scale is sum(w q) / sum(q q), and of the codes of a few first scales those are taken that leave the least
+    error. The first scales are -e / k, e the weight of largest magnitude (the negative one of two), k from
+    2**(bits-1) - 1, which is absmax, in six steps of 3/8 (1/4 with 7 bits, 1/2 with 8), then 9/8 times the last k as
+    long as that was the best (32 at most). Asymmetric: the span divided by k from 2**bits - 1 on, in steps of about 3/8
+    (up to 1 with 8 bits), and so on; then one step less and one more for the zero point, and the scale that was found
+    is a first scale itself. The earliest is kept among equals. As in llama.cpp's k-quants, and Lloyd 1957, "Least
+    squares quantization in PCM". With rounding "even" no group has more error than with "absmax", whose grid is taken
+    where it is better. Code 0 of a negative scale decodes to -0.0, as (code - zero) * scale does elsewhere; a group of
+    zeros has scale +0.
+
+    Error with "absmax" and "even": half a step (the scale) and some roundings of float32, also where a code for the far
+    end would stand for more than the dtype of w or of the scales holds. A scale that is rounded to `scale_dtype`
+    moves the far end of an asymmetric group by 2**bits - 1 times that rounding: with bfloat16 and 8 bits the ends can
+    be missed by 1.5 steps. Subnormal scales are multiples of u = 2**-149 (2**-24 in float16, 2**-133 in bfloat16): of
+    the two around the exact one, with "absmax" and "mse", that with the least squared error; weights between the ends
+    are then within half a step, and an end within half a step and u for each of the steps to it.
 
     Jacob et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only inference".
 
@@ -80,7 +93,7 @@ def quantize(
     if group_size == "tensor":
         seen, data = _in_long_rows(seen, data, bits)
         _fit_tensor(x, symmetric, rule, scale_dtype, q)
-        rule = "given"
+        rule = "full" if rule == "mse" else "given"
     scales, zeros = by_row(q.scales, len(seen)), by_row(q.zero_points, len(seen))
     group = columns_per_group(group_size, seen.shape[1])
     run = backend.active.quantize
@@ -93,6 +106,8 @@ def quantize(
 @default_floats
 def dequantize(q: QuantizedTensor, *, dtype: DTypeLike = np.float32, out: NDArray[Any] | None = None) -> NDArray[Any]:
     """The weights that the codes stand for: (code - zero) * scale, or codebook[code] * scale, in float32; then `dtype`.
+
+    Where the scale is negative, code - zero = 0 gives -0.0, which is what compressed-tensors computes.
 
     q: a QuantizedTensor. dtype: float32, float16 or bfloat16. Returns an array of q.shape.
 
@@ -242,7 +257,7 @@ def _check_scales_fit(q: QuantizedTensor, x: checks.Array, scale_dtype: str) -> 
         at = int(np.isinf(q.scales).ravel().argmax())
         raise ValueError(f"scale of group {at} overflows {scale_dtype}; use scale_dtype='float32'")
     most = checks.LARGEST[scale_dtype]
-    if float(q.scales.max()) * 2**q.bits <= most or x.dtype == np.float16:
+    if float(np.abs(q.scales).max()) * 2**q.bits <= most or x.dtype == np.float16:
         return  # no code can stand for more
     beyond = np.abs(x.astype(np.float32)) > most
     if beyond.any():

@@ -135,6 +135,7 @@ MODEL_HALVES(_mm512_max_epi16, _mm256_max_epi16)
 MODEL_HALVES(_mm512_min_epi16, _mm256_min_epi16)
 MODEL_HALVES(_mm512_add_epi16, _mm256_add_epi16)
 MODEL_HALVES(_mm512_madd_epi16, _mm256_madd_epi16)
+MODEL_HALVES(_mm512_mulhrs_epi16, _mm256_mulhrs_epi16)
 static inline __m512i _mm512_set1_epi16(int16_t x) {
   return _mm512_set1_epi32(static_cast<int32_t>(0x10001u * static_cast<uint16_t>(x)));
 }
@@ -153,6 +154,10 @@ static inline Result model_narrow(__m512i a) {
   return model_bits<Result>(low);
 }
 static inline __m256i _mm512_cvtepi32_epi16(__m512i a) { return model_narrow<__m256i, int16_t>(a); }
+static inline __m256i _mm512_cvtsepi32_epi16(__m512i a) {
+  for (int32_t& x : a.lane) x = x < -32768 ? -32768 : x > 32767 ? 32767 : x;
+  return model_narrow<__m256i, int16_t>(a);
+}
 static inline __m128i _mm512_cvtepi32_epi8(__m512i a) { return model_narrow<__m128i, int8_t>(a); }
 static inline __m256i _mm512_cvtepi16_epi8(__m512i a) {
   int8_t low[32];

@@ -42,6 +42,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], float]] = {  # with the size that the w
     ),
     "int4 bfloat16": ({"bits": 4, "group_size": 32, "scale_dtype": "bfloat16"}, 13.2e6),
     "int5 mse": ({"bits": 5, "scale": "mse"}, 15e6),
+    "int4 mse": ({"bits": 4, "group_size": 32, "scale": "mse"}, 13.2e6),
     "int7 pruned": ({"bits": 7, "group_size": 16, "prune": 0.5, "storage": "dense"}, 23e6),
     "mixed": (
         {"recipe": {"bits": 4, "rule": [{"match": "*embed*", "bits": 8}, {"match": "*key*", "bits": 3}]}},
@@ -150,6 +151,20 @@ def test_shards_of_every_dtype_decode_to_our_bits(tmp_path: Path, case: str, dty
     options = OPTIONS[case][0]
     arrays = small_model(dtype) | {"model.layers.0.key.weight": small_model(dtype)["model.layers.0.up.weight"][::-1]}
     check(save_folder(tmp_path / "source", arrays), tmp_path / "out", options)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16], ids=str)
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_D11_negative_scales_decode_to_our_bits(tmp_path: Path, bits: int, dtype: Any) -> None:
+    """Codes -2**(bits-1) too, and zeros that become -0."""
+    arrays = small_model(dtype)
+    check(save_folder(tmp_path / "source", arrays), tmp_path / "out", {"bits": bits, "group_size": 32, "scale": "mse"})
+    with open_checkpoint(tmp_path / "out") as checkpoint:
+        tensors = [t for t in logical_tensors(checkpoint).values() if t.scheme is not None]
+        assert tensors
+        for tensor in tensors:
+            q = tensor.quantized_rows(0, tensor.shape[0])
+            assert (q.scales.min() < 0 < q.scales.max()) and q.codes().min() == -(2 ** (bits - 1))
 
 
 # transformers, through the library's ModelCompressor: whole models

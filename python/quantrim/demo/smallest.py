@@ -99,7 +99,7 @@ def recipe(settings: dict[str, Any]) -> dict[str, Any]:
         for layer in LAYERS
     ]
     # zlib finds the zeros itself
-    return {"group_size": 32, "scale": "mse", "storage": "dense", "min_elements": 0, "rule": rules}
+    return {"group_size": 16, "scale": "mse", "storage": "dense", "min_elements": 0, "rule": rules}
 
 
 def accuracy(weights: dict[str, NDArray[Any]], images: Images, labels: Images) -> float:

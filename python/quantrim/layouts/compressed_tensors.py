@@ -196,14 +196,12 @@ def decode_codes(stored: NDArray[Any], scheme: Scheme, cols: int) -> NDArray[np.
 
 
 def decode_scales(stored: NDArray[Any]) -> NDArray[np.float32]:
-    """Stored scales as float32. ValueError where one is NaN, infinite or negative."""
+    """Stored scales as float32, of either sign. ValueError where one is NaN or infinite."""
     scales = stored.astype(np.float32)
-    bad = ~(scales >= 0) | np.isinf(scales)
+    bad = ~np.isfinite(scales)
     if bad.any():
         at = int(bad.reshape(-1).argmax())
-        raise ValueError(
-            f"weight_scale must be finite and not negative, not {scales.reshape(-1)[at]} at flat index {at}"
-        )
+        raise ValueError(f"weight_scale must be finite, not {scales.reshape(-1)[at]} at flat index {at}")
     return scales
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from ..checks import LARGEST, Array
+from .grids import SCALE_DTYPES, inverse_of
 from .lanes import all_finite, sum_last_axis
 from .packing import pack, unpack
-from .quantization import SCALE_DTYPES, groups, inverse_of
+from .quantization import groups
 
 CUTS = 65536  # places where a set of more distinct values may be cut at first
 PASSES = 1000  # of Lloyd's iteration at most

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LANES = 16
+STRETCH = 4096
 
 
 def sum_last_axis(x: NDArray[Any]) -> NDArray[Any]:
@@ -19,6 +20,14 @@ def sum_last_axis(x: NDArray[Any]) -> NDArray[Any]:
     for half in (8, 4, 2, 1):
         lanes = lanes[..., :half] + lanes[..., half : 2 * half]
     return lanes[..., 0]
+
+
+def sum_stretches(x: NDArray[Any]) -> NDArray[Any]:
+    """Sum over the last axis: the sums of stretches of 4096, added in the same way, so that none grows too large."""
+    n = x.shape[-1]
+    whole = np.zeros((*x.shape[:-1], -(-n // STRETCH) * STRETCH), x.dtype)
+    whole[..., :n] = x
+    return sum_last_axis(sum_last_axis(whole.reshape(*x.shape[:-1], -1, STRETCH)))
 
 
 def all_finite(x: NDArray[Any]) -> bool:

@@ -1,23 +1,21 @@
 """Float to integer grids and back. A row is cut into groups of `group_size` columns; the last may be shorter.
 
-value = (code - zero) * scale. Symmetric codes have zero = 2**(bits-1) and stay within +-(2**(bits-1) - 1) of it.
+value = (code - zero) * scale. Symmetric codes have zero = 2**(bits-1) and stay within +-(2**(bits-1) - 1) of it, but
+for those of scales by least squares, which use all 2**bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import ml_dtypes
 import numpy as np
 
-from ..checks import LARGEST, Array
+from ..checks import Array
+from .grids import Grid, absmax_grid, limit_of, power_of_two_scale, rounded, steps_from_zero, zero_for
 from .importance import uniform
 from .lanes import all_finite, sum_last_axis
+from .least_squares import least_squares_grid
 from .packing import pack, unpack
-
-LIFT = np.float32(2.0**100)  # scales below 1 / LIFT are lifted by it, so that their inverse is finite
-MSE_FACTORS = 1 - np.arange(48, dtype=np.float32) / 64  # the clips that scale="mse" tries, widest first
-SCALE_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
 def groups(w: Array, group_size: int) -> Iterator[tuple[int, slice, Array]]:
@@ -33,101 +31,36 @@ def ranges(w: Array, group_size: int, low: Array, high: Array) -> bool:
     return all_finite(w)
 
 
-def rounded(x: Array, rounding: str, u: Array | None = None) -> Array:
-    if rounding == "even":
-        return np.rint(x)
-    if rounding == "away":
-        whole = np.trunc(x)
-        return whole + np.copysign((np.abs(x - whole) >= 0.5).astype(np.float32), x)
-    return np.floor(x if rounding == "floor" else x + u)
-
-
-def limit_of(w: Array, scale_dtype: str) -> np.float32:
-    """The largest finite value of the narrower of w's dtype and the scales': no code stands for more."""
-    return np.float32(min(LARGEST[w.dtype.name], LARGEST[scale_dtype]))
-
-
-def grid(low: Array, high: Array, bits: int, symmetric: bool, rule: str, scale_dtype: str, limit: np.float32) -> Array:
-    """The scale for values of low..high, low <= 0 <= high."""
-    steps = np.float32(2 ** (bits - 1) - 1)
-    if symmetric:
-        scale = np.maximum(np.abs(low), np.abs(high)) / steps
-    else:
-        scale = np.abs((high.astype(np.float64) - low) / (2**bits - 1)).astype(np.float32)
-    if rule == "power_of_two":  # the next one up
-        fraction, exponent = np.frexp(scale)
-        power = np.ldexp(np.float32(1), np.minimum(exponent - (fraction == 0.5), 127))
-        scale = np.where(scale > 0, power, np.float32(0))
-    stored = scale.astype(SCALE_DTYPES[scale_dtype])
-    if symmetric and rule != "power_of_two":
-        too_far = (stored.astype(np.float32) * steps > limit) & np.isfinite(stored)
-        stored = np.where(too_far, np.nextafter(stored, stored.dtype.type(0)), stored)
-    return stored.astype(np.float32)
-
-
-def inverse_of(scale: Array) -> tuple[Array, Array]:
-    """Two factors whose product is 1 / scale, or 0 where scale is 0."""
-    lift = np.where(scale < 1 / LIFT, LIFT, np.float32(1))
-    return lift, np.where(scale > 0, 1 / (scale * lift), np.float32(0))
-
-
-def zero_for(low: Array, scale: Array, bits: int, symmetric: bool) -> Array:
-    """The code of 0, as float32, where `low` <= 0 is the lowest value."""
-    if symmetric:
-        return np.full_like(scale, 2 ** (bits - 1))
-    lift, inverse = inverse_of(scale)
-    return np.clip(np.rint(-low * lift * inverse), 0, 2**bits - 1)
-
-
-def steps_from_zero(
-    x: Array, scale: Array, zero: Array, bits: int, symmetric: bool, rounding: str, u: Array | None, limit: np.float32
-) -> Array:
-    """Codes minus zero, as float32. scale, zero: one per row of x."""
-    lift, inverse = inverse_of(scale)
-    steps = rounded(x * lift[:, None] * inverse[:, None], rounding, u)
-    reach = np.floor(limit / scale)  # steps within the limit
-    lowest, highest = np.maximum(symmetric - zero, -reach), np.minimum(2**bits - 1 - zero, reach)
-    return np.clip(steps, lowest[:, None], highest[:, None])
-
-
-def best_clip(
-    x: Array, low: Array, high: Array, bits: int, symmetric: bool, scale_dtype: str, limit: np.float32
-) -> Array:
-    """The first of MSE_FACTORS by which low and high shrink for the least squared error, rounding to even."""
-    error = []
-    for factor in MSE_FACTORS:
-        scale = grid(low * factor, high * factor, bits, symmetric, "absmax", scale_dtype, limit)
-        zero = zero_for(low * factor, scale, bits, symmetric)
-        steps = steps_from_zero(x, scale, zero, bits, symmetric, "even", None, limit)
-        error.append(sum_last_axis((x - steps * scale[:, None]) ** 2))
-    return MSE_FACTORS[np.argmin(error, axis=0)]
-
-
 def quantize(
     w: Array, bits: int, group_size: int, symmetric: bool, rule: str, scale_dtype: str, rounding: str, seed: int,
     data: Array, scales: Array, zero_points: Array | None,
 ) -> bool:  # fmt: skip
     """w: (rows, cols). data: (rows, packed bytes). scales, zero_points: (rows, groups).
 
-    rule: "absmax", "mse" or "power_of_two"; "scale" reads scales and finds zero points; "given" reads both.
+    rule: "absmax", "mse" or "power_of_two"; "scale" reads scales and finds zero points; "given" reads both, and so does
+    "full", with symmetric codes of the whole range, as "mse" has them.
     """
-    codes, limit = np.empty(w.shape, np.uint8), limit_of(w, scale_dtype)
+    codes = np.empty(w.shape, np.uint8)
+    grid = Grid(bits, symmetric, scale_dtype, limit_of(w, scale_dtype), rule in ("mse", "full"))
     u = np.empty(w.size, np.float32)
     uniform(seed, 0, u)
     with np.errstate(all="ignore"):
         for g, columns, x in groups(w, group_size):
             low, high = np.minimum(x.min(-1), 0), np.maximum(x.max(-1), 0)
-            if rule == "mse":
-                factor = best_clip(x, low, high, bits, symmetric, scale_dtype, limit)
-                low, high = low * factor, high * factor
-            if rule not in ("scale", "given"):
-                scales[:, g] = grid(low, high, bits, symmetric, rule, scale_dtype, limit)
-            if rule != "given" and zero_points is not None:
-                zero_points[:, g] = zero_for(low, scales[:, g], bits, symmetric)
-            fixed = zero_for(low, scales[:, g], bits, True)
-            zero = fixed if zero_points is None else zero_points[:, g].astype(np.float32)
+            scale = scales[:, g]
+            if rule in ("absmax", "mse"):
+                scale, zero = (absmax_grid if rule == "absmax" else least_squares_grid)(x, low, high, grid)
+            elif rule == "power_of_two":
+                scale = power_of_two_scale(low, high, grid)
+            if rule in ("scale", "power_of_two") or symmetric:
+                zero = zero_for(low, scale, grid)
+            elif rule in ("given", "full") and zero_points is not None:
+                zero = zero_points[:, g].astype(np.float32)
+            scales[:, g] = scale
+            if zero_points is not None:
+                zero_points[:, g] = zero
             own = u.reshape(w.shape)[:, columns]
-            steps = steps_from_zero(x, scales[:, g], zero, bits, symmetric, rounding, own, limit)
+            steps = steps_from_zero(x, scale, zero, rounding, own, grid)
             codes[:, columns] = (steps + zero[:, None]).astype(np.uint8)
     pack(codes, bits, data)
     return all_finite(w)

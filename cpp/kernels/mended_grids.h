@@ -1,0 +1,175 @@
+// Grids at the ends of the number range: scales that are subnormal, and codes that would stand for too much.
+#pragma once
+#include "least_squares.h"
+
+// A sum of n terms, sixteen at a time; stretches of 4096 are added in the same way, so that no sum grows too large.
+template <class Term>
+inline float sum_stretches(int64_t n, const Term& term) {
+  alignas(64) float lane[16] = {};
+  for (int64_t first = 0, s = 0; first < n; first += kStretch, ++s) {
+    F32x16 total = splat(0.0f);
+    sixteens(smaller(kStretch, n - first), [&](int64_t i, auto part) { total = total + term(first + i, part); });
+    lane[s & 15] += sum(total);
+  }
+  return fold(lane);
+}
+
+// The sum of squared errors of a group on grid k of sixteen, each error times `lift`.
+template <class T>
+APART float error_of(const T* x, int64_t n, const Coders& coders, int k, float lift) {
+  const Coder<true> coder(coders, k);
+  const F32x16 lowest = splat(static_cast<float>(static_cast<int32_t>(coders.lowest[k])));
+  const F32x16 highest = splat(static_cast<float>(static_cast<int32_t>(coders.highest[k])));
+  const F32x16 scale = splat(coders.scale[k]), by = splat(lift);
+  return sum_stretches(n, [&](int64_t i, auto part) {
+    const F32x16 v = load(x + i, part), q = min(max(to_float(nearest(coder.steps(v))), lowest), highest);
+    const F32x16 miss = (v - q * scale) * by;
+    return miss * miss;
+  });
+}
+
+// A power of two near 1 / scale, scale >= 0: errors of such steps times it have squares that float holds.
+inline float power_near_inverse(float scale) {
+  int32_t of;
+  __builtin_memcpy(&of, &scale, sizeof of);
+  of = within(254 - (of >> 23), 1, 254) << 23;
+  __builtin_memcpy(&scale, &of, sizeof of);
+  return scale;
+}
+
+// One group's, as reference/grids.py says.
+struct OneGrid {
+  float scale, zero;
+};
+
+inline Coders coders_of(F32x16 scale, F32x16 zero, const Grid& grid) {
+  Coders coders;
+  set_scales(coders, scale);
+  set_zeros(coders, zero, grid);
+  return coders;
+}
+
+inline float zero_of(float low, float scale, const Grid& grid) {
+  alignas(64) float zero[16];
+  Coders one;
+  set_scales(one, splat(scale));
+  store(zero, zeros_for(splat(low), one, grid));
+  return zero[0];
+}
+
+inline float in_dtype(float scale, Dtype dtype) {
+  alignas(64) float of[16];
+  store(of, through(splat(scale), dtype));
+  return of[0];
+}
+inline float before(float scale, Dtype dtype) {
+  alignas(64) float of[16];
+  store(of, previous(splat(scale), dtype));
+  return of[0];
+}
+
+// The steps from the zero point to the farther end of the codes.
+inline float longer_side(float zero, const Grid& grid) {
+  const float last = static_cast<float>((1 << grid.bits) - 1);
+  return larger(zero, last - zero);
+}
+
+// An asymmetric grid where no code within reach of the ends stands for more than the limit.
+APART OneGrid within_limit(float low, float high, float scale, float zero, const Grid& grid) {
+  const float last = static_cast<float>(steps_of(grid)), most = longer_side(zero, grid);
+  if (!(__builtin_floorf(grid.limit / scale) < most) || !(scale < __builtin_inff())) return {scale, zero};
+  const float nearly = before(scale, grid.scale_dtype);
+  if (__builtin_floorf(grid.limit / nearly) >= most) return {nearly, zero};
+  const float kept = most - 1;
+  const float longer = in_dtype((-low < high ? high : -low) / kept, grid.scale_dtype);
+  return {longer * kept > grid.limit ? before(longer, grid.scale_dtype) : longer,
+          zero > last - zero ? kept : last - kept};
+}
+
+// Of the subnormal scales around `ideal` the one with the least error, the smaller among equals.
+template <class T, class ZeroOf>
+inline OneGrid subnormal_grid(const T* x, int64_t n, double ideal, const Grid& grid, const ZeroOf& zero_of) {
+  const double unit = least_scale(grid.scale_dtype), steps = __builtin_fabs(ideal) / unit;
+  const auto scale = [&](double whole) {
+    return static_cast<float>(whole == 0 ? 0 : __builtin_copysign(whole * unit, ideal));
+  };
+  const float below = scale(__builtin_floor(steps)), above = scale(__builtin_ceil(steps));
+  const float lift = power_near_inverse(__builtin_fabsf(above));
+  const auto error = [&](const OneGrid& of) {
+    return error_of(x, n, coders_of(splat(of.scale), splat(of.zero), grid), 0, lift);
+  };
+  const OneGrid lower{below, zero_of(below)}, upper{above, zero_of(above)};
+  return error(upper) < error(lower) ? upper : lower;
+}
+
+template <class T, class Size>
+APART void mend_each_absmax(const T* x, int64_t n, int count, Size size, const float* low, const float* high,
+                            const Grid& grid, Grids& found) {
+  each_group(n, count, size, [&](int k, int64_t at, auto some) {
+    OneGrid now{found.scale[k], found.zero[k]};
+    const double ideal = ideal_scale(low[k], high[k], grid);
+    if (!grid.symmetric) now = within_limit(low[k], high[k], now.scale, now.zero, grid);
+    if (ideal < least_normal(grid.scale_dtype))
+      now = subnormal_grid(x + at, some, ideal, grid, [&](float s) { return zero_of(low[k], s, grid); });
+    found.scale[k] = now.scale;
+    found.zero[k] = now.zero;
+  });
+}
+
+inline Mask16 any_weights(const float* low, const float* high) {
+  return splat(0.0f) < max(splat(0.0f) - load(low), load(high));
+}
+inline Mask16 may_be_subnormal(const Grids& found, const Grid& grid) {
+  return abs(load(found.scale)) <= splat(static_cast<float>(least_normal(grid.scale_dtype)));
+}
+inline uint32_t may_exceed(const Grids& found, const Grid& grid) {
+  return grid.symmetric ? 0 : bits(splat(grid.limit / 256) < load(found.scale));
+}
+
+// The grids of absmax for groups of low..high, and what codes them but for its ends.
+template <class T, class Size>
+inline void absmax_grids(const T* x, int64_t n, int count, Size size, const float* low, const float* high,
+                         const Grid& grid, Coders& coders, Grids& found) {
+  const F32x16 scale = scales_for(load(low), load(high), grid);
+  set_scales(coders, scale);
+  store(found.scale, scale);
+  store(found.zero, zeros_for(load(low), coders, grid));
+  if (!(bits(any_weights(low, high) & may_be_subnormal(found, grid)) | may_exceed(found, grid))) return;
+  mend_each_absmax(x, n, count, size, low, high, grid, found);
+  set_scales(coders, load(found.scale));
+}
+
+// Doubtful grids that are worse than those of absmax, or whose codes stand for too much, become those.
+template <class T, class Size>
+APART void no_worse_than_absmax(const T* x, int64_t n, int count, Size size, const float* low, const float* high,
+                                const Grid& grid, uint32_t doubtful, Grids& found) {
+  Grids plain;
+  Coders other;
+  absmax_grids(x, n, count, size, low, high, grid, other, plain);
+  set_zeros(other, load(plain.zero), grid);
+  const Coders now = coders_of(load(found.scale), load(found.zero), grid);
+  each_group(n, count, size, [&](int k, int64_t at, auto some) {
+    if (!(doubtful >> k & 1)) return;
+    const float lift = power_near_inverse(larger(__builtin_fabsf(found.scale[k]), plain.scale[k]));
+    bool worse = error_of(x + at, some, other, k, lift) < error_of(x + at, some, now, k, lift);
+    worse |= !grid.symmetric && found.scale[k] * longer_side(found.zero[k], grid) > grid.limit;
+    found.scale[k] = worse ? plain.scale[k] : found.scale[k];
+    found.zero[k] = worse ? plain.zero[k] : found.zero[k];
+  });
+}
+
+// The grids of least squares for groups of low..high.
+template <class T, class Size>
+inline void least_squares_grids(const T* x, int64_t n, int count, Size size, const float* low, const float* high,
+                                const Grid& grid, Grids& found) {
+  const Ideals ideal = fit_squares(x, n, count, size, low, high, grid, found);
+  const Mask16 some = any_weights(low, high);
+  if (bits(some & may_be_subnormal(found, grid)))
+    each_group(n, count, size, [&](int k, int64_t at, auto weights) {
+      if (!(__builtin_fabs(ideal.scale[k]) < least_normal(grid.scale_dtype))) return;
+      const float zero = found.zero[k];
+      found.scale[k] = subnormal_grid(x + at, weights, ideal.scale[k], grid, [&](float) { return zero; }).scale;
+    });
+  const uint32_t doubtful = (ideal.doubtful | may_exceed(found, grid)) & bits(some);
+  if (doubtful) no_worse_than_absmax(x, n, count, size, low, high, grid, doubtful, found);
+}
