@@ -196,13 +196,50 @@ def test_transformers_opens_minilm(minilm: Path, tmp_path: Path, case: str, dequ
     assert torch.nn.functional.cosine_similarity(found.flatten(), wanted.flatten(), dim=0) > 0.7
     state = model.state_dict()
     with open_checkpoint(target) as checkpoint:
+        at_once = (checkpoint.config or {})["quantization_config"]["dequantize"]
         for name, tensor in logical_tensors(checkpoint).items():
             if tensor.scheme is not None:
                 reader = np.dtype(str(state[name].dtype).removeprefix("torch."))
                 decoded = tensor.quantized_rows(0, tensor.shape[0]).dequantize(reader)
-                if how:  # decoded in the dtype of the scales, widened after that
+                if how or at_once:  # decoded in the dtype of the scales, widened after that
                     decoded = tensor.rows(0, tensor.shape[0]).astype(reader)
                 assert np.array_equal(bits_of(state[name]), our_bits(decoded)), name
+
+
+SENTENCES = [
+    "The cat sleeps on the warm windowsill.",
+    "A kitten naps in the sun by the window.",
+    "Interest rates rose for the third time this year.",
+]
+
+
+@pytest.mark.parametrize(
+    "options,limit,least",
+    [
+        ({"bits": 4}, 54e6, 0.9),
+        ({"bits": 8}, 60e6, 0.998),
+        ({"reader": "transformers"}, 12e6, 0.9),
+        ({"reader": "transformers", "group_size": 32, "symmetric": False}, 13.5e6, 0.94),
+        ({"reader": "transformers", "bits": 8}, 23.5e6, 0.998),
+        ({"reader": "bitsandbytes"}, 55e6, 0.94),
+        ({"bits": 4, "dtype": "float16"}, 31e6, 0.9),
+    ],
+    ids=str,
+)
+def test_sentence_transformers_opens_minilm(
+    minilm: Path, tmp_path: Path, options: dict[str, Any], limit: float, least: float
+) -> None:
+    """At the first try, which goes around the hooks of the model; C1: with its pooling, which is in a subfolder."""
+    library = pytest.importorskip("sentence_transformers", reason="needs sentence-transformers")
+    report = compress(minilm, tmp_path / "out", **options)
+    assert report.stored_bytes < limit
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = library.SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(SENTENCES)
+        wanted = library.SentenceTransformer(str(minilm), device="cpu").encode(SENTENCES)
+    cosines = (found * wanted).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(wanted, axis=1)
+    assert cosines.min() > least
+    assert found[0] @ found[1] > 2 * abs(found[0] @ found[2])
 
 
 def test_transformers_opens_minilm_without_a_quarter_of_its_units(minilm: Path, tmp_path: Path) -> None:

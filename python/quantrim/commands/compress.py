@@ -222,8 +222,16 @@ def closing_lines(report: Report) -> list[tuple[str, str]]:
 
 def kinds(tensors: Iterable[TensorReport]) -> dict[str, int]:
     """What was done to how many tensors; those that were compressed may have been pruned before."""
-    found = Counter("narrowed" if t.narrowed else "pruned" if t.bits is None else "compressed" for t in tensors)
-    return {what: found[what] for what in ("compressed", "pruned", "narrowed") if found[what]}
+    found = Counter(map(_kind, tensors))
+    return {what: found[what] for what in ("compressed", "simulated", "pruned", "narrowed") if found[what]}
+
+
+def _kind(t: TensorReport) -> str:
+    if t.narrowed:
+        return "narrowed"
+    if t.bits is None:
+        return "pruned"
+    return "simulated" if "simulated" in t.stored else "compressed"
 
 
 def smaller(ratio: float) -> str:

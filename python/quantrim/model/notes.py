@@ -35,7 +35,7 @@ def notes_on(
         yield f"units are removed; in config.json {key} becomes {value}, not {config.get(key)}"
     if recipe.remove_units and not resized:
         yield "units are removed; config.json stays as it is, its sizes need the numbers that are left"
-    yield from _on_what_stays(plans)
+    yield from _on_what_stays(plans, recipe.simulate)
     asked = [t for t in plans if t.scheme and t.settings.group_size is not None]
     other_groups = sum(t.scheme.group_size != t.settings.group for t in asked if t.scheme)
     if other_groups:
@@ -49,7 +49,7 @@ def notes_on(
         yield "simulated: what the codes stand for is stored as floats, so that any reader opens it; nothing is smaller"
 
 
-def _on_what_stays(plans: Sequence[TensorPlan]) -> Iterator[str]:
+def _on_what_stays(plans: Sequence[TensorPlan], simulated: bool) -> Iterator[str]:
     """A line for each reason why bytes stay as they were, and what would shrink them."""
     everything = sum(t.source_bytes for t in plans)
     stay: dict[Reason, list[TensorPlan]] = defaultdict(list)
@@ -63,8 +63,8 @@ def _on_what_stays(plans: Sequence[TensorPlan]) -> Iterator[str]:
         unfit = reason.key == "pattern"  # what was asked for and cannot be done is named, however small
         if share >= _PART or unfit:
             where = _tensors(len(kept), "tensor", "tensors") + (f" ({_names(kept)})" if unfit else "")
-            said = f"{sizes[reason]:,} bytes ({_percent(share)}) stay in {where}: {reason.text}"
-            yield f"{said} ({reason.advice})" if reason.advice else said
+            stay_as = "stay floats" if any(t.narrowed for t in kept) else "stay"
+            yield f"{sizes[reason]:,} bytes ({_percent(share)}) {stay_as} in {where}: {reason.said(simulated)}"
 
 
 def _percent(share: float) -> str:
@@ -86,7 +86,7 @@ def _on_readers(checkpoint: Checkpoint, plans: Sequence[TensorPlan]) -> Iterator
     for reason, first in {reason: t.name for t, reason in reversed(asked) if reason is not None}.items():
         count = sum(r == reason for _, r in asked)
         are = _tensors(count, f"tensor, {quote(first)}, is rounded", f"tensors, {quote(first)} first, are rounded")
-        yield f"{are} though other readers do not open it so: {reason.text}"
+        yield f"{are} for quantrim alone: {reason.text}"
     unknown = [name for name in readers.modules.model_types if name not in readers.modules.families]
     rounded = [t for t in plans if t.bits is not None and readers.of(t.settings) != "any"]
     if rounded and unknown and not readers.modules.families:

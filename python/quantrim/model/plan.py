@@ -102,7 +102,8 @@ def make_plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
     plans = _with_partners([planner.plan(info) for info in kept], readers)
     plans = [replace(t, reason="; ".join(filter(None, (removed.reasons.get(t.name), t.reason)))) for t in plans]
     if all(t.copied for t in plans) and not (plans and (len(plans) < len(assigned) or removed.reasons)):
-        raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)}: no tensor can be compressed: {_why_nothing(plans)}")
+        why = _why_nothing(plans, recipe.simulate)
+        raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)}: no tensor can be compressed: {why}")
     _refuse_mixed_experts(plans, readers)
     return plan_of(checkpoint, recipe, plans, removed.config)
 
@@ -138,15 +139,13 @@ def _with_partners(plans: list[TensorPlan], readers: Readers) -> list[TensorPlan
     return found
 
 
-def _why_nothing(plans: list[TensorPlan]) -> str:
+def _why_nothing(plans: list[TensorPlan], simulate: bool) -> str:
     """Why all tensors are kept, the reason of the most bytes first."""
     nbytes: Counter[Reason] = Counter()
     for t in plans:
         if t.kept is not None:
             nbytes[t.kept] += t.source_bytes
-    reasons = [
-        f"{reason.text} ({reason.advice})" if reason.advice else reason.text for reason, _ in nbytes.most_common(5)
-    ]
+    reasons = [reason.said(simulate) for reason, _ in nbytes.most_common(5)]
     return "; ".join(reasons) or "it holds no tensors"
 
 

@@ -23,8 +23,14 @@ class Reason:
     text: str
     advice: str = ""
 
+    def said(self, simulated: bool) -> str:
+        """The text with the advice, for a result of floats that any program opens or for one of codes."""
+        advice = self.advice.replace(_ALONE, "") if simulated else self.advice
+        return f"{self.text} ({advice})" if advice else self.text
 
-_ANY = "reader='any' rounds it too, but then only quantrim opens the result"
+
+_ALONE = ", but then only quantrim opens the result"
+_ANY = f"reader='any' rounds it too{_ALONE}"
 _ROUNDED = "reader='transformers' rounds it too"
 _KINDS = {
     "embedding": Reason("embedding", "embedding, which vLLM does not open compressed", f"{_ROUNDED}; {_ANY}"),
