@@ -314,7 +314,7 @@ def test_the_worst_tensors_are_the_worst(model: Path) -> None:
 
 def test_compress_prints_json(model: Path) -> None:
     data = json.loads(run("compress", model, model.with_name("out.safetensors"), "--json").stdout)
-    assert data["ratio"] > 7 and len(data["tensors"]) == 6 and data["gb_per_s"] > 0
+    assert data["ratio"] > 6.5 and len(data["tensors"]) == 6 and data["gb_per_s"] > 0
 
 
 @pytest.mark.parametrize("suffix", ["html", "json", "md"])
@@ -363,7 +363,7 @@ def test_inspect_names_tensors_with_nan(tmp_path: Path) -> None:
 def test_inspect_prints_json(small: Path) -> None:
     data = json.loads(run("inspect", small, "--json").stdout)
     tensors = {t["name"]: t for t in data["tensors"]}
-    assert tensors["layers.0.weight"]["stored"] == "int4 channel symmetric"
+    assert tensors["layers.0.weight"]["stored"] == "int4 group 32 symmetric"
     assert len(tensors["layers.0.weight"]["histogram"]["counts"]) == summary.BINS
     headers = json.loads(run("inspect", small, "--json", "--no-stats").stdout)
     assert "histogram" not in headers["tensors"][0] and headers["nbytes"] == data["nbytes"]

@@ -33,7 +33,7 @@ def test_it_closes_with_what_it_did(small: Path) -> None:
     target = small.with_name("floats.safetensors")
     text = run("decompress", small, target).stdout
     assert "4 decoded, 6 copied" in text and "narrowed" not in text
-    assert f"written  {target}" in text and "int4 channel symmetric" in text
+    assert f"written  {target}" in text and "int4 group 32 symmetric" in text
     text = run("decompress", small, target, "--dtype", "bfloat16", "--overwrite").stdout
     assert "4 decoded, 5 in another dtype, 1 copied" in text
     assert "dB over 8 tensors; " in text

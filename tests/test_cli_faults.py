@@ -231,7 +231,7 @@ def test_D20_the_settings_of_a_report_make_it_again(model: Path, options: dict[s
 
 def test_D20_a_dry_run_has_the_settings_too(model: Path) -> None:
     data = json.loads(run("compress", model, model.with_name("o.safetensors"), "--dry-run", "--json").stdout)
-    assert data["recipe"] == {} and (data["settings"]["bits"], data["settings"]["group_size"]) == (4, 128)
+    assert data["recipe"] == {} and (data["settings"]["bits"], data["settings"]["group_size"]) == (4, 32)
     assert {"scale", "scale_dtype", "rounding", "min_elements", "rule"} <= set(data["settings"])
 
 

@@ -147,7 +147,7 @@ def test_help_completion_and_checks_have_one_list(option: str, llama: Path) -> N
     ("option", "default"),
     [
         ("--bits", "4 by default"),
-        ("--group-size", "128 by default"),
+        ("--group-size", "32 by default"),
         ("--clusters", "2..256"),
         ("--symmetric", r"zero \(default\)"),
         ("--scale", "absmax, default"),

@@ -15,7 +15,7 @@ from model_helpers import Arrays, save, save_folder, small_model, weights
 import quantrim as qt
 from quantrim.files import FormatError, open_checkpoint
 from quantrim.layouts import compressed_tensors as layout
-from quantrim.model import compress, logical_tensors
+from quantrim.model import Settings, compress, logical_tensors
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,8 @@ def test_rows_are_those_of_dequantize(tmp_path: Path, options: dict[str, Any], f
                     tensor.quantized_rows(0, 0)
                 continue
             group = tensor.scheme.group_size
-            q = qt.quantize(arrays[name], **{"scale_dtype": "float16"} | options | {"group_size": group})
+            rule = Settings(**options).scale_rule
+            q = qt.quantize(arrays[name], **{"scale_dtype": "float16", "scale": rule} | options | {"group_size": group})
             whole = q.dequantize(dtype)
             assert tensor.dtype == dtype
             rows = tensor.shape[0]

@@ -38,9 +38,10 @@ def test_only_matrices_of_floats_named_weight(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cols", "group", "label"),
     [
-        (256, None, "group 128"),
-        (192, None, "group 64"),
-        (96, None, "group 32"),
+        (256, None, "group 32"),
+        (256, 128, "group 128"),
+        (192, 128, "group 64"),
+        (96, 128, "group 32"),
         (48, None, "group 16"),
         (100, None, "channel"),
         (100, 50, "group 50"),
@@ -56,11 +57,11 @@ def test_F_groups_that_do_not_divide(tmp_path: Path, cols: int, group: int | str
     source = save(tmp_path / "m.safetensors", {"a.weight": weights(200, cols)})
     found = plan(source, group_size=group)
     assert found.tensors[0].stored == f"int4 {label} symmetric"
-    fell_back = label.split()[-1] != str(group or 128) and group != cols  # a group of all columns is the channel
+    fell_back = label.split()[-1] != str(group or 32) and group != cols  # a group of all columns is the channel
     assert bool(found.tensors[0].reason) is fell_back
     assert bool(found.notes) is (fell_back and group is not None)
     if fell_back:
-        assert f"{cols} columns are no multiple of {group or 128}" in found.tensors[0].reason
+        assert f"{cols} columns are no multiple of {group or 32}" in found.tensors[0].reason
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16, np.float64])
@@ -91,7 +92,7 @@ def test_bytes_are_those_that_are_written(
 def test_lines_say_what_and_why(tmp_path: Path) -> None:
     source = save(tmp_path / "m.safetensors", small_model())
     text = "\n".join(plan(source, bits=4, prune=0.5).lines())
-    assert "int4 channel symmetric, 50% pruned" in text
+    assert "int4 group 32 symmetric, 50% pruned" in text
     assert "only weights of two and more are compressed" in text and "times smaller" in text
 
 

@@ -140,7 +140,7 @@ def test_pruned_and_rounded(tmp_path: Path) -> None:
     from quantrim.demo import decoded
 
     found = decoded(tmp_path / "t.safetensors")[NAME]
-    q = qt.quantize(kept, 4, group_size=32, scale_dtype="float16")
+    q = qt.quantize(kept, 4, group_size=32, scale="mse", scale_dtype="float16")
     assert np.array_equal(found, q.dequantize(np.float16).astype(np.float32))
     assert report.tensors[0].stored == "int4 group 32 symmetric, 50% pruned by taylor"
 

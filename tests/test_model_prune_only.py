@@ -82,7 +82,7 @@ def test_pruned_beside_compressed(tmp_path: Path) -> None:
     report = compress(source, target, recipe={"bits": 4, "prune": 0.5, "rule": rules})
     stored = {t.name: t.stored for t in report.tensors}
     assert stored["model.embed_tokens.weight"] == "F32, 50% pruned"
-    assert stored["model.layers.0.up.weight"] == "int4 channel symmetric, 50% pruned"
+    assert stored["model.layers.0.up.weight"] == "int4 group 32 symmetric, 50% pruned"
     assert stored["model.layers.0.down.weight"] == "int4 group 32 symmetric"
     found = stored_tensors(target)["model.embed_tokens.weight"]
     assert found.tobytes() == qt.prune(arrays["model.embed_tokens.weight"], 0.5).tobytes()

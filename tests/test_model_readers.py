@@ -69,7 +69,7 @@ def test_one_scheme_is_decoded_as_transformers_opens_it(tmp_path: Path) -> None:
     compress(source, tmp_path / "out", reader="transformers", symmetric=False)
     config = config_of(tmp_path / "out")
     assert config["dequantize"] and len(config["config_groups"]) == 1
-    assert config["config_groups"]["group_0"]["weights"]["group_size"] == 64
+    assert config["config_groups"]["group_0"]["weights"]["group_size"] == 32
     assert "model.embed_tokens.weight_packed" in stored_tensors(tmp_path / "out")
     recipe = {"reader": "transformers", "rule": [{"match": "*.0.self_attn.*", "bits": 8}]}
     compress(source, tmp_path / "mixed", recipe=recipe)
@@ -340,7 +340,7 @@ def test_D4_pruning_alone_keeps_the_dtype(tmp_path: Path) -> None:
     found = stored_tensors(tmp_path / "out.safetensors")["a.weight"]
     assert found.dtype == ml_dtypes.bfloat16 and np.count_nonzero(found.astype(np.float32)) <= 3200
     assert any("zeros take as much room as other weights" in note for note in report.notes)
-    assert [t.stored for t in plan(source, prune=0.5, bits=4).tensors] == ["int4 channel symmetric, 50% pruned"]
+    assert [t.stored for t in plan(source, prune=0.5, bits=4).tensors] == ["int4 group 32 symmetric, 50% pruned"]
 
 
 def test_names_that_a_reader_changes_are_targets_too(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_first_match_decides_and_rules_inherit() -> None:
 def test_the_usual_group_follows_the_bits() -> None:
     recipe = Recipe.from_toml('[[rule]]\nmatch = "a"\nbits = 8\n[[rule]]\nmatch = "b"\nbits = 2')
     found = recipe.assign(["a", "b", "c"])
-    assert [found[name].group for name in "abc"] == ["channel", 128, 128]
+    assert [found[name].group for name in "abc"] == ["channel", 32, 32]
 
 
 def test_B47_a_rule_that_matches_nothing() -> None:

@@ -78,7 +78,8 @@ def whole(w: NDArray[Any], options: dict[str, Any]) -> Any:
         return w
     group = next(g for g in (s.group, 64, 32, 16) if isinstance(g, str) or w.shape[1] % g == 0)
     return qt.quantize(
-        w, s.bits, group_size=group, symmetric=s.symmetric, scale_dtype=scale_dtype, rounding=s.rounding, seed=s.seed
+        w, s.bits, group_size=group, symmetric=s.symmetric, scale=s.scale_rule, scale_dtype=scale_dtype,
+        rounding=s.rounding, seed=s.seed,
     )  # fmt: skip
 
 
@@ -274,7 +275,7 @@ def test_fixed_point_by_a_given_scale(tmp_path: Path, symmetric: bool, monkeypat
     with open_checkpoint(target) as checkpoint:
         found = logical_tensors(checkpoint)["a.weight"].quantized_rows(0, 64)
     assert (found.scales == 2**-6).all()
-    assert same_codes(found, qt.quantize(w, 6, scale=2**-6, symmetric=symmetric))
+    assert same_codes(found, qt.quantize(w, 6, group_size=32, scale=2**-6, symmetric=symmetric))
     if symmetric:
         np.testing.assert_array_equal(found.dequantize(), np.clip(np.rint(w * 64), -31, 31) / 64)
 

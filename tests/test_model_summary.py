@@ -158,7 +158,7 @@ def test_a_compressed_checkpoint_is_summarized_by_what_it_decodes_to(model: Path
     s = found["a.weight"].statistics
     assert s is not None and (s.low, s.high, s.sparsity) == (w.min(), w.max(), qt.sparsity(w))
     assert s.sparsity >= 0.5 and "int4" in found["a.weight"].stored
-    assert found["a.weight"].bits_per_weight == 4 + 16 / 128 + 8 * 16 / (64 * 128)  # codes, scales, weight_shape
+    assert found["a.weight"].bits_per_weight == 4 + 16 / 32 + 8 * 16 / (64 * 128)  # codes, scales, weight_shape
 
 
 @pytest.mark.parametrize("shape", [(128, 129, 3), (6, 5, 64), (8, 3, 7, 7)])
@@ -213,4 +213,4 @@ def test_D21_a_report_and_the_file_have_one_name_for_one_thing(tmp_path: Path, o
     stored = {t.name: t.stored for t in summarize(tmp_path / "small.safetensors", stats=False).tensors}
     pruned = ", 80% pruned" if "prune" in options else ""
     assert {t.name: t.stored for t in report.tensors} == {name: label + pruned for name, label in stored.items()}
-    assert " channel " in stored["64.weight"] and (" channel " in stored["256.weight"]) == (options.get("bits") == 8)
+    assert " channel " in stored["32.weight"] and (" channel " in stored["256.weight"]) == (options.get("bits") == 8)

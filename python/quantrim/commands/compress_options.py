@@ -55,7 +55,7 @@ GroupSize = Annotated[
     str | None,
     _option(
         ROUNDING,
-        "Neighbours in a row that share a scale: 128 by default, all (channel) at 8 bits, 64 for codebooks. Fewer are "
+        "Neighbours in a row that share a scale: 32 by default, all (channel) at 8 bits, 64 for codebooks. Fewer are "
         "closer and larger. tensor, one scale for all, goes with --codebook and --clusters.",
         metavar="N|channel|tensor",
     ),
@@ -100,8 +100,8 @@ Scale = Annotated[
     str | None,
     _option(
         ROUNDING,
-        "What a group's scale follows: the largest weight (absmax, default), the least error (mse: slower, closer), "
-        "powers of two. Or a number X for all: w becomes round(w / X) * X.",
+        "What a group's scale follows: the largest weight (absmax: default at 8 bits and with zero points), the least "
+        "error (mse: default below 8 bits), powers of two. Or a number X for all: w becomes round(w / X) * X.",
         metavar=_broken("|".join((*words.SCALE_RULES, "X"))),
         values=words.SCALE_RULES,
     ),

@@ -67,9 +67,10 @@ def compress(
         dimensions and more, in layouts that may be for quantrim and `decompress` alone. The notes say what stayed as it
         was, and why.
     bits: 2..8, 4 by default; None, and only pruning, rounds nothing: weights are zeroed and keep their dtype.
-    group_size: columns that share a scale, or "channel"; by default 128, "channel"
+    group_size: columns that share a scale, or "channel"; by default 32, "channel"
         at 8 bits. Where it does not divide the columns, the largest of 64, 32, 16 that does, else "channel".
-    symmetric, scale, rounding, seed: as in `quantize`; scale may be a number, that of all groups: fixed point.
+    symmetric, scale, rounding, seed: as in `quantize`, but scale is "mse" by default for symmetric codes of less than 8
+        bits; it may be a number, that of all groups: fixed point.
     scale_dtype: "float16", "bfloat16" (default for bfloat16 weights, as readers compute in it) or "float32".
     codebook: instead of bits, "nf4", "fp4", "mxfp4", "mxint8", "binary", "ternary", or 2..256 ascending values, as in
         `quantize_codebook`; clusters: 2..256 values that the weights of a tensor share, as in `cluster`. Both are

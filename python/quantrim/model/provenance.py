@@ -30,7 +30,7 @@ def settings_table(recipe: Recipe) -> dict[str, Any]:
 
     >>> table = settings_table(Recipe())
     >>> table["bits"], table["group_size"], table["max_shard_size"], table["rule"]
-    (4, 128, 'none', [])
+    (4, 32, 'none', [])
     """
     return {
         **_settings(recipe.defaults),

@@ -34,7 +34,11 @@ _ANY = f"reader='any' rounds it too{_ALONE}"
 _ROUNDED = "reader='transformers' rounds it too"
 _KINDS = {
     "embedding": Reason("embedding", "embedding, which vLLM does not open compressed", f"{_ROUNDED}; {_ANY}"),
-    "embedding_subclass": Reason("special embedding", "embedding of a class that no reader opens compressed", _ANY),
+    "embedding_subclass": Reason(
+        "special embedding",
+        "embedding of a class of its own, which vLLM does not open compressed",
+        f"{_ROUNDED}; {_ANY}",
+    ),
     "head": Reason("head", "head, or embedding that the head shares: readers need it as it was", _ANY),
     "tied": Reason("tied", "weight that several modules share: readers need it as it was", _ANY),
     "conv1d": Reason("conv1d", "matrix stored as (in, out), which no reader opens compressed", _ANY),
@@ -108,23 +112,32 @@ class Readers:
         kind = self.modules.kind(info.name)
         if settings.codebook is not None:
             return self._why_no_blocks(info, settings, kind)
-        if kind in LINEAR and self.modules.fails and reader != "vllm":
+        if reader == "vllm":
+            return None if kind in LINEAR else _KINDS[kind]
+        if kind in LINEAR and self.modules.fails:
             return _FAILS
-        if one_scheme and reader in ("transformers", BOTH):
-            shared = self.modules.ties_embeddings  # then it is the head, whose codes cost most
-            opened = kind in LINEAR or (kind in EMBEDDING and reader == "transformers" and not shared)
-            few = not settings.symmetric and settings.bits is not None and info.shape[0] * settings.bits <= 32
-            if opened and few:
-                return _FEW_ROWS
-            if opened and (settings.symmetric or kind != "expert"):
-                return None
-        if kind in LINEAR and not settings.symmetric and reader != "vllm" and not self.needs_int8(info, settings):
-            return _ASYMMETRIC
-        if kind in TOUCHED and reader != "vllm" and not self.needs_int8(info, settings):
-            return _TOUCHED
-        if kind in LINEAR or self.needs_int8(info, settings):
+        return self._why_not_at_once(info, settings, kind) if one_scheme else self._why_no_module(info, settings, kind)
+
+    def _why_not_at_once(self, info: TensorInfo, settings: Settings, kind: str) -> Reason | None:
+        """Why a matrix stays where transformers decodes all of them as it opens the model."""
+        if kind in EMBEDDING and self.of(settings) == "transformers":
+            if self.modules.ties_embeddings:
+                return _TIED
+        elif kind not in LINEAR:
+            return _KINDS[kind]
+        if settings.symmetric:
             return None
-        return _TIED if kind == "embedding" and reader == "transformers" else _KINDS[kind]
+        assert settings.bits is not None
+        of_one_word = info.shape[0] * settings.bits <= 32
+        return _ASYMMETRIC if kind == "expert" else _FEW_ROWS if of_one_word else None
+
+    def _why_no_module(self, info: TensorInfo, settings: Settings, kind: str) -> Reason | None:
+        """Why transformers has no module for the codes of a matrix."""
+        if self.needs_int8(info, settings):
+            return None
+        if kind in LINEAR:
+            return _ASYMMETRIC if not settings.symmetric else _TOUCHED if kind in TOUCHED else None
+        return _TIED if kind == "embedding" and self.of(settings) == "transformers" else _KINDS[kind]
 
     def needs_int8(self, info: TensorInfo, settings: Settings) -> bool:
         """Whether transformers opens a tensor as int8 codes with a scale for each row, under its own name, and in no

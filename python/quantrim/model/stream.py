@@ -247,7 +247,7 @@ class Quantized(Rounded):
         self.extremes: Array | None = None  # of rows that are cut: float32 (rows, 2)
 
     def cut(self, chunk_bytes: int) -> Iterator[Chunk]:
-        if self.group_size != "channel" or self.settings.scale != "absmax" or (self.pruner and self.pruner.band):
+        if self.group_size != "channel" or self.settings.scale_rule != "absmax" or (self.pruner and self.pruner.band):
             return super().cut(chunk_bytes)
         pattern = self.settings.pattern
         return cut(self.rows, self.cols, column_step(1, pattern[1] if pattern else None), chunk_bytes)
@@ -296,7 +296,7 @@ class Quantized(Rounded):
         )
         seed = (s.seed + (chunk.row * self.cols + chunk.col) * _COUNTER_STEP) % _U64
         return quantize(
-            pruned, bits, group_size=group, symmetric=s.symmetric, scale=s.scale, rounding=s.rounding,
+            pruned, bits, group_size=group, symmetric=s.symmetric, scale=s.scale_rule, rounding=s.rounding,
             scale_dtype=self.scheme.scale_dtype, seed=seed, out=q,
         )  # fmt: skip
 
