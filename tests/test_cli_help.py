@@ -150,7 +150,7 @@ def test_help_completion_and_checks_have_one_list(option: str, llama: Path) -> N
         ("--group-size", "32 by default"),
         ("--clusters", "2..256"),
         ("--symmetric", r"zero \(default\)"),
-        ("--scale", "absmax, default"),
+        ("--scale", "mse: default below 8 bits"),
         ("--scale-dtype", "by default bfloat16 for bfloat16 weights, .*else float16"),
         ("--prune-score", r"magnitude \(default\)"),
         ("--prune-scope", r"each tensor \(default\)"),
