@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 WEIGHT = ".weight"
 # Kinds of linear modules: exactly a Linear, or a class derived from it; touched: transformers asks for its weight when
@@ -16,10 +16,20 @@ LINEAR = ("linear", "linear_subclass", *TOUCHED, "expert")  # all that compresse
 EMBEDDING = ("embedding", "embedding_subclass")
 UNKNOWN = "unknown"
 _ANY_FAMILY = "*"
-_RENAMED = "renamed"  # key of the table: ends of names in the file = in the reader
-_TIES, _FAILS = ("ties",), ("fails",)  # keys of a row that are no ends
+_FACTS = ("ties", "fails", "renamed")  # keys of a row that are no kinds of modules
 _NESTING_LIMIT = 8  # of configs within configs
-_Ends = dict[tuple[str, ...], str]
+_End = tuple[str, ...]  # of a module's name, by its parts; "*" for a number
+
+
+class _Family(NamedTuple):
+    """kinds: ends of names -> kind of module. tied_classes: whose head shares an embedding. fails: whether transformers
+    opens none of its checkpoints in the forms of compressed-tensors. renamed: ends of names in the file -> in the
+    reader, where they differ."""
+
+    kinds: dict[_End, str]
+    tied_classes: frozenset[str]
+    fails: bool
+    renamed: dict[_End, _End]
 
 
 class ReaderModules:
@@ -35,7 +45,6 @@ class ReaderModules:
         self.model_types = tuple(dict.fromkeys(_model_types(self.config)))
         self.families = tuple(name for name in self.model_types if name in _table())
         self._rows = [_table()[name] for name in self.families or (_ANY_FAMILY,)]
-        self._renamed = [_renamed()[name] for name in self.families]
 
     def kind(self, name: str) -> str:
         """The kind of the module whose `.weight` a tensor of two dimensions is:
@@ -47,9 +56,9 @@ class ReaderModules:
         path = _path(name.removesuffix(WEIGHT))
         found: dict[int, set[str]] = {}
         for row in self._rows:
-            end = next((path[first:] for first in range(len(path)) if path[first:] in row), None)
+            end = _longest_end(path, row.kinds)
             if end is not None:
-                found.setdefault(len(end), set()).add(row[end])
+                found.setdefault(len(end), set()).add(row.kinds[end])
         if not found:
             return UNKNOWN
         kinds = found[max(found)]
@@ -60,24 +69,24 @@ class ReaderModules:
     @property
     def fails(self) -> bool:
         """Whether transformers opens no checkpoint of this family in the forms of compressed-tensors."""
-        return any(_FAILS in row for row in self._rows)
+        return any(row.fails for row in self._rows)
 
     @property
     def ties_embeddings(self) -> bool:
         """Whether the head may share the weight of an embedding, as far as the config tells."""
         classes = self.config.get("architectures")
-        tied = {name for row in self._rows for name in row.get(_TIES, "").split()}
         if not isinstance(classes, list) or not classes or not self.families:
             return True
-        return bool(tied.intersection(map(str, classes))) and self.config.get("tie_word_embeddings") is not False
+        tied = any(row.tied_classes.intersection(map(str, classes)) for row in self._rows)
+        return tied and self.config.get("tie_word_embeddings") is not False
 
     def other_names(self, modules: Iterable[str]) -> dict[str, str]:
         """What the reader calls modules that have another name in the file, from the list of layers on."""
-        known = {old: new for row in self._renamed for old, new in row.items()}
+        known = {old: new for row in self._rows for old, new in row.renamed.items()}
         found = {}
         for module in modules if known else ():
             parts, path = module.split("."), _path(module)
-            end = next((path[first:] for first in range(len(path)) if path[first:] in known), None)
+            end = _longest_end(path, known)
             if end is not None:
                 numbers = iter([part for part, sign in zip(parts, path, strict=True) if sign == "*"][-end.count("*") :])
                 found[module] = ".".join(next(numbers, "*") if part == "*" else part for part in known[end])
@@ -90,9 +99,13 @@ class ReaderModules:
         held = map(_path, [*modules, *self.other_names(modules).values()])
         ends = {path[first:] for path in held for first in range(len(path))}
         for row in self._rows if self.families else ():
-            for end, kind in row.items():
+            for end, kind in row.kinds.items():
                 if kind in (*LINEAR, "head", "tied") and kind != "expert" and end not in ends:
                     yield ".".join(end)
+
+
+def _longest_end(path: _End, ends: Collection[_End]) -> _End | None:
+    return next((path[first:] for first in range(len(path)) if path[first:] in ends), None)
 
 
 def _path(module: str) -> tuple[str, ...]:
@@ -109,26 +122,19 @@ def _model_types(config: Mapping[str, Any], depth: int = 0) -> Iterator[str]:
 
 
 @cache
-def _table() -> dict[str, _Ends]:
-    """Family -> ends of module names -> kind; ("ties",) -> classes whose head shares an embedding; ("fails",) -> what
-    format transformers does not open."""
-    stored = json.loads(Path(__file__).with_suffix(".json").read_text())
-    rows: dict[str, _Ends] = {}
-    for family, row in stored.items():
-        if isinstance(row, dict):
-            kinds = {kind: ends for kind, ends in row.items() if kind not in ("ties", "fails", _RENAMED)}
-            rows[family] = {tuple(end.split(".")): kind for kind, ends in kinds.items() for end in ends.split()}
-            rows[family] |= {(key,): row[key] for key in ("ties", "fails") if key in row}
-    return rows | {family: rows[row] for family, row in stored.items() if isinstance(row, str) and row in rows}
+def _table() -> dict[str, _Family]:
+    """The families of reader_modules.json, where one that is like another has its name in place of a row."""
+    stored: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text())
+    rows = {name: _family(row) for name, row in stored.items() if isinstance(row, dict)}
+    return rows | {name: rows[row] for name, row in stored.items() if isinstance(row, str) and row in rows}
 
 
-@cache
-def _renamed() -> dict[str, dict[tuple[str, ...], tuple[str, ...]]]:
-    """Family -> ends of names in the file -> those in the reader, where they differ."""
-    stored = json.loads(Path(__file__).with_suffix(".json").read_text())
-    rows = {}
-    for family in _table():
-        row = stored[stored[family]] if isinstance(stored[family], str) else stored[family]
-        pairs = [pair.split("=") for pair in row.get(_RENAMED, "").split()]
-        rows[family] = {tuple(old.split(".")): tuple(new.split(".")) for old, new in pairs}
-    return rows
+def _family(row: Mapping[str, str]) -> _Family:
+    facts = {key: row.get(key, "").split() for key in _FACTS}
+    kinds = {kind: ends for kind, ends in row.items() if kind not in _FACTS}
+    return _Family(
+        kinds={_path(end): kind for kind, ends in kinds.items() for end in ends.split()},
+        tied_classes=frozenset(facts["ties"]),
+        fails=bool(facts["fails"]),
+        renamed={_path(old): _path(new) for old, new in (pair.split("=") for pair in facts["renamed"])},
+    )
