@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from quantrim.layouts.compressed_tensors import INT, PACKED, Scheme
 from quantrim.layouts.compressed_tensors_config import (
-    bits_for,
+    StatedBits,
     quantization_config,
     reader_notes,
 )
@@ -43,7 +43,7 @@ def check(schemes: dict[str, Scheme], others: list[str], prefix: str = "") -> di
     for module, scheme in schemes.items():
         assert found_bits(config, prefix + module) == scheme.bits, module
         if not prefix:
-            assert scheme.bits in bits_for(config, module)
+            assert scheme.bits in StatedBits(config).of(module)
     for module in others:
         assert found_bits(config, prefix + module) is None, module
     return config
@@ -129,9 +129,9 @@ def test_B47_patterns_of_strangers_take_no_time() -> None:
     group = {"targets": [r"re:(a+)+$"], "weights": {"num_bits": 4}}
     config = {"config_groups": {"group_0": group, "group_1": {"targets": ["b"], "weights": {"num_bits": 3}}}}
     begin = time.perf_counter()
-    assert bits_for(config, "a" * 50 + "b") == {3, 4}
+    assert StatedBits(config).of("a" * 50 + "b") == {3, 4}
     assert time.perf_counter() - begin < 20  # or for ever
-    assert bits_for(config, "b") == {3}
+    assert StatedBits(config).of("b") == {3}
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_B47_patterns_of_strangers_take_no_time() -> None:
     ],
 )
 def test_configs_of_strangers_say_nothing(config: dict[str, Any]) -> None:
-    assert bits_for(config, "x") == set()
+    assert StatedBits(config).of("x") == set()
 
 
 def test_many_modules_in_little_time() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 from .compressed_tensors import INT, PACKED, Scheme
@@ -13,6 +14,7 @@ _EXPERT = re.compile(r"(^|\.)experts\.[0-9]+\.")  # one of a list of them
 _COMPONENTS = 64  # of a module name that patterns are made for; stranger names are listed one by one
 _ANY_PREFIX = r"(.*\.)?"  # a model with a head holds the base model's modules under one more name
 _OWN_PATTERN = re.compile(r"re:(\(\.\*\\\.\)\?)?((?:\\d\+|\\.|[^\\.^$*+?{}\[\]|()])+)\$", re.DOTALL)
+_CLASS, _ESCAPED = re.compile(r"\\[0-9A-Za-z]"), re.compile(r"\\(.)", re.DOTALL)  # of such a pattern
 
 _Shape = tuple[str | None, ...]  # a module name's components, None for a number
 
@@ -44,7 +46,8 @@ def quantization_config(
     groups = {
         f"group_{number}": _group(scheme, patterns.cover(modules)) for number, (scheme, modules) in enumerate(ordered)
     }
-    shapes = {shape[first:] for shape in map(_shape, [*schemes, *theirs]) for first in range(len(shape))}
+    whole = set(map(_shape, [*schemes, *theirs]))
+    shapes = {shape[first:] for shape in whole for first in range(len(shape))}
     elsewhere = [_regex(end) for end in map(_shape, absent) if end not in shapes]
     formats = {scheme.format for scheme in members}
     return {
@@ -71,33 +74,51 @@ def reader_notes(schemes: Mapping[str, Scheme]) -> list[str]:
     return notes
 
 
-def bits_for(config: Mapping[str, Any], module: str) -> set[int]:
-    """The bits that a config may mean for a module: those of the groups that name it, else of all groups.
+class StatedBits:
+    """The bits that a config may mean for modules: those of the groups that name them, else of all groups.
 
     Patterns are looked at only where they are of the plain kind that `quantization_config` writes: those of a
-    stranger might take for ever.
+    stranger might take for ever. Names, of which a config may list all, are looked up.
     """
-    groups = config.get("config_groups")
-    named: set[int] = set()
-    every: set[int] = set()
-    for group in groups.values() if isinstance(groups, dict) else ():
-        weights: Any = group.get("weights") if isinstance(group, dict) else None
-        bits = weights.get("num_bits") if isinstance(weights, dict) else None
-        if type(bits) is not int or not 1 <= bits <= 8:
-            continue
-        every.add(bits)
-        targets = group.get("targets")
-        if isinstance(targets, list) and any(_names(target, module) for target in targets):
-            named.add(bits)
-    return named or every
 
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._every: set[int] = set()
+        self._exact: dict[str, set[int]] = defaultdict(set)
+        self._ends: dict[str, set[int]] = defaultdict(set)  # of names, after any prefix
+        self._patterns: dict[str, set[int]] = defaultdict(set)
+        groups = config.get("config_groups")
+        for group in groups.values() if isinstance(groups, dict) else ():
+            weights: Any = group.get("weights") if isinstance(group, dict) else None
+            bits = weights.get("num_bits") if isinstance(weights, dict) else None
+            if type(bits) is not int or not 1 <= bits <= 8:
+                continue
+            self._every.add(bits)
+            targets = group.get("targets")
+            for target in targets if isinstance(targets, list) else ():
+                if isinstance(target, str):
+                    self._add(target, bits)
 
-def _names(target: object, module: str) -> bool:
-    if not isinstance(target, str):
-        return False
-    if target == module:
-        return True
-    return bool(_OWN_PATTERN.fullmatch(target) and re.match(target[3:], module))
+    def _add(self, target: str, bits: int) -> None:
+        self._exact[target].add(bits)
+        own = _OWN_PATTERN.fullmatch(target)
+        if own is None:
+            return
+        if _CLASS.search(target):
+            self._patterns[target[3:]].add(bits)
+        else:
+            (self._ends if own[1] else self._exact)[_ESCAPED.sub(r"\1", own[2])].add(bits)
+
+    @cached_property
+    def _compiled(self) -> list[tuple[re.Pattern[str], set[int]]]:
+        return [(re.compile(pattern), bits) for pattern, bits in self._patterns.items()]
+
+    def of(self, module: str) -> set[int]:
+        """The bits that a module may have; none where the config states none at all."""
+        parts = module.split(".")
+        named = set(self._exact.get(module, ()))
+        named.update(*(self._ends.get(".".join(parts[first:]), ()) for first in range(len(parts))))
+        named.update(*(bits for pattern, bits in self._compiled if pattern.match(module)))
+        return named or set(self._every)
 
 
 def _group(scheme: Scheme, targets: list[str]) -> dict[str, Any]:
@@ -126,18 +147,21 @@ class _Patterns:
     """Regular expressions that cover some modules and none with another scheme."""
 
     def __init__(self, schemes: Mapping[str, Scheme | None]) -> None:
-        self._inner: set[str] = set()  # what other names end in
+        self._modules = schemes
         self._whole: dict[_Shape, set[Scheme | None]] = defaultdict(set)  # of names with this shape
-        self._ends: dict[_Shape, set[Scheme | None]] = defaultdict(set)  # of names that end in this shape
         for module, scheme in schemes.items():
-            shape = _shape(module)
-            if len(shape) > _COMPONENTS:
-                continue
-            self._whole[shape].add(scheme)
-            for first in range(len(shape)):
-                self._ends[shape[first:]].add(scheme)
-            parts = module.split(".")
-            self._inner.update(".".join(parts[first:]) for first in range(1, len(parts)))
+            self._whole[_shape(module)].add(scheme)
+        self._ends: dict[_Shape, set[Scheme | None]] = defaultdict(set)  # of names that end in this shape
+        for shape, found in self._whole.items():
+            for first in range(len(shape) if len(shape) <= _COMPONENTS else 0):
+                self._ends[shape[first:]] |= found
+        self._known: dict[_Shape, str] = {}  # patterns that were made for whole shapes
+
+    @cached_property
+    def _inner(self) -> set[str]:
+        """What other names end in."""
+        split = [parts for parts in (module.split(".") for module in self._modules) if len(parts) <= _COMPONENTS]
+        return {".".join(parts[first:]) for parts in split for first in range(1, len(parts))}
 
     def cover(self, modules: Iterable[str]) -> list[str]:
         """The patterns for these modules, each once, in the order of the first module that it covers."""
@@ -145,17 +169,22 @@ class _Patterns:
 
     def _pattern(self, module: str) -> str:
         shape = _shape(module)
-        if len(shape) <= _COMPONENTS:
-            # from the name of a list of layers on: readers call what comes before it differently
-            numbers = [k for k, part in enumerate(shape) if part is None]
-            for end in (shape[max(numbers[0] - 1, 0) :] if numbers else shape, shape):
-                if len(self._ends[end]) == 1:
-                    return _regex(end)
-            if len(self._whole[shape]) == 1:
-                return _regex(shape, anything_before=False)
+        if shape not in self._known:
+            self._known[shape] = self._for_shape(shape) if len(shape) <= _COMPONENTS else ""
+        if self._known[shape]:
+            return self._known[shape]
         if len(shape) <= _COMPONENTS and module not in self._inner:
             return f"re:{_ANY_PREFIX}{re.escape(module)}$"
         return f"re:{re.escape(module)}$" if module.startswith("re:") else module
+
+    def _for_shape(self, shape: _Shape) -> str:
+        """The pattern for all names of this shape; '' where they have several schemes."""
+        # from the name of a list of layers on: readers call what comes before it differently
+        numbers = [k for k, part in enumerate(shape) if part is None]
+        for end in (shape[max(numbers[0] - 1, 0) :] if numbers else shape, shape):
+            if len(self._ends[end]) == 1:
+                return _regex(end)
+        return _regex(shape, anything_before=False) if len(self._whole[shape]) == 1 else ""
 
 
 def _regex(shape: _Shape, anything_before: bool = True) -> str:
@@ -164,4 +193,4 @@ def _regex(shape: _Shape, anything_before: bool = True) -> str:
 
 
 def _shape(module: str) -> _Shape:
-    return tuple(None if part == "*" or (part.isascii() and part.isdigit()) else part for part in module.split("."))
+    return tuple([None if part == "*" or (part.isdigit() and part.isascii()) else part for part in module.split(".")])

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from ..files import Checkpoint, FormatError, TensorInfo
 from ..files.checkpoint import from_little_endian
 from ..layouts import compressed_tensors as layout
 from ..layouts import compressed_variants as variants
-from ..layouts.compressed_tensors_config import bits_for
+from ..layouts.compressed_tensors_config import StatedBits
 from ..layouts.compressed_variants import ROLES, Block
 from ..quantization import dequantize
 from ..tensor import QuantizedTensor, blank
@@ -138,6 +139,7 @@ def compressed_tensors(checkpoint: Checkpoint) -> dict[str, LogicalTensor]:
     understood are left out, and appear as they are stored: `why_not_read` says why.
     """
     config = quantization_config(checkpoint)
+    stated = StatedBits(config)
     found: dict[str, LogicalTensor] = {}
     for name, info in checkpoint.tensors.items():
         weight = name.removesuffix("_packed")
@@ -149,7 +151,7 @@ def compressed_tensors(checkpoint: Checkpoint) -> dict[str, LogicalTensor]:
         if packed and (not weight.endswith("weight") or info.dtype not in ("I32", "U8")):
             continue
         try:
-            found[weight] = _tensor(checkpoint, weight, config)
+            found[weight] = _tensor(checkpoint, weight, config, stated)
         except FormatError:
             raise
         except ValueError as error:
@@ -161,13 +163,14 @@ def compressed_tensors(checkpoint: Checkpoint) -> dict[str, LogicalTensor]:
 def why_not_read(checkpoint: Checkpoint, weight: str) -> str:
     """Why a weight with parts in these layouts is left out; '' where it is not, or has no such parts."""
     try:
-        _tensor(checkpoint, weight, quantization_config(checkpoint))
+        config = quantization_config(checkpoint)
+        _tensor(checkpoint, weight, config, StatedBits(config))
     except ValueError as error:
         return str(error)
     return ""
 
 
-def _tensor(checkpoint: Checkpoint, weight: str, config: Mapping[str, Any]) -> LogicalTensor:
+def _tensor(checkpoint: Checkpoint, weight: str, config: Mapping[str, Any], stated: StatedBits) -> LogicalTensor:
     names = {role: f"{weight}{role}" for role in ROLES}
     known = {role: checkpoint.tensors[name] for role, name in names.items() if name in checkpoint.tensors}
     parts = {f"weight{role}": info for role, info in known.items()}
@@ -176,28 +179,41 @@ def _tensor(checkpoint: Checkpoint, weight: str, config: Mapping[str, Any]) -> L
     if "_shape" in known and known["_shape"].nbytes <= _SHAPE_BYTES:
         shape = checkpoint.read(known["_shape"].name)
         if shape.size and 0 <= shape[-1] < 32:  # so few that codes of several widths have as many words
-            allowed = bits_for(config, module)
+            allowed = stated.of(module)
         if "_packed" in known:
-            _refuse_whole_words(known["_packed"], int(shape.reshape(-1)[-1]) if shape.size else 0, config, module)
+            _refuse_whole_words(known["_packed"], int(shape.reshape(-1)[-1]) if shape.size else 0, stated, module)
     if not _usual(known):
         infos = {role: (info.dtype, info.shape) for role, info in known.items()}
-        stated = None if shape is None else shape.reshape(-1).tolist()
-        form = variants.read(infos, stated, blocks_of(config), allowed)
+        dims = None if shape is None else shape.reshape(-1).tolist()
+        form = variants.read(infos, dims, blocks_of(config), allowed)
         return VariantTensor(weight, form.shape, form.dtype, form.label, parts, None, checkpoint, form)
-    described = {name: (info.numpy_dtype, info.shape) for name, info in parts.items()}
-    scheme, matrix = layout.infer(described, shape, allowed or None)
-    dtype = parts["weight_scale"].numpy_dtype
-    return LogicalTensor(weight, matrix, dtype, scheme.label_for(matrix[1]), parts, scheme, checkpoint)
+    described = tuple((name, info.numpy_dtype, info.shape) for name, info in parts.items())
+    stated_shape = None if shape is None else (shape.dtype, tuple(shape.reshape(-1).tolist()))
+    scheme, matrix, label = _inferred(described, stated_shape, frozenset(allowed))
+    return LogicalTensor(weight, matrix, parts["weight_scale"].numpy_dtype, label, parts, scheme, checkpoint)
 
 
-def _refuse_whole_words(packed: TensorInfo, cols: int, config: Mapping[str, Any], module: str) -> None:
+@lru_cache(1024)  # of a hundred thousand tensors most are alike
+def _inferred(
+    parts: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...],
+    stated: tuple[np.dtype[Any], tuple[int, ...]] | None,
+    allowed: frozenset[int],
+) -> tuple[layout.Scheme, tuple[int, int], str]:
+    """The scheme, shape and label of a weight from its parts, by name in the module, and what `weight_shape` holds."""
+    infos = {name: (dtype, shape) for name, dtype, shape in parts}
+    values = None if stated is None else np.array(stated[1], stated[0])
+    scheme, matrix = layout.infer(infos, values, set(allowed) or None)
+    return scheme, matrix, scheme.label_for(matrix[1])
+
+
+def _refuse_whole_words(packed: TensorInfo, cols: int, stated: StatedBits, module: str) -> None:
     """ValueError for codes of 3, 5, 6 or 7 bits of which each word holds a whole number, as compressed-tensors packed
     them at first; the words of those of 7 bits are as many as those of 8 bits."""
     words = packed.shape[-1] if packed.shape else 0
     early = {bits for bits in (3, 5, 6, 7) if words == -(-cols // (32 // bits)) != -(-cols * bits // 32)}
     if not early:
         return
-    said = bits_for(config, module)
+    said = stated.of(module)
     if said and said <= early:
         bits = min(said)
         raise ValueError(f"weight_packed of {bits} bits, {32 // bits} codes in each word, is not read: pack them anew")
