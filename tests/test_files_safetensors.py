@@ -538,3 +538,15 @@ def test_types_of_entries() -> None:
     head, _ = encode_header([("a", "F32", np.array([2, 3]))])  # type: ignore[list-item]
     assert b'"shape":[2,3]' in head
     assert encode_header([("a", "F32", [1] * DIMS_LIMIT)])[1] == {"a": (0, 4)}
+
+
+def test_D23_a_shape_that_equals_another_is_looked_at_itself() -> None:
+    """Shapes that tensors have in common are checked once; 1.0 is equal to 1 and no size."""
+    one = (1,)
+    assert len(encode_header([("a", "F32", one), ("b", "F16", one), ("c", "F32", (1,))])[1]) == 3
+    with pytest.raises(TypeError, match="float"):
+        encode_header([("a", "F32", one), ("b", "F32", (1.0,))])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="dtype of tensor 'b' must be one of"):
+        encode_header([("a", "F32", one), ("b", "F99", one)])
+    with pytest.raises(TypeError, match="must be a str, not int"):
+        encode_header([("a", "F32", one), (1, "F32", one)])  # type: ignore[list-item]

@@ -144,17 +144,15 @@ def check_new_file(option: str, path: Path, overwrite: bool) -> None:
 
 def close(done: Report, report: Path | None, show: Callable[[Report, Console], None], as_json: bool) -> None:
     """Save the report, if one was asked for, and say what was done."""
-    done = replace(done, notes=tuple(map(wording.worded, done.notes)), tensors=tuple(map(_reason_worded, done.tensors)))
+    words = {reason: wording.worded(reason) for reason in {tensor.reason for tensor in done.tensors}}
+    tensors = tuple(t if words[t.reason] == t.reason else replace(t, reason=words[t.reason]) for t in done.tensors)
+    done = replace(done, notes=tuple(map(wording.worded, done.notes)), tensors=tensors)
     if report is not None:
         done.save(report)
     if as_json:
         terminal.print_json(done.as_data())
     else:
         show(done, terminal.console())
-
-
-def _reason_worded(tensor: TensorReport) -> TensorReport:
-    return replace(tensor, reason=wording.worded(tensor.reason))
 
 
 def refuse_occupied(source: Path, target: Path, overwrite: bool) -> None:

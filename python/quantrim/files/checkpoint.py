@@ -7,8 +7,9 @@ import operator
 import os
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -216,6 +217,26 @@ class Checkpoint:
         """Fill `buffer`, any writable contiguous bytes, with the tensor's bytes (little endian), from its
         byte `start_byte` on."""
         self._fill(self._tensor(name), buffer, start_byte)
+
+    def read_many_into(self, names: Sequence[str], buffer: Buffer) -> None:
+        """Fill `buffer` with the bytes of these tensors, one after the other. Those that lie so in a file are read at
+        once."""
+        view = byte_view(buffer, "buffer", writable=True)
+        tensors = list(map(self._tensor, names))
+        begins = [0, *accumulate(tensor.nbytes for tensor in tensors)]
+        if len(view) != begins[-1]:
+            raise ValueError(f"buffer must have {begins[-1]} bytes, those of all tensors, not {len(view)}")
+        first = 0
+        for k in range(1, len(tensors) + 1):
+            if k == len(tensors) or not self._adjoin(tensors[k - 1], tensors[k]):
+                self._read(tensors[first], view[begins[first] : begins[k]], 0)
+                first = k
+
+    def _adjoin(self, a: TensorInfo, b: TensorInfo) -> bool:
+        """Whether the bytes of b are those that follow a's in a file."""
+        if a.offset + a.nbytes != b.offset or a.path != b.path or self._shard_of[a.path].original is not None:
+            return False
+        return not self._held or not (a.name in self._held or b.name in self._held)
 
     def read_of_file(self, tensor: TensorInfo, buffer: Buffer, start_byte: int = 0) -> None:
         """The same for any tensor of the files, also one that is not the checkpoint's; never what `hold` gave."""

@@ -8,7 +8,7 @@ import operator
 import os
 import stat
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, repeat
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -279,45 +279,63 @@ def _check_cover(tensors: Sequence[TensorInfo], data_begin: int, file_size: int,
 
 
 def encode_header(
-    entries: Sequence[tuple[str, str, Sequence[int]]], metadata: Mapping[str, str] | None = None
+    entries: Iterable[tuple[str, str, Sequence[int]]], metadata: Mapping[str, str] | None = None
 ) -> tuple[bytes, dict[str, tuple[int, int]]]:
     """The header of a file that holds `entries` (name, dtype, shape), with its 8 length bytes, and where each
     tensor's bytes go: name -> (begin, end), counted from the end of the header, in file order.
 
     The order is the library's: wide dtypes first, then by name, so that every tensor is aligned. Metadata is
     sorted by key. ValueError for what no reader would accept."""
-    written: list[str] = []  # piece by piece: a document of all tensors would take ten times the room
-    if metadata is not None:
-        checked = _checked_metadata({key: metadata[key] for key in sorted(metadata)}, Path("<new file>"))
-        written.append(f'"__metadata__":{_JSON.encode(checked)}')
+    header = bytearray(8)  # piece by piece: a document of all tensors would take ten times the room
+    header += b"{"
     offsets: dict[str, tuple[int, int]] = {}
     cursor = 0
     kinds: dict[tuple[str, tuple[int, ...]], tuple[str, int]] = {}  # what many tensors have in common
-    ordered = sorted(map(_checked_entry, entries), key=lambda entry: (-_RANKS[entry[1]], entry[0]))
-    for name, dtype, shape in ordered:
-        if name in offsets or name == "__metadata__":
-            raise ValueError(f"tensor name {quote(name)} must be used once and not be '__metadata__'")
-        if (dtype, shape) not in kinds:
-            text = f'{{"dtype":"{dtype}","shape":{_JSON.encode(shape)},"data_offsets":['
-            kinds[dtype, shape] = text, count_bytes(dtype, shape)
-        text, nbytes = kinds[dtype, shape]
-        end = cursor + nbytes
-        written.append(f"{_JSON.encode(name)}:{text}{cursor},{end}]}}")
-        offsets[name] = (cursor, end)
-        cursor = end
+    ordered = _checked_entries(entries)
+    ordered.sort(key=operator.itemgetter(0))
+    ordered.sort(key=lambda entry: -_RANKS[entry[1]])
     try:
-        header = f"{{{','.join(written)}}}".encode()
+        if metadata is not None:
+            checked = _checked_metadata({key: metadata[key] for key in sorted(metadata)}, Path("<new file>"))
+            header += f'"__metadata__":{_JSON.encode(checked)},'.encode()
+        for name, dtype, shape in ordered:
+            if name in offsets or name == "__metadata__":
+                raise ValueError(f"tensor name {quote(name)} must be used once and not be '__metadata__'")
+            if (dtype, shape) not in kinds:
+                text = f'{{"dtype":"{dtype}","shape":{_JSON.encode(shape)},"data_offsets":['
+                kinds[dtype, shape] = text, count_bytes(dtype, shape)
+            text, nbytes = kinds[dtype, shape]
+            end = cursor + nbytes
+            header += f"{_JSON.encode(name)}:{text}{cursor},{end}]}},".encode()
+            offsets[name] = (cursor, end)
+            cursor = end
     except UnicodeEncodeError as error:
         found = quote(error.object[error.start : error.end])
         raise ValueError(f"names and metadata must be text that UTF-8 can hold, not {found}") from None
+    if header.endswith(b","):
+        del header[-1]
+    header += b"}"
     header += b" " * (-len(header) % 8)
-    if len(header) > HEADER_LIMIT:
-        raise ValueError(f"the header must be at most {HEADER_LIMIT} bytes, not {len(header)}: use shards")
-    return struct.pack("<Q", len(header)) + header, offsets
+    length = len(header) - 8
+    if length > HEADER_LIMIT:
+        raise ValueError(f"the header must be at most {HEADER_LIMIT} bytes, not {length}: use shards")
+    header[:8] = struct.pack("<Q", length)
+    return bytes(header), offsets
 
 
-def _checked_entry(entry: tuple[str, str, Sequence[int]]) -> tuple[str, str, tuple[int, ...]]:
-    name, dtype, shape = entry
+def _checked_entries(entries: Iterable[tuple[str, str, Sequence[int]]]) -> list[tuple[str, str, tuple[int, ...]]]:
+    """The entries, if a header can have them. Shapes that many have in common are looked at once."""
+    known: dict[int, tuple[Sequence[int], tuple[int, ...]]] = {}  # by id, as 1.0 equals 1
+    checked = []
+    for name, dtype, shape in entries:
+        if id(shape) not in known or not isinstance(name, str) or dtype not in DTYPES:
+            known[id(shape)] = shape, _checked_entry(name, dtype, shape)
+        checked.append((name, dtype, known[id(shape)][1]))
+    return checked
+
+
+def _checked_entry(name: str, dtype: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of an entry, if a header can have it."""
     if not isinstance(name, str):
         raise TypeError(f"a tensor name must be a str, not {type(name).__name__}")
     if dtype not in DTYPES:
@@ -327,4 +345,4 @@ def _checked_entry(entry: tuple[str, str, Sequence[int]]) -> tuple[str, str, tup
     if not _are_sizes(dims) or len(dims) > DIMS_LIMIT:
         allowed = f"at most {DIMS_LIMIT} integers, 0 to 2^63-1"
         raise ValueError(f"shape of tensor {quote(name)} must be {allowed}, not {quote(dims)}")
-    return name, dtype, tuple(map(int, dims))
+    return tuple(dims)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -65,8 +65,7 @@ class Scheme:
         return cols // columns_per_group(self.group_size, cols) if self.group_size != "channel" else 1
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """One stored tensor of a matrix: its name within the module, its safetensors dtype, its shape."""
 
     name: str

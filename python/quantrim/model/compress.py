@@ -30,8 +30,9 @@ from .report import Report, Steps, TensorReport
 from .settings import Options
 from .shards import ShardPlan
 from .source import Source
+from .stacks import rounded_together, stacks_of
 from .statistics import Errors
-from .stream import Jobs, compress_jobs, copy_jobs
+from .stream import Done, Jobs, compress_jobs, copy_jobs
 from .streams import recognized, settled, stream_for
 from .targets import CheckedFile, check_target, copy_side_files, write_json
 from .tensor_plan import TensorPlan
@@ -155,14 +156,17 @@ class _Run:
 
     def write_shard(self, shard: ShardPlan, pruners: Pruners, out: FileWriter, workers: Workers) -> None:
         out.pwrite(shard.header, 0)
-        jobs = (
-            (job, tensor.source_bytes)
-            for tensor in shard.tensors
-            for job in self._jobs(shard, tensor, pruners, out, workers)
-        )
-        for done in chain.from_iterable(workers.run(gathered(jobs))):
+        stacks, others = stacks_of(shard.tensors)
+        jobs = ((job, t.source_bytes) for t in others for job in self._jobs(shard, t, pruners, out, workers))
+
+        def alone(tensor: TensorPlan) -> list[Done]:
+            return [job() for job in self._jobs(shard, tensor, pruners, out, workers)]
+
+        together = (partial(rounded_together, self.source, each, out, shard.offsets, alone) for each in stacks)
+        pieces: Iterator[Callable[[], list[Done]]] = chain(gathered(jobs), together)
+        for done in chain.from_iterable(workers.run(pieces)):
             if done.errors is not None:
-                self.errors.setdefault(done.tensor.name, Errors()).add(done.errors)
+                self._add_errors(done.tensor.name, done.errors)
             if done.finish is not None:
                 done.finish()
             self.advance(done.tensor, done.nbytes)
@@ -174,6 +178,12 @@ class _Run:
         progress = partial(self.advance, tensor)
         stream = stream_for(self.source, tensor, pruners.of(tensor), out, shard.offsets)
         return compress_jobs(stream, workers, chunks.CHUNK_BYTES, progress)
+
+    def _add_errors(self, name: str, errors: Errors) -> None:
+        if name in self.errors:
+            self.errors[name].add(errors)
+        else:
+            self.errors[name] = errors
 
     def tick(self, name: str) -> None:
         """Say that a tensor is being worked on, and give the caller the chance to stop."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ..files import AtomicFolder, Checkpoint, open_checkpoint
 from ..files.descriptors import named_path
 from ..files.errors import PATH_LIMIT, quote
 from ..files.index import read_json
+from ..files.usual_header import collector_paused
 from ..files.writer import FileWriter
 from ..float_environment import default_floats
 from . import chunks
@@ -29,7 +31,7 @@ from .decompress_plan import FLOATS, DecompressPlan, FilePlan, Writing, numpy_dt
 from .narrowing import cast, cost
 from .statistics import Errors
 from .targets import COPY_BYTES, CheckedFile, check_target, copy_side_files, write_json
-from .workers import Workers
+from .workers import Workers, gathered
 
 Progress = Callable[[int, int, str], object]  # bytes written, of how many, the tensor at work
 
@@ -122,7 +124,8 @@ def decompress(
     target = named_path(destination, "destination")
     with open_checkpoint(source) as checkpoint:
         check_target(checkpoint, source, target, overwrite)
-        plan = plan_decompress(checkpoint, word)
+        with collector_paused():
+            plan = plan_decompress(checkpoint, word)
         run = _Run(checkpoint, plan, progress)
         count = backend.current_threads()
         with _targets(checkpoint, plan, target, overwrite) as open_target:
@@ -131,7 +134,8 @@ def decompress(
                 with open_target(file) as out, Workers(count) as workers:
                     run.write(file, out, workers)
             checkpoint.check_unchanged()
-    return _report(plan, target, run.errors, time.perf_counter() - started, count)
+    with collector_paused():
+        return _report(plan, target, run.errors, time.perf_counter() - started, count)
 
 
 def check_dtype(dtype: object) -> str | None:
@@ -159,7 +163,8 @@ class _Run:
 
     def write(self, file: FilePlan, out: FileWriter, workers: Workers) -> None:
         out.pwrite(file.header, 0)
-        for done in workers.run(job for writing in file.tensors for job in self._jobs(file, writing, out)):
+        jobs = ((job, t.nbytes) for t in file.tensors for job in self._jobs(file, t, out))
+        for done in chain.from_iterable(workers.run(gathered(jobs))):
             name = done.writing.tensor.name
             if done.errors is not None:
                 self.errors.setdefault(name, Errors()).add(done.errors)

@@ -111,7 +111,8 @@ def plan_decompress(checkpoint: Checkpoint, dtype: str | None) -> DecompressPlan
     """
     tensors = logical_tensors(checkpoint)
     left_out = _of_activations(checkpoint, tensors)
-    tensors = {name: tensor for name, tensor in tensors.items() if name not in left_out}
+    for name in left_out:
+        del tensors[name]
     refuse_undecoded(checkpoint, tensors)
     wish = None if dtype is None else FLOATS[dtype]
     own = _own_dtype(checkpoint.config or {})
@@ -228,7 +229,7 @@ def _files(checkpoint: Checkpoint, writings: list[Writing]) -> Iterator[FilePlan
         path = checkpoint.folder / shard
         if not by_file[path]:
             continue
-        entries = [(w.tensor.name, w.dtype, w.tensor.shape) for w in by_file[path]]
+        entries = ((w.tensor.name, w.dtype, w.tensor.shape) for w in by_file[path])
         try:
             header, places = encode_header(entries, _metadata(checkpoint.metadata_of(shard)))
         except ValueError as error:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from ..files import TensorInfo
 from ..files.safetensors import count_bytes
 from ..layouts import bitsandbytes, codebook, sparse_scheme
 from ..layouts import compressed_tensors as layout
+from ..layouts.compressed_tensors import Part
 from ..words import CODEBOOKS
 from .methods import MX
 from .pruner import removed
@@ -15,6 +18,7 @@ from .settings import Settings
 Form = codebook.Scheme | sparse_scheme.Scheme | bitsandbytes.Scheme
 
 WORTH = 4  # sparse storage is chosen where it saves at least 1 / WORTH of the dense bytes
+_SHAPES = 1024  # that are remembered: of a hundred thousand tensors most are of few
 _BITS = {"nf4": 4, "fp4": 4, "mxfp4": 4, "mxint8": 8, "binary": 1, "ternary": 2}
 
 
@@ -61,11 +65,20 @@ def sparse_form(info: TensorInfo, settings: Settings, grid: layout.Scheme | None
     return form if (dense - form_bytes(form, info)) * WORTH >= dense else None
 
 
+@lru_cache(_SHAPES)
+def form_parts(form: Form | layout.Scheme, shape: tuple[int, int]) -> dict[str, Part]:
+    """What a matrix of this shape is stored as, by role; not to be changed."""
+    return layout.parts(form, shape) if isinstance(form, layout.Scheme) else form.parts(shape)
+
+
 def form_bytes(form: Form | layout.Scheme, info: TensorInfo) -> int:
     """All parts together."""
-    shape = info.matrix_shape
-    parts = layout.parts(form, shape) if isinstance(form, layout.Scheme) else form.parts(shape)
-    return sum(count_bytes(part.dtype, part.shape) for part in parts.values())
+    return _bytes_of_parts(form, info.matrix_shape)
+
+
+@lru_cache(_SHAPES)
+def _bytes_of_parts(form: Form | layout.Scheme, shape: tuple[int, int]) -> int:
+    return sum(count_bytes(part.dtype, part.shape) for part in form_parts(form, shape).values())
 
 
 def pruned_bytes(info: TensorInfo, kept: int) -> int:

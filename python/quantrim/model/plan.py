@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..files import Checkpoint, open_checkpoint
@@ -100,7 +100,8 @@ def make_plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
     kept = [info for name, info in checkpoint.tensors.items() if not assigned[name].drop]
     planner = TensorPlanner(kept, assigned, recipe, readers)
     plans = _with_partners([planner.plan(info) for info in kept], readers)
-    plans = [replace(t, reason="; ".join(filter(None, (removed.reasons.get(t.name), t.reason)))) for t in plans]
+    for k, t in enumerate(plans) if removed.reasons else ():
+        plans[k] = t._replace(reason="; ".join(filter(None, (removed.reasons.get(t.name), t.reason))))
     if all(t.copied for t in plans) and not (plans and (len(plans) < len(assigned) or removed.reasons)):
         why = _why_nothing(plans, recipe.simulate)
         raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)}: no tensor can be compressed: {why}")

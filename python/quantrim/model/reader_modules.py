@@ -45,6 +45,7 @@ class ReaderModules:
         self.model_types = tuple(dict.fromkeys(_model_types(self.config)))
         self.families = tuple(name for name in self.model_types if name in _table())
         self._rows = [_table()[name] for name in self.families or (_ANY_FAMILY,)]
+        self._kinds: dict[_End, str] = {}  # that were asked for
 
     def kind(self, name: str) -> str:
         """The kind of the module whose `.weight` a tensor of two dimensions is:
@@ -54,6 +55,11 @@ class ReaderModules:
         stored as (in, out); "other", say a router; "unknown" for a name that the table does not have.
         """
         path = _path(name.removesuffix(WEIGHT))
+        if path not in self._kinds:
+            self._kinds[path] = self._kind(path)
+        return self._kinds[path]
+
+    def _kind(self, path: _End) -> str:
         found: dict[int, set[str]] = {}
         for row in self._rows:
             end = _longest_end(path, row.kinds)
@@ -95,10 +101,12 @@ class ReaderModules:
     def absent(self, names: Iterable[str]) -> Iterator[str]:
         """The ends of names of linear modules that the reader may have and that none of these tensors belongs to: tied
         heads, and those of other tasks."""
+        if not self.families:
+            return
         modules = [name.removesuffix(WEIGHT) for name in names if name.endswith(WEIGHT)]
-        held = map(_path, [*modules, *self.other_names(modules).values()])
+        held = set(map(_path, [*modules, *self.other_names(modules).values()]))
         ends = {path[first:] for path in held for first in range(len(path))}
-        for row in self._rows if self.families else ():
+        for row in self._rows:
             for end, kind in row.kinds.items():
                 if kind in (*LINEAR, "head", "tied") and kind != "expert" and end not in ends:
                     yield ".".join(end)
@@ -109,7 +117,7 @@ def _longest_end(path: _End, ends: Collection[_End]) -> _End | None:
 
 
 def _path(module: str) -> tuple[str, ...]:
-    return tuple("*" if part.isascii() and part.isdigit() else part for part in module.split("."))
+    return tuple(["*" if part.isdigit() and part.isascii() else part for part in module.split(".")])
 
 
 def _model_types(config: Mapping[str, Any], depth: int = 0) -> Iterator[str]:

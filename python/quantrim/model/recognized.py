@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
@@ -48,11 +47,11 @@ def looked_at(source: Source, tensor: TensorPlan) -> TensorPlan:
         why = "on a grid already: no bit is changed"
         if minus_zeros:
             why += f" but the sign of {minus_zeros} minus zeros"
-        found = replace(tensor, settings=kept, scheme=None, form=form, stored=form.label, reason=why)
-        return replace(found, looked=True, exact=True)
+        found = tensor._replace(settings=kept, scheme=None, form=form, stored=form.label, reason=why)
+        return found._replace(looked=True, exact=True)
     if settings.rounds or settings.changes or settings.storage == "sparse":
-        return replace(tensor, looked=True)
-    return replace(tensor, copied=True, looked=True, reason="on no grid, and nothing else is asked for")
+        return tensor._replace(looked=True)
+    return tensor._replace(copied=True, looked=True, reason="on no grid, and nothing else is asked for")
 
 
 def _with_either_zero(x: Array, tensor: TensorPlan) -> tuple[codebook.Scheme | None, int]:

@@ -68,7 +68,7 @@ def _entries(plan: TensorPlan) -> Iterator[Entry]:
 
 def _plan_shard(checkpoint: Checkpoint, shard: str, plans: list[TensorPlan], metadata: dict[str, str]) -> ShardPlan:
     path = checkpoint.folder / shard
-    entries = [(part.name, part.dtype, part.shape) for plan in plans for part in plan.parts().values()]
+    entries = ((part.name, part.dtype, part.shape) for plan in plans for part in plan.parts().values())
     try:
         header, places = encode_header(entries, metadata)
     except ValueError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -34,13 +34,17 @@ class Source:
         raw = self.buffers.get("source", (chunk.size * dtype.itemsize,), np.dtype(np.uint8))
         first = (chunk.row * info.matrix_shape[1] + chunk.col) * dtype.itemsize
         self.checkpoint.read_into(info.name, raw, first)
-        x = from_little_endian(raw, dtype).reshape(chunk.rows, chunk.cols)
-        if dtype != np.float64:
-            return x
         try:
-            return checks.floats("weights", x)
+            return _weights(raw, dtype, chunk.cols)
         except ValueError as error:
             raise error_about(info, str(error)) from None
+
+    def read_together(self, infos: Sequence[TensorInfo]) -> Array:
+        """The weights of tensors of one shape and dtype, one below the other; otherwise as `read`."""
+        dtype = infos[0].numpy_dtype
+        raw = self.buffers.get("source", (len(infos) * infos[0].nbytes,), np.dtype(np.uint8))
+        self.checkpoint.read_many_into([info.name for info in infos], raw)
+        return _weights(raw, dtype, infos[0].matrix_shape[1])
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,11 @@ class Passes:
         for found in self.workers.run(partial(job, chunk) for chunk in self.chunks):
             self.progress(0)
             yield found
+
+
+def _weights(raw: Array, dtype: np.dtype[Any], cols: int) -> Array:
+    x = from_little_endian(raw, dtype).reshape(-1, cols)
+    return checks.floats("weights", x) if dtype == np.float64 else x
 
 
 def explained(error: ValueError, info: TensorInfo, x: Array, chunk: Chunk) -> ValueError:

@@ -52,10 +52,18 @@ class Errors:
 
 def measure(a: Array, b: Array) -> Errors:
     """a, b: matrices of one shape, finite."""
+    return measure_each(a, b, 1)[0]
+
+
+def measure_each(a: Array, b: Array, count: int) -> list[Errors]:
+    """The same for `count` matrices of equal shape, one below the other."""
     table = np.empty((*rows(a).shape[:1], 5))
     backend.active.errors(rows(a), rows(b), table)
-    zeros = b.size - backend.active.count_nonzero(b.ravel())
-    return Errors(table[:, :4].sum(axis=0), float(table[:, 4].max(initial=0.0)), b.size, zeros)
+    each = table.reshape(count, -1, 5)
+    sums, worst = each[:, :, :4].sum(axis=1), each[:, :, 4].max(axis=1, initial=0.0).tolist()
+    size = b.size // count
+    zeros = [size - backend.active.count_nonzero(part) for part in b.reshape(count, size)]
+    return [Errors(sums[k], worst[k], size, zeros[k]) for k in range(count)]
 
 
 def count_lost_groups(x: Array, q: QuantizedTensor) -> int:

@@ -93,4 +93,4 @@ def _counted(stream: Stream, workers: Workers, tick: Callable[[str], None]) -> T
     for count in workers.run(partial(stream.count, chunk) for chunk in pieces):
         counts.append(count)
         tick(tensor.name)
-    return replace(tensor, form=replace(tensor.form, stored=sum(counts)), counted=Counted(tuple(counts)))
+    return tensor._replace(form=replace(tensor.form, stored=sum(counts)), counted=Counted(tuple(counts)))

@@ -15,6 +15,7 @@ import numpy as np
 from .. import backend, checks
 from ..checks import Array
 from ..files import DTYPES, open_checkpoint
+from ..files.usual_header import collector_paused
 from ..float_environment import default_floats
 from .blocks import Tensor, measured
 from .chunks import Chunk
@@ -197,7 +198,8 @@ def summarize(
     progress: called with (bytes done, bytes in all, tensor) as tensors are read.
     """
     with open_checkpoint(path) as checkpoint:
-        tensors = logical_tensors(checkpoint)
+        with collector_paused():
+            tensors = logical_tensors(checkpoint)
         known = {name: t for name, t in tensors.items() if stats and has_numbers(t)}
         advance = progress and bytes_done(list(known.values()), progress)
         found = dict(zip(known, _statistics(list(known.values()), advance), strict=True))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from ..files import TensorInfo
 from ..files.errors import quote
 from ..files.safetensors import count_bytes
 from ..layouts import bitsandbytes, codebook, sparse_scheme
-from ..layouts.compressed_tensors import INT, PACKED, Part, Scheme, parts
-from .forms import Form, code_form, decoded_dtype, sparse_form
+from ..layouts.compressed_tensors import INT, PACKED, Part, Scheme
+from .forms import Form, code_form, decoded_dtype, form_bytes, form_parts, sparse_form
 from .reader_modules import WEIGHT
 from .readers import BOTH, Readers, Reason
 from .recipe import Recipe
@@ -24,10 +25,10 @@ MATRIX_DTYPES = ("F32", "F16", "BF16", "F64")
 PRUNED_DTYPES = ("F32", "F16", "BF16")  # F64 is computed in float32, which would not keep what stays
 NARROWED = ("F64", "F32")  # what `dtype` makes smaller
 NARROW = {"float16": "F16", "bfloat16": "BF16"}
+_Likeness = tuple[int, str, tuple[int, ...], str, bool, bool]
 
 
-@dataclass(frozen=True)
-class TensorPlan:
+class TensorPlan(NamedTuple):
     """One tensor: where it comes from, how it will be stored (`stored`, for people), and why so.
 
     scheme: of its codes, where they are stored as compressed-tensors has them. copied: byte for byte, not even pruned.
@@ -94,22 +95,29 @@ class TensorPlan:
     @property
     def stored_bytes(self) -> int:
         """All parts together, without their names in the header."""
-        return sum(count_bytes(part.dtype, part.shape) for part in self.parts().values())
+        form = self._stored_form
+        if form is None:
+            return count_bytes(self.narrowed or self.info.dtype, self.info.shape)
+        return form_bytes(form, self.info)
 
     def parts(self) -> dict[str, Part]:
         """The stored parts by role, under the names that they have in the file."""
-        if self.simulated or (self.form is None and self.scheme is None):
+        form, module = self._stored_form, self.module
+        if form is None:
             return {"weights": Part(self.name, self.narrowed or self.info.dtype, self.info.shape)}
-        if self.form is not None:
-            found = self.form.parts(self.info.matrix_shape)
-        else:
-            assert self.scheme is not None
-            found = parts(self.scheme, self.info.matrix_shape)
-        return {role: Part(f"{self.module}.{p.name}", p.dtype, p.shape) for role, p in found.items()}
+        found = form_parts(form, self.info.matrix_shape)
+        return {role: Part(f"{module}.{name}", dtype, shape) for role, (name, dtype, shape) in found.items()}
+
+    @property
+    def _stored_form(self) -> Form | Scheme | None:
+        """None where floats are stored."""
+        return None if self.simulated else self.form or self.scheme
 
 
 class TensorPlanner:
-    """The plans of single tensors of one checkpoint. infos, assigned: all that are kept, and their settings."""
+    """The plans of single tensors of one checkpoint. infos, assigned: all that are kept, and their settings.
+
+    Tensors that are alike in all but their names are planned once."""
 
     def __init__(self, infos: Iterable[TensorInfo], assigned: dict[str, Settings], recipe: Recipe, readers: Readers):
         self._assigned, self._recipe, self._readers = assigned, recipe, readers
@@ -118,12 +126,13 @@ class TensorPlanner:
         # transformers opens all experts by one scheme: a group must divide the columns of each
         self._expert_cols = math.gcd(*experts)
         self._one_group = self._group_of_all(matrices)
+        self._planned: dict[_Likeness, TensorPlan] = {}
 
     def _group_of_all(self, matrices: Iterable[TensorInfo]) -> int | str | None:
         """The group size of all codes for transformers, which decodes one scheme as it opens a model and so opens more;
         None where they cannot be of one scheme."""
         wishes, columns = set(), []
-        for info in matrices:
+        for info in {self._likeness(info): info for info in matrices}.values():
             s = self._assigned[info.name]
             wanted = s.bits is not None and not s.recognize and self._readers.of(s) in (BOTH, "transformers")
             if wanted and self._why_kept(info, s, one_scheme=True) is None:
@@ -137,6 +146,18 @@ class TensorPlanner:
 
     def plan(self, info: TensorInfo) -> TensorPlan:
         """What will be done to a tensor. ValueError for settings that it cannot have."""
+        likeness = self._likeness(info)
+        if likeness not in self._planned:
+            self._planned[likeness] = self._plan(info)
+        return self._planned[likeness]._replace(info=info)
+
+    def _likeness(self, info: TensorInfo) -> _Likeness:
+        """What a plan depends on; of settings there is one object for each rule."""
+        name = info.name
+        kind = self._readers.modules.kind(name)
+        return id(self._assigned[name]), info.dtype, info.shape, kind, name.endswith(WEIGHT), name == WEIGHT
+
+    def _plan(self, info: TensorInfo) -> TensorPlan:
         settings = self._assigned[info.name]
         reader = self._readers.of(settings)
         if reader != "any" and settings.storage == "auto":
@@ -150,7 +171,7 @@ class TensorPlanner:
         if not simulated:
             return planned
         stored = f"{info.dtype}, simulated {planned.stored}"
-        return replace(planned, simulated=True, stored=stored, narrowed=self._narrower(info))
+        return planned._replace(simulated=True, stored=stored, narrowed=self._narrower(info))
 
     def _why_kept(self, info: TensorInfo, settings: Settings, one_scheme: bool) -> Reason | None:
         """Why a tensor is neither rounded nor pruned; None where it is. one_scheme: whether all codes are of one."""
