@@ -11,9 +11,10 @@ SAME_BYTES = 1.001
 
 def front(rows: Sequence[Row]) -> list[Row]:
     """The rows that no other beats in bytes and in loss, smallest first; a few bytes more or less, of headers, are the
-    same bytes. Of rows equal in both, the first."""
+    same bytes. Of rows equal in both, the first. Commands compete only where there is nothing else."""
     found: list[Row] = []
-    for row in sorted(rows, key=lambda row: (row.nbytes, row.loss)):
+    settings = [row for row in rows if not row.command] or rows
+    for row in sorted(settings, key=lambda row: (row.nbytes, row.loss)):
         if not found or row.loss < found[-1].loss:
             if found and row.nbytes <= SAME_BYTES * found[-1].nbytes:
                 found.pop()

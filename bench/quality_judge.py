@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,14 +11,15 @@ from typing import Any, Protocol
 
 import numpy as np
 from quality_metrics import Array, largest_difference
-from quality_settings import Setting
+from quality_settings import COMMAND, Setting
 
 from quantrim import dequantize
 from quantrim.files import open_checkpoint
-from quantrim.model import compress, logical_tensors
+from quantrim.model import Report, compress, logical_tensors
 
 ORIGINAL = "as it was"
 TOLERANCE = 1e-4  # of the largest number: the reader adds float32 in another order, but multiplies the same weights
+BFLOAT16_TOLERANCE = 0.05  # bitsandbytes multiplies in bfloat16 for such weights, and on processors that can for all
 
 Weights = Mapping[str, Array]
 Outputs = dict[str, Array]  # what a model says; the same keys for every setting
@@ -62,8 +64,8 @@ class Judge(Protocol):
 @dataclass(frozen=True)
 class Row:
     """nbytes: of the files of weights. snr_db: of what was rounded or pruned. seconds: of compress. loss: as the judge
-    defines it. reader: the largest difference of what transformers makes of the folder, None where it does not open;
-    reason: why not."""
+    defines it. everything: whether embeddings were rounded as well. reader: the largest difference of what transformers
+    makes of the folder, None where it does not open; reason: why not."""
 
     model: str
     label: str
@@ -78,11 +80,17 @@ class Row:
     reader: float | None = None
     reason: str = ""
     notes: tuple[str, ...] = field(default=())
+    tolerance: float = TOLERANCE  # of `reader`
+
+    @property
+    def command(self) -> bool:
+        """Whether it is what people type: the same as another row, or between others, but not to compete with them."""
+        return self.label.startswith(COMMAND)
 
     @property
     def misread(self) -> bool:
         """Whether transformers opens the folder and computes something else."""
-        return self.reader is not None and self.reader > TOLERANCE
+        return self.reader is not None and self.reader > self.tolerance
 
     def reader_text(self) -> str:
         if self.label == ORIGINAL:
@@ -119,26 +127,42 @@ def evaluate(judge: Judge, setting: Setting, base: Baseline, scratch: Path, read
         outputs = judge.outputs(decoded(target))
         figures = judge.figures(outputs, base.outputs)
         difference, reason = read_again(judge, target, outputs) if reader else (None, "not asked")
+        tolerance = BFLOAT16_TOLERANCE if _said(target).get("quant_method") == "bitsandbytes" else TOLERANCE
     finally:
         shutil.rmtree(target, ignore_errors=True)
     return Row(
         judge.name, setting.label, setting.options, report.stored_bytes, report.ratio, report.snr_db, report.seconds,
-        figures, judge.loss(figures, base.row.figures), setting.everything, difference, reason, report.notes,
+        figures, judge.loss(figures, base.row.figures), embeddings_rounded(report), difference, reason, report.notes,
+        tolerance,
     )  # fmt: skip
+
+
+def embeddings_rounded(report: Report) -> bool:
+    """What a label does not say where a reader decides."""
+    return any(tensor.bits is not None and "embed" in tensor.name for tensor in report.tensors)
 
 
 def decoded(folder: Path) -> dict[str, Array]:
     """All weights that a folder holds, float32, in their shapes; integers, which are no weights, are left out.
 
-    Codes times scales are float32 here, as readers compute them in a float32 model; `rows` would round them to the
-    dtype of the scales."""
+    They are what readers multiply with in a float32 model: codes times scales in float32, but in the scales' dtype
+    where the config says that floats are to be made of all codes as the model is opened."""
+    narrow = _said(folder).get("dequantize", False)
     found: dict[str, Array] = {}
     with open_checkpoint(folder) as checkpoint:
         for name, tensor in logical_tensors(checkpoint).items():
             if not np.issubdtype(tensor.dtype, np.integer):
                 count = tensor.matrix_shape[0]
-                rows = dequantize(tensor.quantized_rows(0, count)) if tensor.coded else tensor.rows(0, count)
+                wide = tensor.coded and not narrow
+                rows = dequantize(tensor.quantized_rows(0, count)) if wide else tensor.rows(0, count)
                 found[name] = rows.astype(np.float32, copy=False).reshape(tensor.shape)
+    return found
+
+
+def _said(folder: Path) -> dict[str, Any]:
+    """What config.json says of how weights are stored."""
+    config = folder / "config.json"
+    found: dict[str, Any] = json.loads(config.read_text()).get("quantization_config", {}) if config.is_file() else {}
     return found
 
 

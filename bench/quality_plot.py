@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from quality_front import front
 from quality_judge import ORIGINAL, Row
-from quality_settings import PLUS
+from quality_settings import COMMAND, PLUS
 
 from quantrim.demo.plot import free_place
 
@@ -19,10 +19,11 @@ DARK, GREY = "#222222", "#999999"
 CODEBOOKS = ""  # any other label
 COLOURS = {  # by how a label begins; the first that fits
     "int8": "#08306b", "int6": "#2171b5", "int5": "#41b6c4", "int4": "#238b45", "int3": "#fe9929", "int2": "#cb181d",
-    "pruned": "#888888", CODEBOOKS: "#7a0177",
+    "pruned": "#888888", COMMAND: DARK, CODEBOOKS: "#7a0177",
 }  # fmt: skip
 SCOPES = {False: "embeddings kept", True: "embeddings rounded as well"}
-DOT = 5  # pixels around a point that no label covers
+SIZES = {False: 7, True: 10}  # of a marker: commands stand around the setting that they are
+DOTS = {False: 5, True: 12}  # pixels around it that no label covers
 ROOM = 1.6  # by which the loss axis goes beyond the best and the worst
 
 
@@ -31,10 +32,11 @@ Box = tuple[float, float, float, float]  # left, bottom, right, top
 
 
 class Named(NamedTuple):
-    """A panel whose names are still to be placed: its points, the line of the front, and points with names, in data."""
+    """A panel whose names are still to be placed: its points with pixels around, the line of the front, and points
+    with names, in data."""
 
     axes: Any
-    points: list[Place]
+    points: list[tuple[Place, int]]
     stairs: list[Place]
     names: list[tuple[str, Place]]
 
@@ -97,11 +99,12 @@ def _panel(axes: Any, rows: Sequence[Row], losses: Place) -> Named:
     axes.plot(*zip(*stairs, strict=True), drawstyle="steps-post", color=GREY, linewidth=1.2, zorder=1)
     for row in sorted(rows, key=best.__contains__):  # the front on top of what lies in the same place
         colour, at = COLOURS[_kind(row)], _place(row, sizes, losses)
-        face = colour if row in best else "white"
-        marker = _marker(row, sizes, losses)
-        axes.plot(*at, marker, color=colour, markerfacecolor=face, markersize=7, markeredgewidth=1.4, zorder=3)
-    names = [(row.label.removesuffix(PLUS), _place(row, sizes, losses)) for row in _ends(best)]
-    return Named(axes, [_place(row, sizes, losses) for row in rows], stairs, names)
+        face = "none" if row.command else colour if row in best else "white"
+        marker, size = _marker(row, sizes, losses), SIZES[row.command]
+        axes.plot(*at, marker, color=colour, markerfacecolor=face, markersize=size, markeredgewidth=1.4, zorder=3)
+    named = {row.label: row for row in (*_ends(best), *(row for row in rows if row.command))}
+    names = [(_name(row), _place(row, sizes, losses)) for row in named.values()]
+    return Named(axes, [(_place(row, sizes, losses), DOTS[row.command]) for row in rows], stairs, names)
 
 
 def _place(row: Row, sizes: Place, losses: Place) -> Place:
@@ -119,7 +122,13 @@ def _marker(row: Row, sizes: Place, losses: Place) -> str:
         return "^"
     if row.nbytes / 1e6 > sizes[1]:
         return ">"
+    if row.command:
+        return "D"
     return "s" if row.options.get("symmetric") is False else "o"
+
+
+def _name(row: Row) -> str:
+    return row.label.removeprefix(COMMAND).removesuffix(PLUS).strip()
 
 
 def _ends(best: Sequence[Row]) -> list[Row]:
@@ -148,7 +157,11 @@ def _legend(figure: Any, rows: Sequence[Row]) -> None:
 
     kinds = [kind for kind in COLOURS if any(_kind(row) == kind for row in rows if row.label != ORIGINAL)]
     plain: dict[str, Any] = {"linestyle": "none", "markersize": 7, "markeredgewidth": 1.4}
-    handles = [Line2D([], [], marker="o", color=COLOURS[k], label=k or "codebooks", **plain) for k in kinds]
+    of_settings = [kind for kind in kinds if kind != COMMAND]
+    handles = [Line2D([], [], marker="o", color=COLOURS[k], label=k or "codebooks", **plain) for k in of_settings]
+    if COMMAND in kinds:
+        hollow = {**plain, "markerfacecolor": "none"}
+        handles += [Line2D([], [], marker="D", color=DARK, label="a command's options", **hollow)]
     handles += [
         Line2D([], [], marker="o", color=DARK, markerfacecolor="white", label="symmetric, or no grid", **plain),
         Line2D([], [], marker="s", color=DARK, markerfacecolor="white", label="asymmetric", **plain),
@@ -162,7 +175,7 @@ def _labels(panel: Named, renderer: Any) -> None:
     """Names near their points and on nothing else: below and left of a front nothing is."""
     axes = panel.axes
     to_pixels = axes.transData.transform
-    points = [(x - DOT, y - DOT, x + DOT, y + DOT) for x, y in map(to_pixels, panel.points)]
+    points = [(x - dot, y - dot, x + dot, y + dot) for place, dot in panel.points for x, y in (to_pixels(place),)]
     taken = [*points, *_stairs([to_pixels(place) for place in panel.stairs])]
     between: list[Box] = []
     frame = axes.get_window_extent(renderer).extents

@@ -30,15 +30,18 @@ def as_text(result: Result) -> str:
     """A page of markdown."""
     about = result.about
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    threads = "1 thread" if about["threads"] == 1 else f"{about['threads']} threads"
     models = [f"{described['loss']} ({name})" for name, described in about["models"].items()]
     lines = [
         f"# What small weights cost, {about['date']}",
         "",
-        f"{about['cpu']}, {about['isa']}, {about['threads']} threads; Python {about['python']}, {versions}.",
+        f"{about['cpu']}, {about['isa']}, {threads}; Python {about['python']}, {versions}.",
         "",
-        "- **+embed**: embeddings are rounded as well; all other rows leave them as they were.",
-        "- **front**: no other row of its kind (with or without +embed) has both fewer bytes and less loss, which is",
-        f"  {'; '.join(models)}.",
+        "- **+embed**: embeddings are rounded as well; all other rows leave them as they were, but those of commands",
+        "  (compress ...), which are for a reader and round what it opens.",
+        "- g128 means groups of 128 where that divides the columns, else of 64.",
+        "- **front**: no other row of its kind (embeddings rounded, or not) has both fewer bytes and less loss,",
+        f"  which is {'; '.join(models)}.",
         "- Bytes are those of the files of weights.",
         "- SNR is that of the tensors that were rounded or pruned. Seconds are of `compress`.",
         "- **transformers**: whether its from_pretrained opens the folder, and by how much its numbers then differ",

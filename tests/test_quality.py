@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import math
+import re
 import shutil
 import sys
 import zipfile
@@ -19,7 +20,7 @@ from matplotlib.text import Text
 from model_helpers import save_folder, weights
 
 from quantrim.demo import digits
-from quantrim.model import plan
+from quantrim.model import compress, plan
 
 BENCH = Path(__file__).parents[1] / "bench"
 sys.path.insert(0, str(BENCH))  # quality.py takes it off again
@@ -138,6 +139,7 @@ def judge(tmp_path: Path) -> Digits:
     return Digits(tmp_path)
 
 
+LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True}  # a known reader
 INT8 = Setting("int8 channel absmax sym", {"bits": 8})
 
 
@@ -183,22 +185,84 @@ def test_a_reader_of_other_weights_is_found(judge: Digits, tmp_path: Path) -> No
     assert row.reader is None and row.reason == "KeyError: 'fc3.weight'" and row.reader_text() == "no"
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_weights_are_those_that_readers_multiply_with(tmp_path: Path, groups: int) -> None:
+    """In the dtype of scales where transformers makes floats of one scheme at once, in float32 where it does not."""
+    arrays = {f"model.layers.0.mlp.{name}_proj.weight": weights(64, 64) for name in ("up", "gate")}
+    source = save_folder(tmp_path / "source", arrays, shards=1, config=LLAMA)
+    rule = [{"match": "*gate*", "bits": 8}]
+    compress(source, tmp_path / "out", recipe={"bits": 4, "group_size": 32, "rule": rule[: groups - 1]})
+    found = quality_judge.decoded(tmp_path / "out")
+    narrow = [np.array_equal(w, w.astype(np.float16).astype(np.float32)) for w in found.values()]
+    assert narrow == [groups == 1] * 2
+
+
+def test_embeddings_count_as_rounded_by_what_was_done(tmp_path: Path) -> None:
+    arrays = {"model.embed_tokens.weight": weights(64, 256), "model.layers.0.mlp.up_proj.weight": weights(64, 256)}
+    source = save_folder(tmp_path / "source", arrays, shards=1, config=LLAMA)
+    for reader in ("transformers", "any"):
+        report = compress(source, tmp_path / reader, reader=reader)
+        assert quality_judge.embeddings_rounded(report) == (reader == "any"), reader
+
+
+def test_bitsandbytes_may_multiply_in_bfloat16(judge: Digits, tmp_path: Path) -> None:
+    base = baseline(judge)
+    plain = evaluate(judge, INT8, base, tmp_path)
+    (judge.folder / "config.json").write_text(json.dumps(LLAMA))
+    other = evaluate(judge, Setting("nf4 g64", {"codebook": "nf4", "reader": "any"}), base, tmp_path)
+    assert (plain.tolerance, other.tolerance) == (quality_judge.TOLERANCE, quality_judge.BFLOAT16_TOLERANCE)
+
+
 # Settings
 
 
 def test_every_row_is_one_that_compress_takes(tmp_path: Path) -> None:
-    arrays = {"model.embed_tokens.weight": weights(64, 256), "model.layers.0.up.weight": weights(64, 256, seed=1)}
-    source = save_folder(tmp_path / "source", arrays, shards=1)
+    """Of a model whose readers are known, a row does what its label says, whether they open that or not."""
+    arrays = {
+        "model.embed_tokens.weight": weights(64, 256),
+        "model.layers.0.mlp.up_proj.weight": weights(64, 256, seed=1),
+        "model.layers.0.mlp.down_proj.weight": weights(256, 64, seed=2),  # no groups of 128
+    }
+    source = save_folder(tmp_path / "source", arrays, shards=1, config=LLAMA)
     labels = [setting.label for setting in settings()]
     assert len(set(labels)) == len(labels)
     for setting in settings():
         planned = {tensor.name: tensor for tensor in plan(source, **setting.options).tensors}
-        assert not planned["model.layers.0.up.weight"].copied
-        assert planned["model.embed_tokens.weight"].copied != setting.everything, setting.label
+        embedding, linear = planned["model.embed_tokens.weight"], planned["model.layers.0.mlp.up_proj.weight"]
+        assert not linear.copied, setting.label
+        if setting.embeddings is not None:
+            assert embedding.copied != setting.embeddings, setting.label
+        if grid := re.match(r"int(\d) g(\d+) (absmax|mse) (a?)sym", setting.label):
+            bits, group, scale, a = grid.groups()
+            assert linear.stored == f"int{bits} group {group} {a}symmetric", setting.label
+            assert (linear.bits, linear.settings.scale) == (int(bits), scale)
+
+
+def test_rows_that_prune_do_not_round_unless_they_say_so(tmp_path: Path) -> None:
+    source = save_folder(tmp_path / "source", {"a.up_proj.weight": weights(64, 256)}, shards=1, config=LLAMA)
+    pruned = [setting for setting in settings() if setting.label.startswith("pruned")]
+    bits = {s.label: plan(source, **s.options).tensors[0].bits for s in pruned}
+    assert bits == {label: 4 if "int4" in label else None for label in bits} and len(bits) == 4
+
+
+def test_rows_of_commands_are_what_people_get(tmp_path: Path) -> None:
+    """A tied embedding is rounded for no reader but quantrim; the other options are as `compress` has them."""
+    arrays = {"model.embed_tokens.weight": weights(64, 256), "model.layers.0.mlp.up_proj.weight": weights(64, 256)}
+    source = save_folder(tmp_path / "source", arrays, shards=1, config=LLAMA)
+    commands = [setting for setting in settings() if setting.embeddings is None]
+    embedding, linear = zip(*(plan(source, **s.options).tensors for s in commands), strict=True)
+    labels = [setting.label for setting in commands]
+    assert [label for label, t in zip(labels, embedding, strict=True) if not t.copied] == ["compress --for any"]
+    assert [t.bits for t in linear] == [8, 4, 4, 4, 4] and linear[3].stored.startswith("nf4")
+    assert labels == [f"compress {words}" for words in COMMANDS]
+
+
+COMMANDS = ("--bits 8", "--bits 4", "--for transformers --bits 4", "--for bitsandbytes", "--for any")
 
 
 def test_rows_are_chosen_by_globs() -> None:
     assert {s.label for s in chosen([])} < {s.label for s in chosen(["*"])} == {s.label for s in settings()}
+    assert [s.label for s in chosen(["compress*"])] == [f"compress {words}" for words in COMMANDS]
     assert [s.label for s in chosen(["nf4*", "mxfp4*"])] == ["nf4 g64", "mxfp4 g32", "nf4 g64 +embed"]
     with pytest.raises(ValueError, match=r"--rows must match a label of quality_settings\.py, not int9"):
         chosen(["int9*"])
@@ -219,6 +283,7 @@ MADE_UP = [
     row("int3 g32 mse sym", 145_000, 0.3, reason="ValueError: no kernel for 3 bits", notes=("use 4", "or 8")),
     row("int2 g32 mse sym", 80_000, 400.0),
     row("pruned 50 %", 600_000, 0.3),
+    row("compress --bits 4", 140_000, 0.2),
     row("int4 g32 mse sym +embed", 70_000, 0.6, everything=True),
 ]
 
@@ -236,6 +301,8 @@ def test_the_front_by_hand() -> None:
         "int2 g32 mse sym", "int4 g32 mse sym", "int8 channel absmax sym", ORIGINAL,
     ]  # fmt: skip
     assert front([row("a", 5, 1.0), row("b", 5, 1.0)]) == [row("a", 5, 1.0)]
+    typed = row("compress --for any", 4, 0.5)
+    assert front([typed, row("a", 5, 1.0)]) == [row("a", 5, 1.0)] and front([typed]) == [typed]
     longer_header = [row("a", 100_000, 1.0), row("b", 100_050, 0.5), row("c", 100_200, 0.4)]
     assert front(longer_header) == longer_header[1:]
 
@@ -267,7 +334,8 @@ def test_the_picture_names_the_front_and_nothing_twice(tmp_path: Path) -> None:
     result = made_up()
     figure = draw(result.rows, result.about["models"], tmp_path / "p.png")
     left, right = figure.axes
-    assert {t.get_text() for t in left.texts} == {r.label for r in front(MADE_UP[1:-1])} and len(left.texts) == 3
+    assert {t.get_text() for t in left.texts} == {"--bits 4", *(r.label for r in front(MADE_UP[1:-1]))}
+    assert len(left.texts) == 4
     assert [t.get_text() for t in right.texts] == ["int4 g32 mse sym"]
     assert "embeddings kept (1.0 MB as it was)" in left.get_title()
     renderer = figure.canvas.get_renderer()
