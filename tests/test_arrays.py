@@ -411,8 +411,12 @@ def test_A20_no_axes(f: Function) -> None:
         f.call(a)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("f", REFUSING, ids=lambda f: f.name)
+# logits of -inf mask a class
+NOT_FINITE = [(f, bad) for f in REFUSING for bad in (np.nan, np.inf, -np.inf)]
+NOT_FINITE = [(f, bad) for f, bad in NOT_FINITE if not (bad == -np.inf and f.name.startswith("distillation_loss"))]
+
+
+@pytest.mark.parametrize("f,bad", NOT_FINITE, ids=lambda each: each.name if isinstance(each, Function) else str(each))
 def test_A1_A2_not_finite(f: Function, bad: float) -> None:
     """The error counts them and says where the first is, in flat order of the array as the caller sees it."""
     for dtype in FLOATS.values():

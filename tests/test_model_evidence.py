@@ -59,7 +59,7 @@ SCHEMES = {  # words of the scheme; a module and its tensors, of which the first
     "packed-nvfp4": ("compressed-tensors, 4-bit floats", "up: weight_packed:U8 weight_scale:F8_E4M3"),
     "marlin-24": ("Marlin 2:4", "up: weight_packed:I32 scale_packed:F16 meta:I16"),
     "packed-alone": ("compressed-tensors", "up: weight_packed:I32"),
-    "sparse-bitmask": ("compressed-tensors, stored without zeros", "up: bitmask:U8 compressed:BF16 shape:I64"),
+    "sparse-bitmask": ("compressed-tensors, stored sparse", "up: bitmask:U8 compressed:BF16 shape:I64"),
     "on-a-grid": ("kept as floats", "up: weight:BF16 weight_scale:BF16"),
     "on-a-grid-zeros": ("kept as floats", "up: weight:BF16 weight_zero_point:I8"),
     "nf4": ("bitsandbytes, 4-bit", "up: weight:U8 weight.absmax:F32 weight.quant_map:F32"),

@@ -1,4 +1,4 @@
-"""Weights that lie on a grid come back bit for bit; those that do not are left alone."""
+"""Weights that are already quantized come back bit for bit; those that do not are left alone."""
 
 from __future__ import annotations
 

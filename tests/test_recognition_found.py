@@ -124,7 +124,7 @@ def test_B4_what_gguf_dequantizes(tmp_path: Path, name: str, dtype: Any) -> None
     source = save(tmp_path / "m.safetensors", {"a.weight": w})
     report = compress(source, tmp_path / "t.safetensors", recognize=True, bits=2)
     assert report.tensors[0].stored == f"int{bits} {'channel' if name[0] == 'T' else 'group 32'} symmetric"
-    assert report.tensors[0].reason == "on a grid already: no bit is changed"
+    assert report.tensors[0].reason == "already quantized: no bit is changed"
     with open_checkpoint(tmp_path / "t.safetensors") as checkpoint:
         assert logical_tensors(checkpoint)["a.weight"].rows(0, 64).tobytes() == w.tobytes()
 
@@ -152,7 +152,7 @@ def test_B5_masked_weights_with_zeros_of_both_signs(tmp_path: Path) -> None:
     source = save(tmp_path / "m.safetensors", {"a.weight": w})
     (tensor,) = compress(source, tmp_path / "t.safetensors", recognize=True).tensors
     assert tensor.stored.startswith("int4 group 32")
-    assert tensor.reason == f"on a grid already: no bit is changed but the sign of {minus} minus zeros"
+    assert tensor.reason == f"already quantized: no bit is changed but the sign of {minus} minus zeros"
     with open_checkpoint(tmp_path / "t.safetensors") as checkpoint:
         assert logical_tensors(checkpoint)["a.weight"].rows(0, 64).tobytes() == (w + 0).tobytes()
 
@@ -168,7 +168,7 @@ def test_B4_B5_what_was_looked_at_in_vain_is_counted(tmp_path: Path) -> None:
     source = save(tmp_path / "m.safetensors", {"a.weight": grid, "bias": grid[0], **others})
     for options in ({}, {"bits": None}, {"codebook": "nf4"}, {"prune": 0.9}):
         report = compress(source, tmp_path / f"{len(options)}{list(options)}.safetensors", recognize=True, **options)  # type: ignore[arg-type]
-        assert [note for note in report.notes if note.startswith("not recognized: 2 tensors lie on no grid")]
+        assert [note for note in report.notes if note.startswith("not recognized: 2 tensors are not quantized")]
     alone = save(tmp_path / "a.safetensors", {"a.weight": grid})
     report = compress(alone, tmp_path / "t.safetensors", recognize=True)
     assert not [note for note in report.notes if "not recognized" in note]
@@ -181,7 +181,7 @@ def test_B5_a_grid_that_weights_are_rounded_to_is_not_one_that_they_lay_on(tmp_p
     report = compress(source, target, recognize=True, bits=4)
     (tensor,) = report.tensors
     assert tensor.bits == 4 and tensor.snr_db is not None and 15 < tensor.snr_db < 30
-    assert any(note.startswith("not recognized: 1 tensor lies") for note in report.notes)
+    assert any(note.startswith("not recognized: 1 tensor is") for note in report.notes)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_B5_what_lies_on_no_grid_is_rounded_to_one_of_its_own(tmp_path: Path, op
     grid = qt.quantize(w.reshape(64, 96), 4).dequantize().reshape(w.shape)
     source = save(tmp_path / "m.safetensors", {"a.weight": w, "b.weight": grid})
     report = compress(source, tmp_path / "looked.safetensors", recognize=True, **options)
-    assert [note for note in report.notes if note.startswith("not recognized: 1 tensor lies on no grid")]
+    assert [note for note in report.notes if note.startswith("not recognized: 1 tensor is not quantized")]
     compress(source, tmp_path / "rounded.safetensors", **options)
     with open_checkpoint(tmp_path / "looked.safetensors") as a, open_checkpoint(tmp_path / "rounded.safetensors") as b:
         looked, rounded = logical_tensors(a), logical_tensors(b)

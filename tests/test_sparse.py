@@ -1,4 +1,4 @@
-"""Weights without their zeros: what comes back, what products are, and what hostile tensors are refused for."""
+"""Weights stored sparse: what comes back, what products are, and what hostile tensors are refused for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights that lie on a grid already, packed without any change."""
+"""Weights that are already quantized, packed without any change."""
 
 from __future__ import annotations
 

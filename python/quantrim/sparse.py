@@ -1,4 +1,4 @@
-"""Weights stored without their zeros, restored, and multiplied as they are stored."""
+"""Weights stored sparse, restored, and multiplied as they are stored."""
 
 from __future__ import annotations
 

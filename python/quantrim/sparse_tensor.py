@@ -1,4 +1,4 @@
-"""A weight tensor without its zeros."""
+"""A weight tensor stored sparse."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def recovered(source: Path, target: Path) -> Stored:
 
 
 def recovered_sparse(source: Path, target: Path) -> Stored:
-    """The same network without its zeros. Codes say exactly which floats they are of: those are compressed again."""
+    """The same network stored sparse. Codes say exactly which floats they are of: those are compressed again."""
     with recovered_file() as path, open_checkpoint(path) as checkpoint, tempfile.TemporaryDirectory() as folder:
         tensors = logical_tensors(checkpoint).items()
         exact = {

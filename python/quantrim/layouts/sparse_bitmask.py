@@ -1,4 +1,4 @@
-"""Pruned weights without their zeros, as tensors of a checkpoint: the format sparse-bitmask, also of quantized weights.
+"""Pruned weights stored sparse, as tensors of a checkpoint: the format sparse-bitmask, also of quantized weights.
 
 Of a module: `shape` int64 (2,), `bitmask` uint8 (rows, ceil(cols / 8)), a bit per weight, least significant first, 1
 where it is stored, `row_offsets` int64 (rows,), how many are stored before each row, and what is stored:

@@ -1,4 +1,4 @@
-"""How one matrix without its zeros is laid out among the tensors of a checkpoint: names, shapes, metadata.
+"""How one matrix stored sparse is laid out among the tensors of a checkpoint: names, shapes, metadata.
 
 What the tensors of `sparse_bitmask` leave open (bits, groups, how many weights are stored) is in the file's metadata.
 """

@@ -78,9 +78,9 @@ def compress(
         stored in a layout that only quantrim reads, group_size may be "tensor" as well; but "nf4" and "fp4" as
         bitsandbytes has them, with float32 scales, where group_size is 32, 64, ... 4096 and divides the columns
         (scale_dtype="bfloat16" keeps them in ours).
-    storage: "auto" leaves zeros out (only quantrim reads that) where a fraction was pruned of weights with bits, a
+    storage: "auto" stores no zeros (only quantrim reads that) where a fraction was pruned of weights with bits, a
         quarter of the bytes or more is saved, and no other reader must open them; "sparse" always, "dense" never.
-    recognize: True looks at each tensor first: what lies on a grid, or has at most 256 values, is packed without any
+    recognize: True scans each tensor first: what is already quantized, or has at most 256 values is packed without any
         change, neither pruned nor rounded, in a layout that only quantrim reads; the rest is as the other options say.
     prune: the fraction of each tensor's weights to remove first (of each row, with prune_axis=1), or "n:m".
     prune_pattern: "row", "column" or (rows, cols): whole ones go, those with the lowest sums of scores.

@@ -38,7 +38,7 @@ Progress = Callable[[int, int, str], object]  # bytes written, of how many, the 
 
 @dataclass(frozen=True)
 class DecodedTensor:
-    """One tensor: how it was stored, and the dtype and bytes that it has now. decoded: from codes or without zeros.
+    """One tensor: how it was stored, and the dtype and bytes that it has now. decoded: from codes or sparse.
     copied: byte for byte.
 
     snr_db: where it was narrowed, what that cost; infinity where nothing was lost.

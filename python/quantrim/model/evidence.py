@@ -47,7 +47,7 @@ def refuse_quantized(checkpoint: Checkpoint) -> None:
 
 
 def quantized_evidence(checkpoint: Checkpoint) -> Evidence | None:
-    """Return what shows that a checkpoint is quantized, or stored without zeros; None for one of floats.
+    """Return what shows that a checkpoint is quantized, or stored sparse; None for one of floats.
 
     Integers alone, 8-bit floats alone and floats with scales of their own show nothing: it takes codes and a companion
     in the same module, or a file or key that says so.

@@ -50,7 +50,7 @@ def code_form(
 
 
 def sparse_form(info: TensorInfo, settings: Settings, grid: layout.Scheme | None) -> sparse_scheme.Scheme | None:
-    """The form without zeros, `stored` being the most that it can be; None where the dense one is to be taken.
+    """The sparse form, `stored` being the most that it can be; None where the dense one is to be taken.
 
     grid: of the codes, None where weights keep their dtype.
     """

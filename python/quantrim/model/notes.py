@@ -86,7 +86,7 @@ def _on_readers(checkpoint: Checkpoint, plans: Sequence[TensorPlan]) -> Iterator
     for reason, first in {reason: t.name for t, reason in reversed(asked) if reason is not None}.items():
         count = sum(r == reason for _, r in asked)
         are = _tensors(count, f"tensor, {quote(first)}, is rounded", f"tensors, {quote(first)} first, are rounded")
-        yield f"{are} for quantrim alone: {reason.text}"
+        yield f"{are} though not every reader opens that: {reason.text}"
     unknown = [name for name in readers.modules.model_types if name not in readers.modules.families]
     rounded = [t for t in plans if t.bits is not None and readers.of(t.settings) != "any"]
     if rounded and unknown and not readers.modules.families:
@@ -109,16 +109,16 @@ def _on_forms(plans: Sequence[TensorPlan]) -> Iterator[str]:
     look = sum(plan.to_look_at for plan in plans)
     if look:
         are = _tensors(look, "tensor is", "tensors are")
-        yield f"{are} looked at first: what lies on a grid is packed without any change, to another size"
+        yield f"{are} scanned first: what is already quantized is packed without any change, to another size"
     unknown = sum(plan.looked and not plan.exact for plan in plans)
     if unknown:
-        lie = _tensors(unknown, "tensor lies", "tensors lie")
-        yield f"not recognized: {lie} on no grid that quantrim stores, and what else was asked for is done to them"
+        lie = _tensors(unknown, "tensor is", "tensors are")
+        yield f"not recognized: {lie} not quantized in a form that quantrim stores, and the other options hold for them"
     sparse = sum(isinstance(plan.form, sparse_scheme.Scheme) for plan in plans)
     if sparse:
         are = _tensors(sparse, "tensor is", "tensors are")
         dense = "storage='dense' keeps them for others"
-        yield f"{are} stored without zeros, which only quantrim reads: {dense}"
+        yield f"{are} stored sparse, which only quantrim reads: {dense}"
     coded = sum(isinstance(plan.form, codebook.Scheme) for plan in plans)
     if coded:
         are = _tensors(coded, "tensor is", "tensors are")

@@ -42,7 +42,7 @@ ROWS = (
     Row("compressed-tensors, Marlin 2:4", ".weight_packed", ("I32",), (".scale_packed", ".meta")),
     Row("compressed-tensors, 4-bit floats (NVFP4 or MXFP4)", ".weight_packed", ("U8", "F4"), (".weight_scale",)),
     Row("compressed-tensors", ".weight_packed", _CODES),
-    Row("compressed-tensors, stored without zeros", ".bitmask", ("U8",), (".compressed",)),
+    Row("compressed-tensors, stored sparse", ".bitmask", ("U8",), (".compressed",)),
     Row("8-bit integers of compressed-tensors", ".weight", ("I8",), (".weight_scale",), DECOMPRESS),
     Row("weights on a grid of compressed-tensors, kept as floats", ".weight", _FLOATS, (".weight_scale",)),
     Row("weights on a grid of compressed-tensors, kept as floats", ".weight", _FLOATS, (".weight_zero_point",)),

@@ -29,7 +29,7 @@ class Reason:
         return f"{self.text} ({advice})" if advice else self.text
 
 
-_ALONE = ", but then only quantrim opens the result"
+_ALONE = ", but then other readers may not open the result"
 _ANY = f"reader='any' rounds it too{_ALONE}"
 _ROUNDED = "reader='transformers' rounds it too"
 _KINDS = {

@@ -1,4 +1,4 @@
-"""Weights that lie on a grid already: found by a look at the whole tensor, packed without any change."""
+"""Weights that are already quantized: found by a look at the whole tensor, packed without any change."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def looked_at(source: Source, tensor: TensorPlan) -> TensorPlan:
     settings = tensor.settings
     if form is not None:
         kept = Settings(bits=None, group_size=form.group_size, recognize=True)  # neither pruned nor rounded
-        why = "on a grid already: no bit is changed"
+        why = "already quantized: no bit is changed"
         if minus_zeros:
             why += f" but the sign of {minus_zeros} minus zeros"
         found = tensor._replace(settings=kept, scheme=None, form=form, stored=form.label, reason=why)
         return found._replace(looked=True, exact=True)
     if settings.rounds or settings.changes or settings.storage == "sparse":
         return tensor._replace(looked=True)
-    return tensor._replace(copied=True, looked=True, reason="on no grid, and nothing else is asked for")
+    return tensor._replace(copied=True, looked=True, reason="not quantized, and nothing else is asked for")
 
 
 def _with_either_zero(x: Array, tensor: TensorPlan) -> tuple[codebook.Scheme | None, int]:

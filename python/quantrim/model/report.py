@@ -55,7 +55,7 @@ class TensorReport:
 
 @dataclass(frozen=True)
 class Steps:
-    """Bytes of all tensors, headers aside: as they were; only pruned, and stored without zeros where that is smaller;
+    """Bytes of all tensors, headers aside: as they were; only pruned, and stored sparse where that is smaller;
     only quantized, nothing left out; and as they were written."""
 
     original: int
@@ -67,7 +67,7 @@ class Steps:
         """What was done, and the bytes."""
         return {
             "as it was": self.original,
-            "pruned alone, stored without zeros": self.pruned,
+            "pruned alone, stored sparse": self.pruned,
             "quantized alone": self.quantized,
             "pruned and quantized": self.both,
         }

@@ -45,11 +45,11 @@ class Settings:
 
     codebook: instead of bits, what `quantize_codebook` takes: a name or 2..256 ascending values. clusters: instead of
     both, 2..256 values that the weights share, as in `cluster`. With these group_size may be "tensor" as well, usual
-    for clusters; that of codebooks is 64, or 32 for MX. storage: "sparse" leaves zeros out, "dense" does not, "auto"
+    for clusters; that of codebooks is 64, or 32 for MX. storage: "sparse" stores no zeros, "dense" does, "auto"
     does where that saves a quarter of the bytes of codes that a fraction was pruned of.
 
     scale: None is "mse" for symmetric codes of less than 8 bits that are rounded to nearest, else "absmax"; also a
-    number, the scale of all groups: fixed point. recognize: what lies on a grid, or has at most 256
+    number, the scale of all groups: fixed point. recognize: what is already quantized, or has at most 256
     values, is packed without any change, whatever the other settings say (float64 excepted); group_size None tries
     several.
 

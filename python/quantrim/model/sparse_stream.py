@@ -1,4 +1,4 @@
-"""Weights without their zeros, in two passes over the source: one counts what is stored, the other writes it."""
+"""Weights stored sparse, in two passes over the source: one counts what is stored, the other writes it."""
 
 from __future__ import annotations
 

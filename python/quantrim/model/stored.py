@@ -54,7 +54,7 @@ class CodedTensor(LogicalTensor):
 
 @dataclass(frozen=True)
 class SparseStored(LogicalTensor):
-    """Weights without their zeros. form: how they are stored."""
+    """Weights stored sparse. form: how they are stored."""
 
     form: sparse_scheme.Scheme
 

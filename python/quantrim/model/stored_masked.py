@@ -1,4 +1,4 @@
-"""Weights as compressed-tensors once stored them without their zeros: sparse-bitmask and sparse-24-bitmask.
+"""Weights as compressed-tensors once stored them sparse: sparse-bitmask and sparse-24-bitmask.
 
 Of a module: `bitmask` uint8 (rows, ceil(cols / 8)), a bit per weight, least significant first; `compressed`, the
 weights whose bit is set, row by row; `shape` int64 (2,), or (2, 1). sparse-bitmask has also `row_offsets` int64
@@ -29,7 +29,7 @@ _PARTS = ("compressed", "bitmask", "shape", "row_offsets")
 
 @dataclass(frozen=True)
 class MaskedTensor(LogicalTensor):
-    """Floats without their zeros."""
+    """Floats stored sparse."""
 
     @property
     def compressed(self) -> bool:
@@ -46,7 +46,7 @@ class MaskedTensor(LogicalTensor):
 
 @dataclass(frozen=True)
 class MaskedVariant(VariantTensor):
-    """Codes of 8 bits without their zeros."""
+    """Codes of 8 bits stored sparse."""
 
     def _codes(self, first: int, count: int) -> Array:
         return _expanded(self, first, count)

@@ -68,7 +68,7 @@ def settled(
     workers: Workers,
     tick: Callable[[str], None],
 ) -> Plan:
-    """The plan with the exact sizes of what is stored without zeros: a pass over those tensors. tick: as before."""
+    """The plan with the exact sizes of what is stored sparse: a pass over those tensors. tick: as before."""
     tensors = {
         t.name: _counted(stream_for(source, t, pruners.of(t), None, {}), workers, tick) if t.at_most else t
         for t in plan.tensors

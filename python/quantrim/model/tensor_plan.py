@@ -33,9 +33,9 @@ class TensorPlan(NamedTuple):
 
     scheme: of its codes, where they are stored as compressed-tensors has them. copied: byte for byte, not even pruned.
     form: ours, in place of a scheme. counted: what a first pass over the source found, where the form needs one.
-    looked: whether it is known if the weights lie on a grid, where the settings ask for it. exact: whether they do, and
-    form changes none of them. kept: why it is not rounded though others are. narrowed: the dtype that weights without
-    codes become. simulated: whether what the codes stand for is stored, in place of them.
+    looked: whether it is known if the weights are already quantized, where the settings ask for it. exact: whether they
+    are, and form changes none of them. kept: why it is not rounded though others are. narrowed: the dtype that weights
+    without codes become. simulated: whether what the codes stand for is stored, in place of them.
     """
 
     info: TensorInfo
