@@ -88,7 +88,7 @@ def recovered_sparse(source: Path, target: Path) -> Stored:
         }
         floats = Path(folder, "floats.safetensors")
         save(exact, floats)
-        write(floats, target, {**INT4, "storage": "sparse"})
+        write(floats, target, {**INT4, "scale": "absmax", "storage": "sparse"})
     return of_file(target)
 
 
