@@ -28,7 +28,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 SHA256 = {
     "digits.safetensors": "7472790b61ebe18fabd39d9cfbe4951330f7e1df43897bf38582676be89b4c5c",
     "held_out.safetensors": "9310b985e882bf73cad5d3fb5105127d26d45dde34c37e166b0efba7b537f9c4",
-    "recovered.safetensors": "aa7d142662fc418e2b3ed15fe10f2f8fcaf9088a9210c2db1c59caa8068e3c99",
+    "recovered.safetensors": "3146748e1c31f11b65c28b730b7e1a41806f2fbb6ee17b625d341691ca7c70c8",
 }
 IMAGES = 360
 
