@@ -43,8 +43,8 @@ class ReaderModules:
     def __init__(self, config: Mapping[str, Any] | None) -> None:
         self.config = config or {}
         self.model_types = tuple(dict.fromkeys(_model_types(self.config)))
-        self.families = tuple(name for name in self.model_types if name in _table())
-        self._rows = [_table()[name] for name in self.families or (_ANY_FAMILY,)]
+        self.families = tuple(name for name in self.model_types if _family(name) is not None)
+        self._rows = [row for name in self.families or (_ANY_FAMILY,) if (row := _family(name)) is not None]
         self._kinds: dict[_End, str] = {}  # that were asked for
 
     def kind(self, name: str) -> str:
@@ -130,14 +130,19 @@ def _model_types(config: Mapping[str, Any], depth: int = 0) -> Iterator[str]:
 
 
 @cache
-def _table() -> dict[str, _Family]:
-    """The families of reader_modules.json, where one that is like another has its name in place of a row."""
-    stored: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text())
-    rows = {name: _family(row) for name, row in stored.items() if isinstance(row, dict)}
-    return rows | {name: rows[row] for name, row in stored.items() if isinstance(row, str) and row in rows}
+def _table() -> dict[str, Any]:
+    """reader_modules.json: a row for each family, or the name of one that it is like."""
+    found: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text())
+    return found
 
 
-def _family(row: Mapping[str, str]) -> _Family:
+@cache
+def _family(name: str) -> _Family | None:
+    """A family of the table; None where there is none of that name."""
+    row = _table().get(name)
+    row = _table().get(row) if isinstance(row, str) else row
+    if not isinstance(row, dict):
+        return None
     facts = {key: row.get(key, "").split() for key in _FACTS}
     kinds = {kind: ends for kind, ends in row.items() if kind not in _FACTS}
     return _Family(
