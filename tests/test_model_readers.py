@@ -141,6 +141,7 @@ def test_A7_no_codes_under_a_plain_name_that_no_target_claims(
 
 
 SHAPES = {
+    "fc.weight": (64, 128),  # decoded in the dtype of its scales
     "conv1.weight": (64, 16, 3, 3),
     "conv2.weight": (128, 64, 3),
     "up.weight": (32, 64, 2, 2),
