@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+from held_tensors import normal
+from safetensors.numpy import save_file
 from typer.testing import CliRunner, Result
 
 from quantrim.cli import app
@@ -13,6 +18,14 @@ def run(*words: object) -> Result:
     except TypeError:
         runner = CliRunner()
     return runner.invoke(app, [str(word) for word in words], prog_name="quantrim")
+
+
+def five_layers(folder: Path) -> Path:
+    """A checkpoint of five matrices and a vector."""
+    path = folder / "model.safetensors"
+    arrays = {f"layers.{k}.weight": normal(96, 128, seed=k) for k in range(5)}
+    save_file({**arrays, "norm.weight": np.ones(128, np.float32)}, path)
+    return path
 
 
 def refused(result: Result, code: int = 2) -> str:

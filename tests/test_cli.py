@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_helpers import refused, run
+from cli_helpers import five_layers, refused, run
 from held_tensors import normal
 from model_helpers import save_folder, small_model
 from rich.console import Console
@@ -37,10 +37,7 @@ ESCAPED = r"\x1b[31mred\n\u202etxt\x07"
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    path = tmp_path / "model.safetensors"
-    arrays = {f"layers.{k}.weight": normal(96, 128, seed=k) for k in range(5)}
-    save_file({**arrays, "norm.weight": np.ones(128, np.float32)}, path)
-    return path
+    return five_layers(tmp_path)
 
 
 @pytest.fixture
