@@ -153,7 +153,7 @@ def decoded(folder: Path) -> dict[str, Array]:
         for name, tensor in logical_tensors(checkpoint).items():
             if not np.issubdtype(tensor.dtype, np.integer):
                 count = tensor.matrix_shape[0]
-                wide = tensor.coded and not narrow
+                wide = tensor.layout.has_codes and not narrow
                 rows = dequantize(tensor.quantized_rows(0, count)) if wide else tensor.rows(0, count)
                 found[name] = rows.astype(np.float32, copy=False).reshape(tensor.shape)
     return found

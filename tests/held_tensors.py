@@ -17,7 +17,7 @@ class Held:
 
     array: NDArray[Any]
     name: str = "w"
-    stored: str = "F32"
+    label: str = "F32"
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 import quantrim as qt
 from quantrim.files import encode_header, open_checkpoint
 from quantrim.layouts import compressed_tensors as layout
+from quantrim.layouts import memory
 from quantrim.model import Settings
 
 Arrays = dict[str, NDArray[Any]]
@@ -106,7 +107,7 @@ def expected_parts(w: NDArray[Any], settings: Settings, format: str = layout.PAC
         rounding=settings.rounding,
         seed=settings.seed,
     )
-    return layout.encode(q, scale_dtype, format)
+    return memory.encode(layout.layout_of(q, scale_dtype, format), q)
 
 
 def assert_same_arrays(found: Arrays, expected: Arrays) -> None:

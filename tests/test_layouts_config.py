@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantrim.layouts.compressed_tensors import INT, PACKED, Scheme
+from quantrim.layouts.compressed_tensors import INT, PACKED, CompressedTensors
 from quantrim.layouts.compressed_tensors_config import (
     StatedBits,
     quantization_config,
     reader_notes,
 )
 
-FOUR = Scheme(4, 128, True, "float16")
-EIGHT = Scheme(8, "channel", True, "float16", INT)
-THREE = Scheme(3, 64, False, "bfloat16")
+FOUR = CompressedTensors(4, 128, True, "float16")
+EIGHT = CompressedTensors(8, "channel", True, "float16", INT)
+THREE = CompressedTensors(3, 64, False, "bfloat16")
 SCHEMES = (FOUR, EIGHT, THREE)
 
 
@@ -38,7 +38,7 @@ def found_bits(config: dict[str, Any], module: str) -> int | None:
     return None
 
 
-def check(schemes: dict[str, Scheme], others: list[str], prefix: str = "") -> dict[str, Any]:
+def check(schemes: dict[str, CompressedTensors], others: list[str], prefix: str = "") -> dict[str, Any]:
     config = quantization_config(schemes, others)
     for module, scheme in schemes.items():
         assert found_bits(config, prefix + module) == scheme.bits, module
@@ -83,7 +83,7 @@ def test_A9_modules_that_the_checkpoint_lacks_are_ignored() -> None:
 
 
 def test_mixed_schemes_are_patterns_of_layers() -> None:
-    schemes: dict[str, Scheme] = {f"model.layers.{k}.mlp.up": FOUR for k in range(100)}
+    schemes: dict[str, CompressedTensors] = {f"model.layers.{k}.mlp.up": FOUR for k in range(100)}
     schemes |= {f"model.layers.{k}.mlp.down": THREE for k in range(100)}
     config = check(schemes | {"model.embed_tokens": EIGHT}, ["lm_head"])
     targets = [group["targets"] for group in config["config_groups"].values()]
@@ -120,7 +120,7 @@ PART = st.sampled_from(["a", "b", "layers", "0", "1", "17", "up", "embed_tokens"
         max_size=12,
     )
 )
-def test_every_module_comes_to_its_scheme(modules: dict[str, Scheme | None]) -> None:
+def test_every_module_comes_to_its_scheme(modules: dict[str, CompressedTensors | None]) -> None:
     schemes = {module: scheme for module, scheme in modules.items() if scheme}
     check(schemes, [module for module, scheme in modules.items() if not scheme])
 
@@ -157,6 +157,6 @@ def test_many_modules_in_little_time() -> None:
 
 
 def test_notes_follow_the_readers() -> None:
-    assert reader_notes({"model.up": FOUR}) == []
-    assert any("4 and 8 bits" in note for note in reader_notes({"model.up": THREE}))
-    assert any("under the name of the weight" in note for note in reader_notes({"model.up": EIGHT}))
+    assert reader_notes([FOUR]) == []
+    assert any("4 and 8 bits" in note for note in reader_notes([THREE]))
+    assert any("under the name of the weight" in note for note in reader_notes([EIGHT]))

@@ -166,7 +166,7 @@ def test_blocks_of_the_flat_tensor(tmp_path: Path, shape: list[int]) -> None:
     with open_checkpoint(save(tmp_path / "other.safetensors", tensors)) as checkpoint:
         (tensor,) = logical_tensors(checkpoint).values()
         rows = tensor.matrix_shape[0]
-        assert (tensor.name, tensor.shape, tensor.stored) == ("a.weight", tuple(shape), "nf4 group 64, bitsandbytes")
+        assert (tensor.name, tensor.shape, tensor.label) == ("a.weight", tuple(shape), "nf4 group 64, bitsandbytes")
         assert tensor.rows(0, rows).tobytes() == expected
         assert b"".join(tensor.rows(k, 1).tobytes() for k in range(rows)) == expected
         assert tensor.rows(rows, 0).shape == (0, tensor.matrix_shape[1])

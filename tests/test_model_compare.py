@@ -119,9 +119,9 @@ def test_A19_every_shape(shape: tuple[int, ...]) -> None:
 
 def test_codes_without_a_dtype_are_compared_for_equality_alone() -> None:
     a, b = np.zeros((2, 4), np.uint8), np.ones((2, 4), np.uint8)
-    assert difference(Held(a, stored="F4"), Held(a.copy(), stored="F4")).equal
+    assert difference(Held(a, label="F4"), Held(a.copy(), label="F4")).equal
     with pytest.raises(ValueError, match="tensor 'w' must be of real numbers to be compared, not F4 and F4"):
-        difference(Held(a, stored="F4"), Held(b, stored="F4"))
+        difference(Held(a, label="F4"), Held(b, label="F4"))
 
 
 # Whole checkpoints

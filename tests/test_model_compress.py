@@ -31,7 +31,9 @@ from numpy.typing import DTypeLike
 import quantrim as qt
 from quantrim.files import FormatError, open_checkpoint, read_header
 from quantrim.layouts import compressed_tensors as layout
-from quantrim.model import Recipe, Settings, chunks, compress, logical_tensors, plan, pruner, score_cut, stream
+from quantrim.layouts.base import Chunk
+from quantrim.model import Recipe, Settings, chunks, compress, logical_tensors, plan, pruner, score_cut
+from quantrim.model.encode import coder, tensor_writer
 from quantrim.model.settings import KEYS, Options
 
 BIG = (
@@ -111,18 +113,18 @@ def test_a_planted_bug_in_the_streaming_is_found(tmp_path: Path, bug: str, monke
     options: dict[str, Any] = {"rounding": "stochastic", "prune": 0.4, "bits": 3, "symmetric": False}
     w = np.round(weights(3, 4096) * 64) / 64  # with many ties at the cut
     source = save(tmp_path / "m.safetensors", {"a.weight": w})
+    expected = {f"a.{k}": a for k, a in expected_parts(w, Settings(**options)).items()}
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 4 * 300)
     if bug == "counter":
-        monkeypatch.setattr(stream, "_COUNTER_STEP", 1)
+        monkeypatch.setattr(coder, "_COUNTER_STEP", 1)
     elif bug == "ties":
         real = pruner.score_cuts
         monkeypatch.setattr(pruner, "score_cuts", lambda *a: [score_cut.ScoreCut(cut.key) for cut in real(*a)])
     elif bug == "zero points":
         monkeypatch.setattr(layout, "ZERO_POINT_ROWS", 1)
-        monkeypatch.setattr(stream, "ZERO_POINT_BLOCK", 1)
+        monkeypatch.setattr(layout, "_ZERO_POINT_BLOCK", 1)
     else:
-        monkeypatch.setattr(stream, "column_step", lambda *_: 8)
-    expected = {f"a.{k}": a for k, a in expected_parts(w, Settings(**options)).items()}
+        monkeypatch.setattr(tensor_writer, "column_step", lambda *_: 8)
     with pytest.raises((AssertionError, ValueError)):
         compress(source, tmp_path / "t.safetensors", **options)
         assert_same_arrays(stored_tensors(tmp_path / "t.safetensors"), expected)
@@ -191,13 +193,13 @@ def test_D23_the_pieces_of_a_row_are_not_a_row(tmp_path: Path, monkeypatch: pyte
     source = save(tmp_path / "m.safetensors", {"a.weight": w})
     with nothing_written(tmp_path / "t.safetensors"), pytest.raises(FormatError, match="not inf at flat index 9321"):
         compress(source, tmp_path / "t.safetensors", bits=8)
-    real, pieces = stream.Quantized.write, []
+    real, pieces = tensor_writer.TensorWriter.run, []
 
-    def write(self: Any, q: Any, chunk: chunks.Chunk) -> None:
+    def run(self: Any, chunk: Chunk) -> Any:
         pieces.append(chunk)
-        real(self, q, chunk)
+        return real(self, chunk)
 
-    monkeypatch.setattr(stream.Quantized, "write", write)
+    monkeypatch.setattr(tensor_writer.TensorWriter, "run", run)
     compress(save(tmp_path / "n.safetensors", {"a.weight": w[:1]}), tmp_path / "t.safetensors", bits=8)
     assert len(pieces) == 18 and max(chunk.cols for chunk in pieces) == 288
 
@@ -506,7 +508,7 @@ def test_errors_are_against_the_original_weights(tmp_path: Path) -> None:
     source, target = save(tmp_path / "m.safetensors", arrays), tmp_path / "t.safetensors"
     report = compress(source, target, bits=4, prune=0.6)
     with open_checkpoint(target) as checkpoint:
-        decoded = {name: t.rows(0, t.shape[0]) for name, t in logical_tensors(checkpoint).items() if t.scheme}
+        decoded = {name: t.rows(0, t.shape[0]) for name, t in logical_tensors(checkpoint).items() if t.compressed}
     assert [row.name for row in report.tensors if row.snr_db is not None] == list(decoded)
     for row in report.tensors:
         if row.name not in decoded:

@@ -217,7 +217,7 @@ def test_B2_config_says_so_wherever_nested(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", FLOAT_CONFIGS)
 def test_config_that_says_nothing(tmp_path: Path, name: str) -> None:
     source = save_folder(tmp_path / "m", {"a.weight": weights(64, 64)}, 1, config=FLOAT_CONFIGS[name])
-    assert [t.stored for t in plan(source).tensors] == ["int4 group 32 symmetric"]
+    assert [t.label for t in plan(source).tensors] == ["int4 group 32 symmetric"]
 
 
 @pytest.mark.parametrize("name", SIDE_FILES)

@@ -14,7 +14,8 @@ from model_helpers import Arrays, save, save_folder, small_model, weights
 
 import quantrim as qt
 from quantrim.files import FormatError, open_checkpoint
-from quantrim.layouts import compressed_tensors as layout
+from quantrim.layouts import memory
+from quantrim.layouts.compressed_tensors import layout_of
 from quantrim.model import Settings, compress, logical_tensors
 
 
@@ -44,14 +45,14 @@ def test_rows_are_those_of_dequantize(tmp_path: Path, options: dict[str, Any], f
         assert sum(tensor.nbytes for tensor in found.values()) == checkpoint.total_size
         for name, tensor in found.items():
             assert tensor.shape == arrays[name].shape
-            if tensor.scheme is None:
+            if not tensor.compressed:
                 assert tensor.dtype == arrays[name].dtype
                 everything = tensor.rows(0, tensor.matrix_shape[0])
                 assert everything.tobytes() == arrays[name].tobytes()
                 with pytest.raises(ValueError, match="must be compressed to have codes"):
                     tensor.quantized_rows(0, 0)
                 continue
-            group = tensor.scheme.group_size
+            group = tensor.layout.group_size  # type: ignore[attr-defined]
             rule = Settings(**options).scale_rule
             q = qt.quantize(arrays[name], **{"scale_dtype": "float16", "scale": rule} | options | {"group_size": group})
             whole = q.dequantize(dtype)
@@ -68,14 +69,14 @@ def test_rows_are_those_of_dequantize(tmp_path: Path, options: dict[str, Any], f
 def test_labels(tmp_path: Path) -> None:
     compress(save(tmp_path / "s.safetensors", small_model(ml_dtypes.bfloat16)), tmp_path / "t.safetensors", bits=8)
     with open_checkpoint(tmp_path / "t.safetensors") as checkpoint:
-        stored = {name: tensor.stored for name, tensor in logical_tensors(checkpoint).items()}
+        stored = {name: tensor.label for name, tensor in logical_tensors(checkpoint).items()}
     assert stored["model.embed_tokens.weight"] == stored["model.layers.0.up.weight"] == "int8 channel symmetric"
     assert (stored["scalar"], stored["model.positions"]) == ("BF16", "I64")
 
 
 def parts(bits: int = 4, cols: int = 64, **changes: Any) -> Arrays:
     q = qt.quantize(weights(6, cols), bits, group_size="channel", symmetric=False, scale_dtype="float16")
-    found = layout.encode(q) | changes
+    found = memory.encode(layout_of(q), q) | changes
     return {f"m.{name}": a for name, a in found.items() if a is not None}
 
 
@@ -93,7 +94,7 @@ def refused(path: Path, arrays: Arrays, message: str, metadata: dict[str, str] |
         ({"weight_scale": None}, "weight_scale is missing"),
         ({"weight_shape": None}, "weight_shape is missing"),
         ({"weight_shape": np.array([6, 56])}, "must have words for codes"),
-        ({"weight_shape": np.arange(100_000)}, "weight_shape must be two int64"),
+        ({"weight_shape": np.arange(100_000)}, "weight_shape must be two I64"),
         ({"weight_scale": np.full((6, 1), np.nan, np.float16)}, "weight_scale must be finite"),
         ({"weight_scale": np.full((6, 1), -np.inf, np.float16)}, "weight_scale must be finite"),
         ({"weight_zero_point": np.zeros((9, 1), np.int32)}, "weight_zero_point .* must have shape"),
@@ -113,11 +114,11 @@ def test_few_columns_ask_the_config(tmp_path: Path) -> None:
     config = {"config_groups": {"group_0": group}}
     write_tensors(path, arrays, {"quantization_config": json.dumps(config)})
     with open_checkpoint(path) as checkpoint:
-        assert logical_tensors(checkpoint)["m.weight"].stored == "int3 channel asymmetric"
+        assert logical_tensors(checkpoint)["m.weight"].label == "int3 channel asymmetric"
     config["config_groups"]["group_1"] = {"targets": ["m"], "weights": {"num_bits": 2}}
     write_tensors(path, arrays, {"quantization_config": json.dumps(config)})
     with open_checkpoint(path) as checkpoint:
-        assert logical_tensors(checkpoint)["m.weight"].stored == "int2 channel asymmetric"
+        assert logical_tensors(checkpoint)["m.weight"].label == "int2 channel asymmetric"
     refused(path, arrays, "may be codes", {"quantization_config": "{not json"})
 
 
@@ -127,7 +128,7 @@ def test_own_files_of_few_columns_are_read(tmp_path: Path) -> None:
     rules = [{"match": "*.up.*", "bits": 2}, {"match": "layers.1.down.*", "bits": 5}]
     compress(source, target, recipe={"bits": 3, "min_elements": 0, "rule": rules})
     with open_checkpoint(target) as checkpoint:
-        found = {name: tensor.scheme.bits for name, tensor in logical_tensors(checkpoint).items() if tensor.scheme}
+        found = {name: tensor.layout.bits for name, tensor in logical_tensors(checkpoint).items()}  # type: ignore[attr-defined]
     bits = {"up": 2, "down": 3}
     assert found == {name: 5 if name == "layers.1.down.weight" else bits[name.split(".")[2]] for name in arrays}
 
@@ -144,7 +145,7 @@ def test_other_formats_are_shown_as_they_are_stored(tmp_path: Path) -> None:
     write_tensors(tmp_path / "m.safetensors", arrays)
     with open_checkpoint(tmp_path / "m.safetensors") as checkpoint:
         found = logical_tensors(checkpoint)
-        assert {name: t.stored for name, t in found.items()} == {n: checkpoint.tensors[n].dtype for n in arrays}
+        assert {name: t.label for name, t in found.items()} == {n: checkpoint.tensors[n].dtype for n in arrays}
         assert not any(t.compressed for t in found.values())
 
 

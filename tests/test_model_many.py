@@ -17,7 +17,8 @@ from model_helpers import Arrays, expected_parts, save, save_folder, stored_tens
 from quantrim.files import FormatError, open_checkpoint
 from quantrim.files.writer import FileWriter
 from quantrim.layouts.compressed_tensors_config import StatedBits
-from quantrim.model import Settings, chunks, compress, decompress, plan, stacks, tensor_plan
+from quantrim.model import Settings, chunks, compress, decompress, plan, tensor_plan
+from quantrim.model.encode import stacks
 from quantrim.model.summary import summarize
 from quantrim.model.tensor_plan import TensorPlan, TensorPlanner
 
@@ -78,7 +79,7 @@ def test_D23_tensors_that_are_alike_are_planned_once(tmp_path: Path, monkeypatch
     assert len(settings) <= len(planned)
     for k in range(20):
         t = found[f"layers.{k}.up.weight"]
-        assert t.parts()["codes"].name == f"layers.{k}.up.weight_packed"
+        assert t.arrays()["codes"].name == f"layers.{k}.up.weight_packed"
         assert (t.info.name, t.stored_bytes) == (t.name, 8 * 8 + 8 * 2 + 16)
 
 
@@ -87,7 +88,7 @@ def test_D23_names_decide_where_they_mean_something(tmp_path: Path) -> None:
     arrays = {name: weights(8, 16) for name in ("a.weight", "weight", "a.kernel", "b.weight")}
     path = save(tmp_path / "m.safetensors", arrays)
     recipe = {"bits": 4, "min_elements": 0, "rule": [{"match": "b.*", "bits": 8}]}
-    found = {t.name: sorted(part.name for part in t.parts().values()) for t in plan(path, recipe=recipe).tensors}
+    found = {t.name: sorted(each.name for each in t.arrays().values()) for t in plan(path, recipe=recipe).tensors}
     assert found == {
         "a.weight": ["a.weight_packed", "a.weight_scale", "a.weight_shape"],
         "weight": ["weight.weight_codes", "weight.weight_scale"],

@@ -16,7 +16,7 @@ from quantrim.model import compress, plan
 
 
 def stored(source: Path, **options: object) -> dict[str, str]:
-    return {tensor.name: tensor.stored for tensor in plan(source, **options).tensors}  # type: ignore[arg-type]
+    return {tensor.name: tensor.label for tensor in plan(source, **options).tensors}  # type: ignore[arg-type]
 
 
 def test_only_matrices_of_floats_named_weight(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_only_matrices_of_floats_named_weight(tmp_path: Path) -> None:
         "model.embed_tokens.weight",
         "model.layers.0.down.weight",
     }
-    assert {t.name for t in found.tensors if t.form} == {"pos_embed"}  # in a layout of our own
+    assert {t.name for t in found.tensors if t.layout.family == 'codes'} == {"pos_embed"}  # in a layout of our own
     reasons = {t.name: t.reason for t in found.tensors}
     assert reasons["model.layers.0.norm.weight"] == "1 dimension: only weights of two and more are compressed"
     assert reasons["int.weight"] == "I32: only F32, F16, BF16, F64 are compressed"
@@ -56,7 +56,7 @@ def test_only_matrices_of_floats_named_weight(tmp_path: Path) -> None:
 def test_F_groups_that_do_not_divide(tmp_path: Path, cols: int, group: int | str | None, label: str) -> None:
     source = save(tmp_path / "m.safetensors", {"a.weight": weights(200, cols)})
     found = plan(source, group_size=group)
-    assert found.tensors[0].stored == f"int4 {label} symmetric"
+    assert found.tensors[0].label == f"int4 {label} symmetric"
     fell_back = label.split()[-1] != str(group or 32) and group != cols  # a group of all columns is the channel
     assert bool(found.tensors[0].reason) is fell_back
     assert bool(found.notes) is (fell_back and group is not None)

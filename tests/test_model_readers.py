@@ -341,7 +341,7 @@ def test_D4_pruning_alone_keeps_the_dtype(tmp_path: Path) -> None:
     found = stored_tensors(tmp_path / "out.safetensors")["a.weight"]
     assert found.dtype == ml_dtypes.bfloat16 and np.count_nonzero(found.astype(np.float32)) <= 3200
     assert any("zeros take as much room as other weights" in note for note in report.notes)
-    assert [t.stored for t in plan(source, prune=0.5, bits=4).tensors] == ["int4 group 32 symmetric, 50% pruned"]
+    assert [t.label for t in plan(source, prune=0.5, bits=4).tensors] == ["int4 group 32 symmetric, 50% pruned"]
 
 
 def test_names_that_a_reader_changes_are_targets_too(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_headers_alone_do_not_read_the_weights(model: Path, monkeypatch: pytest.
     def read(*_: object) -> None:
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr("quantrim.model.logical.LogicalTensor.rows", read)
+    monkeypatch.setattr("quantrim.model.streaming.tensors.LogicalTensor.rows", read)
     assert all(t.statistics is None for t in summarize(model, stats=False).tensors)
     with pytest.raises(AssertionError, match="weights were read"):
         summarize(model)

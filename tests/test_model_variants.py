@@ -53,7 +53,7 @@ def test_weights_without_zeros(tmp_path: Path, half: bool, dtype: Any) -> None:
     if half:
         w = np.where(np.tile([True, False, False, True], 13), w, w.dtype.type(0))
     assert (tensor.name, tensor.shape, found.dtype) == ("m.weight", (37, 52), w.dtype)
-    assert np.array_equal(found, w) and tensor.stored.endswith(", sparse-bitmask")
+    assert np.array_equal(found, w) and tensor.label.endswith(", sparse-bitmask")
     decompress(tmp_path / "m.safetensors", tmp_path / "t.safetensors")
     assert stored_tensors(tmp_path / "t.safetensors")["m.weight"].tobytes() == found.tobytes()
 
@@ -79,17 +79,17 @@ def test_codes_without_zeros(tmp_path: Path, half: bool, dtype: Any) -> None:
     if half:
         w = np.where(np.tile([True, False, False, True], 13), w, np.zeros(1, dtype))
     assert np.array_equal(found, (w.astype(np.float32) * scale.astype(np.float32)).astype(np.float16))
-    assert tensor.stored in ("float8 channel, sparse-bitmask", "int8 channel symmetric, sparse-bitmask")
+    assert tensor.label in ("float8 channel, sparse-bitmask", "int8 channel symmetric, sparse-bitmask")
 
 
 @pytest.mark.parametrize(
     "name,array,words",
     [
         ("m.row_offsets", np.zeros(37, np.int64), "bitmask must have the bits of [0-9]+ weights, as many in each row"),
-        ("m.row_offsets", np.arange(37) * 10**6, "row_offsets must rise from 0 to [0-9]+"),
-        ("m.row_offsets", np.arange(37) * 10 + 1, "row_offsets must rise from 0 to [0-9]+"),
-        ("m.row_offsets", -np.arange(37), "row_offsets must rise from 0 to [0-9]+"),
-        ("m.compressed", np.zeros(7, np.float32), "row_offsets must rise from 0 to 7"),
+        ("m.row_offsets", np.arange(37) * 10**6, "row_offsets must be non-decreasing from 0 to [0-9]+"),
+        ("m.row_offsets", np.arange(37) * 10 + 1, "row_offsets must be non-decreasing from 0 to [0-9]+"),
+        ("m.row_offsets", -np.arange(37), "row_offsets must be non-decreasing from 0 to [0-9]+"),
+        ("m.compressed", np.zeros(7, np.float32), "row_offsets must be non-decreasing from 0 to 7"),
         ("m.compressed", np.zeros(1924, np.float32), "bitmask must have the bits of 1924 weights, as many in each"),
         ("m.bitmask", np.full((37, 7), 255, np.uint8), "bitmask must have the bits of [0-9]+ weights, as many in each"),
         ("m.bitmask", None, "bitmask must have the bits of 962 weights, half of each row"),
@@ -135,7 +135,7 @@ def test_float8_in_blocks_with_short_ones_at_the_edges(tmp_path: Path) -> None:
     scale = np.random.default_rng(0).random((3, 2)).astype(np.float32)
     tensor, found = only(tmp_path / "m.safetensors", {"m.weight": w, "m.weight_scale_inv": scale})
     big = np.repeat(np.repeat(scale, 128, 0), 128, 1)[:300, :200]
-    assert tensor.stored == "float8 block 128 x 128"
+    assert tensor.label == "float8 block 128 x 128"
     assert found.tobytes() == (w.astype(np.float32) * big).tobytes()
 
 

@@ -234,7 +234,7 @@ def test_every_row_is_one_that_compress_takes(tmp_path: Path) -> None:
             assert embedding.copied != setting.embeddings, setting.label
         if grid := re.match(r"int(\d) g(\d+) (absmax|mse) (a?)sym", setting.label):
             bits, group, scale, a = grid.groups()
-            assert linear.stored == f"int{bits} group {group} {a}symmetric", setting.label
+            assert linear.label == f"int{bits} group {group} {a}symmetric", setting.label
             assert (linear.bits, linear.settings.scale) == (int(bits), scale)
 
 
@@ -253,7 +253,7 @@ def test_rows_of_commands_are_what_people_get(tmp_path: Path) -> None:
     embedding, linear = zip(*(plan(source, **s.options).tensors for s in commands), strict=True)
     labels = [setting.label for setting in commands]
     assert [label for label, t in zip(labels, embedding, strict=True) if not t.copied] == ["compress --for any"]
-    assert [t.bits for t in linear] == [8, 4, 4, 4, 4] and linear[3].stored.startswith("nf4")
+    assert [t.bits for t in linear] == [8, 4, 4, 4, 4] and linear[3].label.startswith("nf4")
     assert labels == [f"compress {words}" for words in COMMANDS]
 
 

@@ -90,7 +90,7 @@ def scheme_of(config: Any, module: str) -> tuple[Any, str]:
 
 def ours(w: NDArray[Any], tensor: LogicalTensor, options: dict[str, Any]) -> NDArray[Any]:
     """What `quantize` and `dequantize` of the whole original matrix give, in the reader's dtype."""
-    scheme = tensor.scheme
+    scheme = tensor.layout
     assert scheme is not None
     if "prune" in options:
         w = qt.prune(w, options["prune"])
@@ -121,7 +121,7 @@ def check(source: Path, target: Path, options: dict[str, Any]) -> Report:
         assert set(tensors) == set(before.tensors)
         for name, tensor in tensors.items():
             module, _, part = name.rpartition(".")
-            if tensor.scheme is None:
+            if not tensor.compressed:
                 assert stored[name].shape == tensor.shape
                 assert not tensor.shape or after.raw(name) == before.raw(name)
                 if part == "weight" and len(tensor.shape) == 2:
@@ -160,7 +160,7 @@ def test_D11_negative_scales_decode_to_our_bits(tmp_path: Path, bits: int, dtype
     arrays = small_model(dtype)
     check(save_folder(tmp_path / "source", arrays), tmp_path / "out", {"bits": bits, "group_size": 32, "scale": "mse"})
     with open_checkpoint(tmp_path / "out") as checkpoint:
-        tensors = [t for t in logical_tensors(checkpoint).values() if t.scheme is not None]
+        tensors = [t for t in logical_tensors(checkpoint).values() if t.compressed]
         assert tensors
         for tensor in tensors:
             q = tensor.quantized_rows(0, tensor.shape[0])
@@ -198,7 +198,7 @@ def test_transformers_opens_minilm(minilm: Path, tmp_path: Path, case: str, dequ
     with open_checkpoint(target) as checkpoint:
         at_once = (checkpoint.config or {})["quantization_config"]["dequantize"]
         for name, tensor in logical_tensors(checkpoint).items():
-            if tensor.scheme is not None:
+            if tensor.compressed:
                 reader = np.dtype(str(state[name].dtype).removeprefix("torch."))
                 decoded = tensor.quantized_rows(0, tensor.shape[0]).dequantize(reader)
                 if how or at_once:  # decoded in the dtype of the scales, widened after that
@@ -262,13 +262,13 @@ def test_transformers_opens_minilm_without_a_quarter_of_its_units(minilm: Path, 
 
 def test_the_comparison_sees_one_wrong_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The positive control: one bit of what is written."""
-    real = layout.encode_codes
+    real = layout._padded
 
-    def wrong(data: NDArray[np.uint8], scheme: layout.Scheme, cols: int) -> NDArray[np.uint8]:
-        codes = real(data, scheme, cols).copy()
+    def wrong(data: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+        codes = real(data, width).copy()
         codes[-1, -1] ^= 0x10
         return codes
 
-    monkeypatch.setattr(layout, "encode_codes", wrong)
+    monkeypatch.setattr(layout, "_padded", wrong)
     with pytest.raises(AssertionError):
         check(save_folder(tmp_path / "source", small_model()), tmp_path / "out", {"bits": 4})

@@ -193,7 +193,7 @@ def test_decoded_to_the_bits_of_the_library(tmp_path: Path, case: str, dtype: An
         dtype = torch.float32  # beyond float16; the scales are stored as exponents anyhow
     stored, decoded, config = made(case, dtype)
     tensor = opened(tmp_path / "model", stored, config)
-    assert tensor.stored.startswith(CASES[case][4])
+    assert tensor.label.startswith(CASES[case][4])
     assert (tensor.name, tensor.shape) == ("m.weight", tuple(decoded.shape))
     assert f"torch.{tensor.dtype}" == str(decoded.dtype)
     found: NDArray[Any] = tensor.whole  # type: ignore[attr-defined]
@@ -226,7 +226,7 @@ def test_columns_in_groups_by_g_idx(tmp_path: Path, symmetric: bool, even: bool)
     if not symmetric:
         stored["weight_zero_point"] = pack_to_int32(torch.from_numpy(zeros), bits, packed_dim=0)
     tensor = opened(tmp_path / "model", stored, {})
-    assert "3 groups by g_idx" in tensor.stored
+    assert "3 groups by g_idx" in tensor.label
     shifted = torch.from_numpy(codes).to(torch.bfloat16)
     if not symmetric:
         shifted = shifted - torch.from_numpy(zeros).to(torch.bfloat16)[:, g_idx]
@@ -256,5 +256,5 @@ def test_scale_inv_of_blocks(tmp_path: Path, block: list[int] | None, experts: b
     found = opened(tmp_path / "model", {"weight": w, "weight_scale_inv": scale}, config)
     big = scale.repeat_interleave(down, -2)[..., :rows, :].repeat_interleave(along, -1)[..., :cols]
     want = bits_of(w.float() * big)
-    assert found.dtype == np.float32 and found.stored == f"float8 block {down} x {along}"
+    assert found.dtype == np.float32 and found.label == f"float8 block {down} x {along}"
     assert np.array_equal(found.whole.view(np.int32), want.reshape(-1, cols))  # type: ignore[attr-defined]

@@ -79,7 +79,7 @@ def decoded_folder(source: Path, compressed: Path, target: Path) -> Path:
         for name, tensor in logical_tensors(checkpoint).items():
             # decoded in the dtype of the scales where that is done as a model is opened, else in that of the model
             early = at_once or modules.kind(name) == "expert"
-            rows, exact = tensor.matrix_shape[0], tensor.coded and not early
+            rows, exact = tensor.matrix_shape[0], tensor.layout.has_codes and not early
             values = tensor.quantized_rows(0, rows).dequantize(np.float32) if exact else tensor.rows(0, rows)
             tensors[name] = torch.from_numpy(
                 np.ascontiguousarray(values.astype(np.float32) if tensor.compressed else values).reshape(tensor.shape)

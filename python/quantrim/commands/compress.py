@@ -265,7 +265,7 @@ def plan_data(wish: Plan) -> dict[str, Any]:
             "source_bytes": t.source_bytes,
             "stored_bytes": t.stored_bytes,
             "at_most": t.at_most,
-            "stored": t.stored,
+            "stored": t.label,
             "reason": wording.worded(t.reason),
         }
         for t in wish.tensors
@@ -291,7 +291,7 @@ def show_plan(wish: Plan, target: Path, out: Console) -> None:
             terminal.shape(t.shape),
             t.info.dtype,
             terminal.size(t.source_bytes),
-            "copied" if t.copied else t.stored,
+            "copied" if t.copied else t.label,
             f"{'<= ' if t.at_most else ''}{terminal.size(t.stored_bytes)}",
             wording.worded(t.reason),
         ]

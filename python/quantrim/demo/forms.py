@@ -83,7 +83,7 @@ def recovered_sparse(source: Path, target: Path) -> Stored:
     with recovered_file() as path, open_checkpoint(path) as checkpoint, tempfile.TemporaryDirectory() as folder:
         tensors = logical_tensors(checkpoint).items()
         exact = {
-            name: t.quantized_rows(0, t.shape[0]).dequantize() if t.coded else checkpoint.read(name)
+            name: t.quantized_rows(0, t.shape[0]).dequantize() if t.layout.has_codes else checkpoint.read(name)
             for name, t in tensors
         }
         floats = Path(folder, "floats.safetensors")

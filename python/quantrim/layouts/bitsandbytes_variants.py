@@ -12,16 +12,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import checks
-from .bitsandbytes import BLOCKS, DTYPE_NAMES
+from ..quantization import dequantize
+from ..tensor import QuantizedTensor, matrix_shape
+from .base import FLOATS, Array, Arrays, Catalog, Found, Layout, LayoutError, Shape
 
-__all__ = ["Flat", "Nested", "decode_int8", "read"]
+__all__ = ["BLOCKS", "DTYPE_NAMES", "Flat", "Int8", "Nested", "find_int8", "read", "swapped"]
 
+BLOCKS = tuple(2**n for n in range(5, 13))
+DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 NESTED_BLOCKS = tuple(2**n for n in range(5, 13))
 _SHARE = np.float32(7.874015718698502e-3)  # 1 / 127 as bitsandbytes has it
 Infos = Mapping[str, tuple[str, int, int]]  # dtype, elements, bytes
@@ -36,7 +40,7 @@ class Nested:
 
 
 @dataclass(frozen=True)
-class Flat:
+class Flat(Layout):
     """A tensor of this shape in blocks, whatever its rows are. kind: "nf4" or "fp4". dtype: of the decoded weights, as
     safetensors has it."""
 
@@ -45,6 +49,45 @@ class Flat:
     dtype: str
     shape: tuple[int, ...]
     nested: Nested | None
+    family: ClassVar[str] = "bitsandbytes, flat"
+
+    @property
+    def has_codes(self) -> bool:
+        return False  # rows that begin within a block have no scales of their own
+
+    @property
+    def error_array(self) -> str:
+        return "weight.absmax"
+
+    @property
+    def decoded_dtype(self) -> str:
+        return self.dtype
+
+    def decode(self, arrays: Arrays, first: int, count: int, shape: Shape) -> Array:
+        cols = matrix_shape(shape)[1]
+        begin, end = first * cols, (first + count) * cols
+        start = begin // self.block * self.block  # an even number of codes is whole bytes
+        codes = self._codes(arrays, start, end)
+        return dequantize(codes, dtype=FLOATS[self.dtype])[0, begin - start :].reshape(count, cols)
+
+    def _codes(self, arrays: Arrays, start: int, end: int) -> QuantizedTensor:
+        """Return weights `start` to `end` of the flat tensor as one row; `start` begins a block."""
+        data = arrays.values("weight", np.uint8, start // 2, -(-(end - start) // 2))[None]
+        first, last = start // self.block, -(-end // self.block) if end > start else start // self.block
+        scales = self._scales(arrays, first, last - first)
+        values = arrays.array("weight.quant_map")
+        shape = (1, end - start)
+        return QuantizedTensor(swapped(data), scales[None], None, 4, self.block, shape, values)
+
+    def _scales(self, arrays: Arrays, first: int, count: int) -> NDArray[np.float32]:
+        nested = self.nested
+        if nested is None or not count:
+            return arrays.values("weight.absmax", np.float32, first, count if nested is None else 0)
+        codes = arrays.values("weight.absmax", np.uint8, first, count)
+        begin, end = first // nested.block, -(-(first + count) // nested.block)
+        absmax = arrays.values("weight.nested_absmax", np.float32, begin, end - begin)
+        table = arrays.array("weight.nested_quant_map").reshape(-1)
+        return _decode_scales(codes, first, table, absmax, nested)
 
     @property
     def label(self) -> str:
@@ -97,13 +140,63 @@ def _check_codes(infos: Infos, nbytes: int) -> None:
         raise ValueError(f"weight must be {nbytes} bytes of codes, not {infos['weight'][2]}")
 
 
-def decode_scales(
+def _decode_scales(
     codes: NDArray[np.uint8], first: int, table: NDArray[np.float32], absmax: NDArray[np.float32], nested: Nested
 ) -> NDArray[np.float32]:
     """Scales that are codes, from number `first` on. absmax: those of their blocks, from the one of `first` on."""
     block = np.arange(first, first + codes.size) // nested.block - first // nested.block
     scales: NDArray[np.float32] = table[codes] * absmax[block] + nested.offset
     return scales
+
+
+@dataclass(frozen=True)
+class Int8(Layout):
+    """LLM.int8(): two roundings, which codes with one scale do not have; so only its weights can be asked for."""
+
+    family: ClassVar[str] = "bitsandbytes, int8"
+
+    @property
+    def has_codes(self) -> bool:
+        return False
+
+    @property
+    def error_array(self) -> str:
+        return "SCB"
+
+    @property
+    def label(self) -> str:
+        return "int8 channel, bitsandbytes"
+
+    @property
+    def decoded_dtype(self) -> str:
+        return "F32"
+
+    def decode(self, arrays: Arrays, first: int, count: int, shape: Shape) -> Array:
+        return decode_int8(arrays.rows("weight", first, count), arrays.values("SCB", np.float32, first, count))
+
+
+def find_int8(catalog: Catalog, scales: str) -> Found | None:
+    """Return the weight that these scales are of; None where there is none, or in a layout that is not read."""
+    name, info = f"{scales.removesuffix('SCB')}weight", catalog.tensors[scales]
+    weight = catalog.tensors.get(name)
+    if weight is None or weight.dtype != "I8" or len(weight.shape) != 2:
+        return None
+    if info.dtype != "F32" or info.size != weight.shape[0]:
+        problem = f"SCB must be {weight.shape[0]} F32, one for each row, not {info.dtype} of shape {info.shape}"
+        raise LayoutError(problem, scales)
+    arrays = {"weight": name, "SCB": scales}
+    tiles = catalog.tensors.get(f"{name}_format")
+    if tiles is not None:
+        if tiles.nbytes > 8 or catalog.read(f"{name}_format").any():
+            return None  # tiles of a GPU, which bitsandbytes reads no more either
+        arrays["weight_format"] = f"{name}_format"
+    return Found(name, Int8(), weight.shape, arrays)
+
+
+def swapped(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return bytes of two codes with the first in the low half as those with it in the high half, or back."""
+    halves: NDArray[np.uint8] = (codes >> 4 | codes << 4).astype(np.uint8, copy=False)
+    return halves
 
 
 def decode_int8(codes: NDArray[np.int8], absmax: NDArray[np.float32]) -> NDArray[np.float32]:

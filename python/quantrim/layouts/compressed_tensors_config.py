@@ -6,15 +6,32 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
-from .compressed_tensors import INT, PACKED, Scheme
+from ..tensor import GroupSize
+
+PACKED, INT = "pack-quantized", "int-quantized"  # formats
 
 _EXPERT = re.compile(r"(^|\.)experts\.[0-9]+\.")  # one of a list of them
 _COMPONENTS = 64  # of a module name that patterns are made for; stranger names are listed one by one
 _ANY_PREFIX = r"(.*\.)?"  # a model with a head holds the base model's modules under one more name
 _OWN_PATTERN = re.compile(r"re:(\(\.\*\\\.\)\?)?((?:\\d\+|\\.|[^\\.^$*+?{}\[\]|()])+)\$", re.DOTALL)
 _CLASS, _ESCAPED = re.compile(r"\\[0-9A-Za-z]"), re.compile(r"\\(.)", re.DOTALL)  # of such a pattern
+
+
+
+class Scheme(Protocol):
+    """What compressed-tensors calls the scheme of a module."""
+
+    @property
+    def bits(self) -> int: ...
+    @property
+    def group_size(self) -> GroupSize: ...
+    @property
+    def symmetric(self) -> bool: ...
+    @property
+    def format(self) -> str: ...
+
 
 _Shape = tuple[str | None, ...]  # a module name's components, None for a number
 
@@ -63,9 +80,9 @@ def quantization_config(
     }
 
 
-def reader_notes(schemes: Mapping[str, Scheme]) -> list[str]:
+def reader_notes(schemes: Iterable[Scheme]) -> list[str]:
     """What vLLM does not open, and what transformers (5.24) opens only when asked in a special way."""
-    kinds = set(schemes.values())
+    kinds = set(schemes)
     notes = []
     if any(scheme.bits not in (4, 8) for scheme in kinds):
         notes.append("vLLM opens codes of 4 and 8 bits alone; transformers opens all")
@@ -130,7 +147,7 @@ def _group(scheme: Scheme, targets: list[str]) -> dict[str, Any]:
         "num_bits": scheme.bits,
         "observer": "minmax",
         "observer_kwargs": {},
-        "strategy": scheme.strategy,
+        "strategy": "channel" if scheme.group_size == "channel" else "group",
         "symmetric": scheme.symmetric,
         "type": "int",
     }

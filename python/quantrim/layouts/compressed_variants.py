@@ -21,38 +21,39 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from ..codebooks import E2M1
-from ..tensor import row_bytes
-from .compressed_tensors import SCALE_DTYPES, decode_scales
+from ..tensor import QuantizedTensor, blank, matrix_shape, row_bytes
+from .base import SCALE_DTYPES, Arrays, Infos, Layout, Shape, decode_scales
+from .zero_points import ZERO_POINT_ROWS, unpack_zero_points
 
-__all__ = ["ROLES", "Variant", "read"]
+__all__ = ["FLOAT8", "ROLES", "Variant", "blocks_of", "read"]
 
 # the parts of a weight, by what follows its name in a file; "" and "_packed" are codes
 ROLES = ("", "_packed", "_scale", "_scale_inv", "_global_scale", "_shape", "_zero_point", "_g_idx")
-_FLOAT8 = ("F8_E4M3", "F8_E5M2")
+FLOAT8 = ("F8_E4M3", "F8_E5M2")
 _EXPONENTS = ("U8", "F8_E8M0")
 _INTEGERS = ("I32", "I64")
 _DTYPES = dict(SCALE_DTYPES.values())
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _LARGE_BLOCK = (128, 128)  # of FP8 checkpoints whose config does not say
 Block = tuple[int, int]
-Infos = Mapping[str, tuple[str, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
-class Variant:
+class Variant(Layout):
     """How a weight of this shape is stored.
 
     codes: "packed", "int8", "float8", "fp4" or "fp6". bits: of a code. block: the rows and columns under one scale.
-    grid: the rows and columns of the scales of one matrix. scales: the dtype of the scales as they are stored. zeros:
+    grid: the rows and columns of the scales of one matrix. scales: the dtype of the scales as they are kept. zeros:
     None, "packed" or "int8". global_scale: the axes of that one value, None where there is none. ordered: whether
-    columns may have groups of their own (g_idx). dtype: what it decodes to.
+    columns may have groups of their own (g_idx). dtype: what it decodes to, as safetensors has it. float8: which one
+    codes are, '' where they are none.
     """
 
     shape: tuple[int, ...]
@@ -65,7 +66,9 @@ class Variant:
     zeros: str | None
     global_scale: int | None
     ordered: bool
-    dtype: np.dtype[Any]
+    dtype: str
+    float8: str
+    family: ClassVar[str] = "compressed-tensors variant"
 
     @property
     def matrix(self) -> Block:
@@ -100,6 +103,92 @@ class Variant:
             return f"mxfp{self.bits}"
         return "nvfp4" if self.codes == "fp4" else "float8"
 
+    @property
+    def decoded_dtype(self) -> str:
+        return self.dtype
+
+    @property
+    def codes_array(self) -> str:
+        """The array that the codes are in."""
+        return "weight" if self.codes in ("int8", "float8") else "weight_packed"
+
+    def decode(self, arrays: Arrays, first: int, count: int, shape: Shape) -> QuantizedTensor:
+        """Return rows of the last axis: several for each of the matrix, where a stack is so narrow that it is seen as
+        a convolution."""
+        each = math.prod(shape[:-1]) // max(1, matrix_shape(shape)[0])
+        nbytes = self.code_row_bytes()
+        codes = arrays.values(self.codes_array, np.uint8, first * each * nbytes, count * each * nbytes)
+        return self.decode_rows(arrays, codes.reshape(count * each, nbytes), first * each)
+
+    def decode_rows(self, arrays: Arrays, codes: NDArray[np.uint8], first: int) -> QuantizedTensor:
+        """Return rows of the last axis from `first` on. codes: (rows, bytes) as they are stored."""
+        cols, count = self.shape[-1], len(codes)
+        if not codes.size:
+            return blank((count, cols), self.bits, "channel")
+        at = self.scale_rows(first, count)
+        scale = "weight_scale_inv" if self.inverse else "weight_scale"
+        global_scale = None if arrays.info("weight_global_scale") is None else arrays.array("weight_global_scale")
+        scales = self.decode_scales(self._grid_rows(arrays, scale, at), global_scale)
+        zeros = None if self.zeros is None else self._zero_points(arrays, first, count, at)
+        group: int | str = min(self.block[1], cols)
+        if self.ordered:
+            of_column = self._groups_of_columns(arrays)
+            scales, group = scales[:, of_column], 1
+            zeros = None if zeros is None else zeros[:, of_column]
+        book = self.codebook(codes)
+        scales = np.ascontiguousarray(scales)
+        zeros = None if zeros is None else np.ascontiguousarray(zeros)
+        return QuantizedTensor(self.decode_codes(codes), scales, zeros, self.bits, group, (count, cols), book)
+
+    def _grid_rows(self, arrays: Arrays, name: str, at: NDArray[np.int64]) -> NDArray[Any]:
+        """Return these rows of what is laid out as the scales are, seen as one matrix."""
+        info = arrays.info(name)
+        if info is None or math.prod(info[1]) == 1:
+            return np.repeat(arrays.array(name).reshape(1, 1), len(at), axis=0)
+        low = int(at[0])
+        found = self._matrix_rows(arrays, name, low, int(at[-1]) + 1 - low)
+        taken: NDArray[Any] = np.take(found, at - low, axis=0)
+        return taken
+
+    def _matrix_rows(self, arrays: Arrays, name: str, first: int, count: int) -> NDArray[Any]:
+        """Return rows of as many columns as there are groups, all matrices one below the other."""
+        cols = self.grid[1]
+        return arrays.values(name, None, first * cols, count * cols).reshape(count, cols)
+
+    def _zero_points(self, arrays: Arrays, first: int, count: int, at: NDArray[np.int64]) -> NDArray[np.uint8]:
+        name, bits = "weight_zero_point", self.bits
+        if self.zeros == "int8":
+            signed = self._grid_rows(arrays, name, at).view(np.uint8)
+            unsigned: NDArray[np.uint8] = signed + np.uint8(2 ** (bits - 1))  # modulo 256
+            return unsigned
+        info = arrays.info(name)
+        assert info is not None
+        rows, words = self.matrix[0], info[1][-2]
+        found = []
+        for matrix in range(first // rows, (first + count - 1) // rows + 1):
+            begin = max(0, first - matrix * rows)
+            end = min(rows, first + count - matrix * rows)
+            skip = begin % ZERO_POINT_ROWS  # whole words begin at multiples of it
+            word = (begin - skip) * bits // 32
+            many = -(-(skip + end - begin) * bits // 32)
+            packed = self._matrix_rows(arrays, name, matrix * words + word, many)
+            found.append(unpack_zero_points(packed, bits, skip + end - begin)[skip:])
+        zeros: NDArray[np.uint8] = np.concatenate(found)
+        return zeros
+
+    def _groups_of_columns(self, arrays: Arrays) -> NDArray[Any]:
+        """Return the group of each column; by their order where the file says -1, as its writers do."""
+        found = arrays.array("weight_g_idx")
+        groups, cols = self.grid[1], self.shape[-1]
+        if (found == -1).any():
+            if cols % groups:
+                raise ValueError(f"weight_scale must have groups that divide {cols} columns, not {groups}")
+            by_order: NDArray[Any] = np.arange(cols) // (cols // groups)
+            return by_order
+        if found.min() < 0 or found.max() >= groups:
+            raise ValueError(f"weight_g_idx must be of 0..{groups - 1}, not {found.min()}..{found.max()}")
+        return found
+
     def code_row_bytes(self) -> int:
         """Bytes of a stored row of codes."""
         cols = self.shape[-1]
@@ -121,13 +210,13 @@ class Variant:
             return unsigned
         return np.ascontiguousarray(stored[:, : row_bytes(self.shape[-1], self.bits)])
 
-    def codebook(self, dtype: str, codes: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """The values of codes that are floats. dtype: of the stored codes. ValueError where a code is no number."""
+    def codebook(self, codes: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """The values of codes that are floats. ValueError where a code is no number."""
         if self.codes in ("packed", "int8"):
             return None
         if self.codes != "float8":
             return _E2M1 if self.codes == "fp4" else _E2M3
-        values = _FLOAT8_VALUES[dtype]
+        values = _FLOAT8_VALUES[self.float8]
         missing = ~np.isfinite(values)
         if missing[codes].any():
             at = int(missing[codes].argmax())
@@ -179,7 +268,7 @@ def read(infos: Infos, shape: Sequence[int] | None, blocks: Collection[Block], a
         six = infos[scale][0] in _EXPONENTS and stored[-1] == 24 * groups[0]  # bytes of 32 codes
         codes, bits = ("fp6", 6) if six else ("fp4", 4)
         found = (*stored[:-1], stored[-1] * 8 // bits)
-    elif dtype == "I8" or dtype in _FLOAT8:
+    elif dtype == "I8" or dtype in FLOAT8:
         codes, bits, found = ("int8" if dtype == "I8" else "float8"), 8, stored
     else:
         raise ValueError(f"codes must be int32, int8, float8 or bytes of 4-bit floats, not {dtype}")
@@ -227,7 +316,8 @@ def _with_scales(
         zeros=_zeros(infos, shape, codes, bits, stored),
         global_scale=_global_scale(infos, small),
         ordered=ordered,
-        dtype=_DTYPES.get(dtype, _BFLOAT16),
+        dtype=dtype if dtype in _DTYPES else "BF16",
+        float8=infos[""][0] if codes == "float8" else "",
     )
 
 
@@ -296,3 +386,17 @@ _FLOAT8_VALUES = {
     name: np.arange(256, dtype=np.uint8).view(dtype).astype(np.float32)
     for name, dtype in (("F8_E4M3", ml_dtypes.float8_e4m3fn), ("F8_E5M2", ml_dtypes.float8_e5m2))
 }
+
+
+def blocks_of(config: Mapping[str, Any]) -> set[Block]:
+    """Return the blocks of rows and columns that a config names, whatever the modules."""
+    groups = config.get("config_groups")
+    weights = [g.get("weights") for g in (groups.values() if isinstance(groups, dict) else ()) if isinstance(g, dict)]
+    said = [w.get("block_structure") for w in weights if isinstance(w, dict)] + [config.get("weight_block_size")]
+    found = set()
+    for each in said:
+        if isinstance(each, str) and all(side.isdecimal() for side in each.split("x")):
+            each = [int(side) for side in each.split("x")]
+        if isinstance(each, list) and len(each) == 2 and all(type(side) is int and side > 0 for side in each):
+            found.add((each[0], each[1]))
+    return found

@@ -2,13 +2,13 @@
 
 from .compress import compress
 from .decompress import DecodedTensor, Decompressed, decompress
-from .logical import LogicalTensor, logical_tensors
 from .lossless import Restored, compress_lossless, restore
 from .plan import Plan, plan
 from .recipe import Recipe, Rule
 from .report import Report, TensorReport
 from .settings import Settings
 from .split import merge_checkpoint, split_checkpoint
+from .streaming.tensors import LogicalTensor, logical_tensors
 from .tensor_plan import TensorPlan
 from .tune import Tuned, tune
 from .unit_removal import UnitRemoval

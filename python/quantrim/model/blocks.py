@@ -7,15 +7,16 @@ from typing import Any, Protocol, TypeVar
 
 from .. import backend
 from ..checks import Array
+from ..layouts.base import Chunk
 from ..tensor import matrix_shape
-from .chunks import CHUNK_BYTES, Chunk, cut
+from .chunks import CHUNK_BYTES, cut
 from .workers import Workers
 
 BLOCK_BYTES = CHUNK_BYTES  # of a tensor as float32
 
 
 class Tensor(Protocol):
-    """A tensor that is read by rows. dtype: of the values. stored: in what form they are kept."""
+    """A tensor that is read by rows. dtype: of the values. label: how they are kept, for people."""
 
     @property
     def name(self) -> str: ...
@@ -24,7 +25,7 @@ class Tensor(Protocol):
     @property
     def dtype(self) -> Any: ...
     @property
-    def stored(self) -> str: ...
+    def label(self) -> str: ...
     @property
     def nbytes(self) -> int: ...
     def rows(self, first: int, count: int) -> Array: ...

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import count
+
+from ..layouts.base import Chunk
 
 CHUNK_BYTES = (
     2 << 20
 )  # of weights as float32, the unit of work of a thread: read, pruned and decoded they fit its cache
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Rows `row` to `row + rows`; where `rows` is 1, columns `col` to `col + cols` of it."""
-
-    row: int
-    rows: int
-    col: int
-    cols: int
-
-    @property
-    def size(self) -> int:
-        return self.rows * self.cols
 
 
 def cut(rows: int, cols: int, step: int | None, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
@@ -31,21 +19,22 @@ def cut(rows: int, cols: int, step: int | None, chunk_bytes: int = CHUNK_BYTES) 
     limit = max(1, chunk_bytes // 4)
     if not rows * cols:
         return
+    numbers = count()
     if cols > limit and step is not None:
         width = max(step, limit // step * step)
         for row in range(rows):
             for col in range(0, cols, width):
-                yield Chunk(row, 1, col, min(width, cols - col))
+                yield Chunk(row, 1, col, min(width, cols - col), next(numbers))
         return
-    count = max(1, limit // cols)
-    for row in range(0, rows, count):
-        yield Chunk(row, min(count, rows - row), 0, cols)
+    height = max(1, limit // cols)
+    for row in range(0, rows, height):
+        yield Chunk(row, min(height, rows - row), 0, cols, next(numbers))
 
 
 def cut_bands(rows: int, cols: int, band: int, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
     """Chunks of whole bands of so many rows, as many as `chunk_bytes` hold, at least one."""
     for chunk in cut(rows // band, cols * band, None, chunk_bytes):
-        yield Chunk(chunk.row * band, chunk.rows * band, 0, cols)
+        yield Chunk(chunk.row * band, chunk.rows * band, 0, cols, chunk.number)
 
 
 def column_step(group_size: int | str, m: int | None = None) -> int | None:

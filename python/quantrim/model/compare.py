@@ -14,9 +14,9 @@ from ..checks import Array
 from ..files import open_checkpoint
 from ..files.errors import quote
 from ..float_environment import default_floats
+from ..layouts.base import Chunk
 from .blocks import Tensor, measured
-from .chunks import Chunk
-from .logical import logical_tensors
+from .streaming.tensors import logical_tensors
 from .summary import bytes_done, has_numbers
 
 
@@ -161,13 +161,13 @@ def _differences(
 def _difference(a: Tensor, b: Tensor, parts: Sequence[_Block]) -> Difference:
     equal = all(part.equal for part in parts)
     if not equal and not (has_numbers(a) and has_numbers(b)):
-        stored = f"{a.stored} and {b.stored}"
+        stored = f"{a.label} and {b.label}"
         raise ValueError(f"tensor {quote(a.name)} must be of real numbers to be compared, not {stored}")
     sums = np.array([part.sums for part in parts]).reshape(-1, 4).sum(0)
     return Difference(
         name=a.name,
         shape=tuple(a.shape),
-        stored=(a.stored, b.stored),
+        stored=(a.label, b.label),
         nbytes=(a.nbytes, b.nbytes),
         signal=float(sums[0]),
         other=float(sums[1]),

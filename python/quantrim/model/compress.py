@@ -20,7 +20,10 @@ from ..files.index import INDEX_SUFFIX
 from ..files.usual_header import collector_paused
 from ..float_environment import default_floats
 from . import chunks
-from .forms import form_bytes, pruned_bytes
+from .choose_layout import layout_bytes, pruned_bytes
+from .encode.first_pass import with_counts, with_recognized
+from .encode.stacks import rounded_together, stacks_of
+from .encode.tensor_writer import Done, Jobs, Output, TensorWriter, compress_jobs, copy_jobs
 from .index import index_of
 from .plan import Plan, make_plan
 from .provenance import peak_memory, settings_table, versions
@@ -30,11 +33,8 @@ from .report import Report, Steps, TensorReport
 from .settings import Options
 from .shards import ShardPlan
 from .source import Source
-from .stacks import rounded_together, stacks_of
 from .statistics import Errors
-from .stream import Done, Jobs, compress_jobs, copy_jobs
-from .streams import recognized, settled, stream_for
-from .targets import CheckedFile, check_target, copy_side_files, write_json
+from .targets import CheckedFile, TensorFile, check_target, copy_side_files, write_json
 from .tensor_plan import TensorPlan
 from .workers import Buffers, Workers, gathered
 
@@ -128,11 +128,11 @@ def compress(
         run = _Run(checkpoint, plan, progress)
         count = backend.current_threads()
         with Workers(count) as workers:
-            plan = recognized(checkpoint, plan, run.source, workers, run.tick)
+            plan = with_recognized(checkpoint, plan, run.source, workers, run.tick)
         with Pruners(plan.tensors, wish.folder) as pruners:
             with Workers(count) as workers:
                 pruners.find_budgets(run.source, workers, run.advance)
-                plan = settled(checkpoint, plan, run.source, pruners, workers, run.tick)
+                plan = with_counts(checkpoint, plan, run.source, pruners, workers, run.tick)
             with _targets(checkpoint, plan, target, overwrite) as open_target:
                 for shard in plan.shards:
                     # the workers end before the file is closed: none may write to a descriptor used anew
@@ -156,13 +156,14 @@ class _Run:
 
     def write_shard(self, shard: ShardPlan, pruners: Pruners, out: FileWriter, workers: Workers) -> None:
         out.pwrite(shard.header, 0)
+        tensors = TensorFile(out, shard.offsets)
         stacks, others = stacks_of(shard.tensors)
-        jobs = ((job, t.source_bytes) for t in others for job in self._jobs(shard, t, pruners, out, workers))
+        jobs = ((job, t.source_bytes) for t in others for job in self._jobs(t, pruners, tensors, workers))
 
         def alone(tensor: TensorPlan) -> list[Done]:
-            return [job() for job in self._jobs(shard, tensor, pruners, out, workers)]
+            return [job() for job in self._jobs(tensor, pruners, tensors, workers)]
 
-        together = (partial(rounded_together, self.source, each, out, shard.offsets, alone) for each in stacks)
+        together = (partial(rounded_together, self.source, each, tensors, alone) for each in stacks)
         pieces: Iterator[Callable[[], list[Done]]] = chain(gathered(jobs), together)
         for done in chain.from_iterable(workers.run(pieces)):
             if done.errors is not None:
@@ -172,12 +173,11 @@ class _Run:
             self.advance(done.tensor, done.nbytes)
         pruners.check_unchanged()
 
-    def _jobs(self, shard: ShardPlan, tensor: TensorPlan, pruners: Pruners, out: FileWriter, workers: Workers) -> Jobs:
+    def _jobs(self, tensor: TensorPlan, pruners: Pruners, out: Output, workers: Workers) -> Jobs:
         if tensor.copied:
-            return copy_jobs(self.source, tensor, out, shard.offsets[tensor.name])
-        progress = partial(self.advance, tensor)
-        stream = stream_for(self.source, tensor, pruners.of(tensor), out, shard.offsets)
-        return compress_jobs(stream, workers, chunks.CHUNK_BYTES, progress)
+            return copy_jobs(self.source, tensor, out)
+        writer = TensorWriter(self.source, tensor, pruners.of(tensor), out)
+        return compress_jobs(writer, workers, chunks.CHUNK_BYTES, partial(self.advance, tensor))
 
     def _add_errors(self, name: str, errors: Errors) -> None:
         if name in self.errors:
@@ -223,7 +223,7 @@ def _index_name(checkpoint: Checkpoint) -> str:
 def _index(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:
     total = sum(tensor.stored_bytes for tensor in plan.tensors)
     names = {
-        part.name: shard.name for shard in plan.shards for tensor in shard.tensors for part in tensor.parts().values()
+        each.name: shard.name for shard in plan.shards for tensor in shard.tensors for each in tensor.arrays().values()
     }
     return index_of(checkpoint, names, total, [tensor.info for tensor in plan.tensors])
 
@@ -231,7 +231,7 @@ def _index(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:
 def _report(plan: Plan, target: Path, errors: dict[str, Errors], seconds: float, threads: int) -> Report:
     rows, notes, total = [], list(plan.notes), Errors()
     for t in plan.tensors:
-        row = (t.name, t.shape, t.source_bytes, t.stored_bytes, t.stored, t.reason, t.bits)
+        row = (t.name, t.shape, t.source_bytes, t.stored_bytes, t.label, t.reason, t.bits)
         e = errors.get(t.name)
         figures = {} if e is None else {key: getattr(e, key) for key in ("sparsity", "snr_db", "cosine", "worst")}
         rows.append(TensorReport(*row, **figures, narrowed=t.narrowed is not None and t.kept is not None))
@@ -269,6 +269,6 @@ def _steps(plan: Plan, errors: dict[str, Errors]) -> Steps | None:
     for t in plan.tensors:
         kept = errors[t.name].kept if t.name in twice else t.info.size
         pruned += pruned_bytes(t.info, kept) if t.name in twice else t.source_bytes
-        quantized += form_bytes(t.grid, t.info) if t.name in twice and t.grid else t.stored_bytes
+        quantized += layout_bytes(t.codes, t.shape) if t.name in twice and t.codes else t.stored_bytes
     original = sum(t.source_bytes for t in plan.tensors)
     return Steps(original, pruned, quantized, sum(t.stored_bytes for t in plan.tensors))

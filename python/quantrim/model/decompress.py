@@ -25,8 +25,9 @@ from ..files.index import read_json
 from ..files.usual_header import collector_paused
 from ..files.writer import FileWriter
 from ..float_environment import default_floats
+from ..layouts.base import Chunk
 from . import chunks
-from .chunks import Chunk, cut
+from .chunks import cut
 from .decompress_plan import FLOATS, DecompressPlan, FilePlan, Writing, numpy_dtype, plan_decompress
 from .narrowing import cast, cost
 from .statistics import Errors
@@ -194,7 +195,7 @@ def _decode(writing: Writing, chunk: Chunk, out: FileWriter, offset: int) -> _Do
     try:
         y = cast(x, numpy_dtype(writing.dtype))
     except ValueError as error:
-        path = quote(next(iter(tensor.parts.values())).path, PATH_LIMIT)
+        path = quote(next(iter(tensor.arrays.values())).path, PATH_LIMIT)
         rows = f"rows {chunk.row} to {chunk.row + chunk.rows}"
         raise ValueError(f"{path}, tensor {quote(tensor.name)}, {rows}: {error}") from None
     out.pwrite(_little_endian(y), offset + chunk.row * chunk.cols * y.itemsize)
@@ -256,4 +257,4 @@ def described(writing: Writing, errors: Errors | None = None) -> DecodedTensor:
     snr = None if errors is None else errors.snr_db
     sizes = writing.source_bytes, writing.nbytes
     kind = t.compressed, writing.copied
-    return DecodedTensor(t.name, tuple(t.shape), t.stored, writing.dtype, *sizes, *kind, snr)
+    return DecodedTensor(t.name, tuple(t.shape), t.label, writing.dtype, *sizes, *kind, snr)

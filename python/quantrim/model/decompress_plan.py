@@ -15,9 +15,7 @@ from .. import words
 from ..files import DTYPES, Checkpoint, encode_header
 from ..files.errors import PATH_LIMIT, quote
 from ..files.safetensors import count_bytes
-from .entries import KEY
-from .logical import LogicalTensor, logical_tensors
-from .stored_compressed import quantization_config
+from .streaming.tensors import KEY, LogicalTensor, logical_tensors, quantization_config
 from .undecoded import refuse_undecoded
 
 FLOATS = dict(zip(words.FLOATS, ("F32", "F16", "BF16"), strict=True))  # what may be asked for
@@ -26,7 +24,6 @@ _NAMES = {dtype: word for word, dtype in _WORDS.items()}
 _SMALL = ("F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0")
 # dtype -> dtypes all of whose values it has
 _HOLDS = {"F64": ("F64", "F32", *_SMALL), "F32": ("F32", *_SMALL)}
-_OF_NUMPY = {dtype: name for name, (_, dtype) in DTYPES.items() if dtype is not None}
 _CONFIG_KEYS = ("quantization_config", "compression_config")
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 # of a quantized module: how its inputs and outputs were rounded
@@ -41,7 +38,7 @@ def holds(wide: str, narrow: str) -> bool:
 
 def source_dtype(tensor: LogicalTensor) -> str:
     """The dtype of a tensor, or what it decodes to, as safetensors has it."""
-    return _OF_NUMPY[tensor.dtype] if tensor.compressed else next(iter(tensor.parts.values())).dtype
+    return tensor.layout.decoded_dtype
 
 
 @dataclass(frozen=True)
@@ -224,7 +221,7 @@ def _files(checkpoint: Checkpoint, writings: list[Writing]) -> Iterator[FilePlan
     order = {checkpoint.folder / shard: k for k, shard in enumerate(checkpoint.shards)}
     by_file = defaultdict(list)
     for writing in writings:  # to the file of its first part
-        by_file[min((info.path for info in writing.tensor.parts.values()), key=order.__getitem__)].append(writing)
+        by_file[min((info.path for info in writing.tensor.arrays.values()), key=order.__getitem__)].append(writing)
     for shard in checkpoint.shards:
         path = checkpoint.folder / shard
         if not by_file[path]:

@@ -11,8 +11,8 @@ from typing import Any
 from ..files import Checkpoint, TensorInfo
 from ..files.errors import PATH_LIMIT, quote
 from ..files.index import read_json
-from .entries import KEY
 from .quantized_schemes import DECOMPRESS, ELSEWHERE, ROWS, Row
+from .streaming.tensors import KEY
 
 SIDE_FILES = (
     "quantize_config.json",  # AutoGPTQ, GPTQModel

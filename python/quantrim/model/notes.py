@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..files import Checkpoint
 from ..files.errors import quote
-from ..layouts import codebook, sparse_scheme
-from ..layouts.compressed_tensors_config import reader_notes
+from ..layouts import registry
 from .readers import Readers, Reason
 from .recipe import Recipe
 from .targets import side_file_notes
@@ -36,14 +35,14 @@ def notes_on(
     if recipe.remove_units and not resized:
         yield "units are removed; config.json stays as it is, its sizes need the numbers that are left"
     yield from _on_what_stays(plans, recipe.simulate)
-    asked = [t for t in plans if t.scheme and t.settings.group_size is not None]
-    other_groups = sum(t.scheme.group_size != t.settings.group for t in asked if t.scheme)
+    asked = [(t, t.scheme) for t in plans if t.settings.group_size is not None]
+    other_groups = sum(layout is not None and layout.group_size != t.settings.group for t, layout in asked)
     if other_groups:
         have = _tensors(other_groups, "tensor has other groups", "tensors have other groups")
         yield f"{have} than asked for, which do not divide the columns"
     written = [t for t in plans if not t.simulated]
-    yield from reader_notes({t.module: t.scheme for t in written if t.scheme})
-    yield from _on_forms(written)
+    yield from registry.notes_on([t.layout for t in written])
+    yield from _on_layouts(written)
     yield from _on_readers(checkpoint, written)
     if len(written) < len(plans):
         yield "simulated: what the codes stand for is stored as floats, so that any reader opens it; nothing is smaller"
@@ -104,26 +103,21 @@ def _on_what_is_left_out(checkpoint: Checkpoint, plans: Sequence[TensorPlan]) ->
         yield f"{are} left out, {sum(dropped):,} bytes; config.json stays as it is"
 
 
-def _on_forms(plans: Sequence[TensorPlan]) -> Iterator[str]:
-    """Which tensors nobody else reads, and what to do about it."""
-    look = sum(plan.to_look_at for plan in plans)
-    if look:
-        are = _tensors(look, "tensor is", "tensors are")
+def _on_layouts(plans: Sequence[TensorPlan]) -> Iterator[str]:
+    """Yield which tensors nobody else reads, and what to do about it."""
+    to_scan = sum(plan.to_scan for plan in plans)
+    if to_scan:
+        are = _tensors(to_scan, "tensor is", "tensors are")
         yield f"{are} scanned first: what is already quantized is packed without any change, to another size"
-    unknown = sum(plan.looked and not plan.exact for plan in plans)
+    unknown = sum(plan.scanned and not plan.exact for plan in plans)
     if unknown:
-        lie = _tensors(unknown, "tensor is", "tensors are")
-        yield f"not recognized: {lie} not quantized in a form that quantrim stores, and the other options hold for them"
-    sparse = sum(isinstance(plan.form, sparse_scheme.Scheme) for plan in plans)
-    if sparse:
-        are = _tensors(sparse, "tensor is", "tensors are")
-        dense = "storage='dense' keeps them for others"
-        yield f"{are} stored sparse, which only quantrim reads: {dense}"
-    coded = sum(isinstance(plan.form, codebook.Scheme) for plan in plans)
-    if coded:
-        are = _tensors(coded, "tensor is", "tensors are")
-        yield f"{are} stored as codes in a layout of quantrim's own, which only quantrim reads"
-    pruned = sum(not plan.scheme and not plan.form and not plan.copied and not plan.narrowed for plan in plans)
+        are = _tensors(unknown, "tensor is", "tensors are")
+        yield f"not recognized: {are} not quantized in a layout of quantrim, and the other options hold for them"
+    for note in registry.PRIVATE_NOTES:
+        private = sum(plan.layout.note == note for plan in plans)
+        if private:
+            yield f"{_tensors(private, 'tensor is', 'tensors are')} {note}"
+    pruned = sum(plan.layout.label == plan.info.dtype and not plan.copied for plan in plans)
     if pruned:
         keep = _tensors(pruned, "tensor is pruned and keeps its dtype", "tensors are pruned and keep their dtype")
         yield f"{keep}: zeros take as much room as other weights"

@@ -13,10 +13,10 @@ import numpy as np
 from .. import backend, checks
 from ..files import Checkpoint, FormatError, TensorInfo, encode_header
 from ..files.errors import quote
+from ..layouts.base import Chunk
 from .blocks import measured
-from .chunks import Chunk
 from .index import whole_header
-from .logical import LogicalTensor, logical_tensors
+from .streaming.tensors import LogicalTensor, logical_tensors
 from .summary import bytes_done
 
 T = TypeVar("T")
@@ -202,7 +202,7 @@ def scores(checkpoint: Checkpoint, groups: dict[str, str], progress: Progress | 
 
 
 def _stored(tensor: LogicalTensor) -> str:
-    return next(iter(tensor.parts.values())).name
+    return next(iter(tensor.arrays.values())).name
 
 
 def _weight(tensor: LogicalTensor, block: Chunk) -> checks.Array:
@@ -213,7 +213,7 @@ def _weight(tensor: LogicalTensor, block: Chunk) -> checks.Array:
     finite = [backend.active.norm_rows(x, power, parts[power - 1]) for power in (1, 2)]
     if not all(finite):
         first = int((~np.isfinite(x.ravel().astype(np.float32))).argmax())
-        info = next(iter(tensor.parts.values()))
+        info = next(iter(tensor.arrays.values()))
         problem = f"weights must be finite to be scored, not {float(x.ravel()[first])}"
         raise FormatError(
             f"{problem} at flat index {block.row * block.cols + first}", path=info.path, tensor=tensor.name

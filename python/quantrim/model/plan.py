@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..files import Checkpoint, open_checkpoint
 from ..files.errors import PATH_LIMIT, quote
 from ..float_environment import default_floats
-from ..layouts import bitsandbytes
-from ..layouts.compressed_tensors_config import quantization_config
+from ..layouts import registry
+from ..layouts.base import WEIGHT
+from ..layouts.plain import Plain
 from .evidence import refuse_quantized
 from .notes import notes_on
 from .parts import oversize_notes
-from .reader_modules import WEIGHT, ReaderModules
+from .reader_modules import ReaderModules
 from .readers import BOTH, Readers, Reason, partners
 from .recipe import Recipe, recipe_from_options
 from .settings import Options
@@ -64,7 +64,7 @@ class Plan:
     def lines(self) -> list[str]:
         """One line for each tensor, the totals, the notes: what --dry-run prints."""
         rows = [
-            (quote(t.name), str(list(t.shape)), t.info.dtype, t.stored, f"{t.stored_bytes:,}", t.reason)
+            (quote(t.name), str(list(t.shape)), t.info.dtype, t.label, f"{t.stored_bytes:,}", t.reason)
             for t in self.tensors
         ]
         widths = [max((len(row[k]) for row in rows), default=0) for k in range(5)]
@@ -135,7 +135,8 @@ def _with_partners(plans: list[TensorPlan], readers: Readers) -> list[TensorPlan
         others = [by_module[module] for module in joined.get(t.module, ()) if by_module[module].scheme is None]
         if t.scheme is not None and others and readers.of(t.settings) in (BOTH, "vllm"):
             reason = Reason("joined", f"vLLM joins it with {quote(others[0].name)}, which is not rounded")
-            t = TensorPlan(t.info, t.settings, None, t.info.dtype, reason.text, copied=True, kept=reason)
+            plain = Plain(t.info.dtype)
+            t = TensorPlan(t.info, t.settings, plain, plain.label, reason.text, copied=True, kept=reason)
         found.append(t)
     return found
 
@@ -152,36 +153,14 @@ def _why_nothing(plans: list[TensorPlan], simulate: bool) -> str:
 
 def plan_of(checkpoint: Checkpoint, recipe: Recipe, plans: list[TensorPlan], resized: dict[str, int]) -> Plan:
     """The plan for tensors, in the order of the checkpoint: what is in each file, and where."""
-    compressed = {t.module: t.scheme for t in plans if t.scheme and not t.simulated}
+    layouts = {t.module: t.layout for t in plans if t.layout.bits is not None or t.layout.counted}
     modules = ReaderModules(checkpoint.config)
-    others, absent = _plain_modules(plans), modules.absent(checkpoint.tensors)
-    config: dict[str, Any] = {}
-    if compressed:
-        config = quantization_config(compressed, others, absent, modules.other_names([*compressed, *others]))
-    else:
-        config = bitsandbytes_config(plans, [*modules.other_names(others).values(), *absent])
+    others = [t.module for t in plans if t.module not in layouts and len(t.shape) == 2 and t.name.endswith(WEIGHT)]
+    renamed = modules.other_names([*layouts, *others])
+    config = registry.config_of(layouts, others, modules.absent(checkpoint.tensors), renamed)
     shards = tuple(plan_shards(checkpoint, plans, recipe, config))
     source_bytes = checkpoint.file_bytes
     alone = [(shard.tensors[0].name, shard.size) for shard in shards if len(shard.tensors) == 1]
     oversize = oversize_notes(alone, recipe.max_shard_size, "max_shard_size")
     notes = (*notes_on(checkpoint, recipe, plans, resized), *oversize)
     return Plan(os.fspath(checkpoint.path), recipe, shards, config, source_bytes, notes, resized)
-
-
-def _plain_modules(plans: list[TensorPlan]) -> list[str]:
-    """Modules whose matrices stay floats."""
-    return [t.module for t in plans if not t.scheme and not t.form and len(t.shape) == 2 and t.name.endswith(WEIGHT)]
-
-
-def bitsandbytes_config(plans: list[TensorPlan], absent: Iterable[str] = ()) -> dict[str, Any]:
-    """Their `quantization_config`; empty unless all quantized tensors are in their layout, and of one kind.
-
-    absent: ends of names of modules that the reader may have and that are not in the checkpoint under these names.
-    """
-    coded = [t for t in plans if t.form and not t.simulated]
-    theirs = [t.form for t in coded if isinstance(t.form, bitsandbytes.Scheme)]
-    if not coded or len(theirs) < len(coded) or len({form.kind for form in theirs}) > 1:
-        return {}
-    # the reader takes a name of its list for the end of any name
-    ends = [end for end in absent if not any(t.module.endswith(end) for t in coded)]
-    return bitsandbytes.quantization_config(theirs[0].kind, theirs[0].dtype, [*_plain_modules(plans), *ends])

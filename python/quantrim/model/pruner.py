@@ -10,8 +10,8 @@ import numpy as np
 
 from ..checks import Array
 from ..files import TensorInfo
+from ..layouts.base import Chunk
 from ..pruning import apply_mask, prune, shrink, threshold
-from .chunks import Chunk
 from .score_cut import Ranked, ScoreCut, Scored, kept, score_cuts
 from .scores import Score
 from .settings import Settings

@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-WEIGHT = ".weight"
+from ..layouts.base import WEIGHT
+
 # Kinds of linear modules: exactly a Linear, or a class derived from it; touched: transformers asks for its weight when
 # it has opened a model, so that a tensor of that name must be there.
 PLAIN, TOUCHED = ("linear", "linear_touched"), ("linear_touched", "linear_subclass_touched")

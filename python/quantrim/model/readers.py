@@ -6,8 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from ..files import Checkpoint, TensorInfo
-from ..layouts import bitsandbytes
-from .reader_modules import EMBEDDING, LINEAR, PLAIN, TOUCHED, UNKNOWN, WEIGHT, ReaderModules
+from ..layouts.base import WEIGHT
+from ..layouts.bitsandbytes import KINDS, BitsAndBytes
+from .reader_modules import EMBEDDING, LINEAR, PLAIN, TOUCHED, UNKNOWN, ReaderModules
 from .settings import Settings
 
 BOTH = "both"  # transformers and vLLM
@@ -156,7 +157,8 @@ class Readers:
     def _why_no_blocks(self, info: TensorInfo, settings: Settings, kind: str) -> Reason | None:
         """Why bitsandbytes does not open a matrix; None where it does."""
         if kind in PLAIN:
-            fits = bitsandbytes.fits(settings.codebook, settings.group, info.matrix_shape[1])
+            group = settings.group
+            fits = isinstance(group, int) and BitsAndBytes(str(settings.codebook), group, "F32").why_not(info) is None
             return None if fits else _BLOCKS
         if kind in LINEAR:
             return _BNB_EXPERT if kind == "expert" else _SUBCLASS
@@ -167,8 +169,8 @@ def _only_quantrim(s: Settings) -> str:
     """What is asked for that other readers do not know; '' for nothing."""
     if s.clusters is not None:
         return "clusters"
-    if s.codebook is not None and (s.codebook not in bitsandbytes.KINDS or s.scale_dtype == "bfloat16"):
-        return f"codebook={s.codebook!r}" if s.codebook not in bitsandbytes.KINDS else f"scale_dtype={s.scale_dtype!r}"
+    if s.codebook is not None and (s.codebook not in KINDS or s.scale_dtype == "bfloat16"):
+        return f"codebook={s.codebook!r}" if s.codebook not in KINDS else f"scale_dtype={s.scale_dtype!r}"
     if s.recognize:
         return "recognize"
     return "storage='sparse'" if s.storage == "sparse" else ""

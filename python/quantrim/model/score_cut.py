@@ -10,8 +10,8 @@ import numpy as np
 
 from .. import backend, checks
 from ..checks import Array
+from ..layouts.base import Chunk
 from ..ranking import KEY_HALVES, key_at
-from .chunks import Chunk
 from .scores import Score
 
 _ALL = 2**62  # more ties than there are

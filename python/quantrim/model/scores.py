@@ -15,8 +15,8 @@ from ..checks import Array
 from ..files import Checkpoint, FormatError, TensorInfo, open_checkpoint
 from ..files.checkpoint import from_little_endian
 from ..files.errors import quote
+from ..layouts.base import Chunk
 from ..words import DATA_SCORES, NORMS
-from .chunks import Chunk
 from .settings import Settings
 
 READABLE = ("F32", "F16", "BF16")

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from ..files import Checkpoint, encode_header
 from ..files.errors import PATH_LIMIT, quote
 from ..files.safetensors import count_bytes
-from ..layouts import codebook, sparse_scheme
-from .entries import metadata_of
 from .parts import Entry, by_size, header_begin, part_name
 from .recipe import Recipe
+from .streaming.tensors import metadata_of
 
 if TYPE_CHECKING:
     from .tensor_plan import TensorPlan
@@ -35,8 +34,8 @@ def plan_shards(
     checkpoint: Checkpoint, plans: list[TensorPlan], recipe: Recipe, config: dict[str, Any]
 ) -> Iterator[ShardPlan]:
     """The files of the source, without those that nothing is left of; or others of max_shard_size."""
-    own = (codebook.Scheme, sparse_scheme.Scheme)
-    ours = metadata_of({t.name: t.form.entry(t.shape) for t in plans if isinstance(t.form, own) and not t.simulated})
+    entries = {t.name: t.layout.entry(t.shape) for t in plans}
+    ours = metadata_of({name: entry for name, entry in entries.items() if entry is not None})
     more = ours | _provenance(recipe)
     # transformers opens files without metadata, but refuses those whose metadata have no format
     usual = {"format": "pt"} if checkpoint.config is not None or not ours else {}
@@ -62,13 +61,13 @@ def plan_shards(
 
 
 def _entries(plan: TensorPlan) -> Iterator[Entry]:
-    for part in plan.parts().values():
-        yield part.name, part.dtype, part.shape, count_bytes(part.dtype, part.shape)
+    for each in plan.arrays().values():
+        yield *each, count_bytes(each.dtype, each.shape)
 
 
 def _plan_shard(checkpoint: Checkpoint, shard: str, plans: list[TensorPlan], metadata: dict[str, str]) -> ShardPlan:
     path = checkpoint.folder / shard
-    entries = ((part.name, part.dtype, part.shape) for plan in plans for part in plan.parts().values())
+    entries = (each for plan in plans for each in plan.arrays().values())
     try:
         header, places = encode_header(entries, metadata)
     except ValueError as error:

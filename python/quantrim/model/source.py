@@ -14,7 +14,7 @@ from ..checks import Array
 from ..files import Checkpoint, FormatError, TensorInfo
 from ..files.checkpoint import from_little_endian
 from ..files.errors import PATH_LIMIT, quote
-from .chunks import Chunk
+from ..layouts.base import Chunk
 from .workers import Buffers, Workers
 
 T = TypeVar("T")

@@ -17,9 +17,9 @@ from ..checks import Array
 from ..files import DTYPES, open_checkpoint
 from ..files.usual_header import collector_paused
 from ..float_environment import default_floats
+from ..layouts.base import Chunk
 from .blocks import Tensor, measured
-from .chunks import Chunk
-from .logical import logical_tensors
+from .streaming.tensors import logical_tensors
 
 SAMPLE = 1 << 18  # values of a tensor that its histogram is drawn from
 BINS = 17  # odd, so that the zeros of a symmetric tensor fall into the middle one
@@ -98,7 +98,7 @@ class Summary:
 
 def has_numbers(tensor: Tensor) -> bool:
     """Whether `rows` gives real numbers: no complex ones, no packed bytes of codes without a dtype here."""
-    form = tensor.stored.partition(" ")[0]  # "F4 as byte planes"
+    form = tensor.label.partition(" ")[0]  # "F4 as byte planes"
     return DTYPES.get(form, (8, None))[0] >= 8 and np.dtype(tensor.dtype).kind != "c"
 
 
@@ -223,4 +223,4 @@ def bytes_done(tensors: Sequence[Tensor], progress: Callable[[int, int, str], No
 
 def _summary(name: str, tensor: Tensor, found: Statistics | None) -> TensorSummary:
     shape = tuple(tensor.shape)
-    return TensorSummary(name, shape, str(tensor.dtype), tensor.stored, tensor.nbytes, found)
+    return TensorSummary(name, shape, str(tensor.dtype), tensor.label, tensor.nbytes, found)

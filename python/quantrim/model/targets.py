@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ..checks import Array
 from ..files import AtomicFile, AtomicFolder, Checkpoint, refuse_another_run, refuse_same_file
 from ..files.descriptors import open_regular, read_exactly
 from ..files.errors import PATH_LIMIT, quote
@@ -33,6 +37,33 @@ class CheckedFile(AtomicFile):
             super().__exit__(type(changed), changed, changed.__traceback__)
             raise
         super().__exit__(kind, error, trace)
+
+
+class TensorFile:
+    """A file that is being written, as its tensors: `offsets` says where each begins. Threads may write at once."""
+
+    def __init__(self, out: FileWriter, offsets: Mapping[str, int]) -> None:
+        self._out, self._offsets = out, offsets
+
+    def write(self, name: str, data: Array, offset: int) -> None:
+        """Write values at byte `offset` of a tensor."""
+        self._out.pwrite(little_endian(data), self._offsets[name] + offset)
+
+    def write_each(self, names: Sequence[str], data: Array) -> None:
+        """Write all of several tensors, which `data` holds in as many equal pieces; those that follow each other in
+        the file at once."""
+        size = data.nbytes // len(names)
+        pieces = little_endian(np.ascontiguousarray(data)).reshape(-1).view(np.uint8)
+        offsets = [self._offsets[name] for name in names]
+        for _, run in groupby(range(len(offsets)), lambda k: offsets[k] - k * size):
+            first, *others = run
+            self._out.pwrite(pieces[first * size : (first + 1 + len(others)) * size], offsets[first])
+
+
+def little_endian(a: Array) -> Array:
+    """Return the same values in the byte order of files."""
+    unsigned = a.view(np.dtype(f"u{a.dtype.itemsize}"))
+    return unsigned.astype(unsigned.dtype.newbyteorder("<"), copy=False)
 
 
 def files_read(checkpoint: Checkpoint, source: str | os.PathLike[str]) -> list[Path]:

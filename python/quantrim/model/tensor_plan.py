@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 from ..files import TensorInfo
 from ..files.errors import quote
-from ..files.safetensors import count_bytes
-from ..layouts import bitsandbytes, codebook, sparse_scheme
-from ..layouts.compressed_tensors import INT, PACKED, Part, Scheme
-from .forms import Form, code_form, decoded_dtype, form_bytes, form_parts, sparse_form
-from .reader_modules import WEIGHT
+from ..layouts.base import WEIGHT, StoredTensor, WritableLayout, full_name, stored_in
+from ..layouts.compressed_tensors import INT, CompressedTensors
+from ..layouts.plain import Plain
+from .choose_layout import code_layout, layout_bytes, own_grid, sparse_layout
 from .readers import BOTH, Readers, Reason
 from .recipe import Recipe
 from .settings import Settings
@@ -29,52 +28,57 @@ _Likeness = tuple[int, str, tuple[int, ...], str, bool, bool]
 
 
 class TensorPlan(NamedTuple):
-    """One tensor: where it comes from, how it will be stored (`stored`, for people), and why so.
+    """One tensor: where it comes from, in which layout it is written (`label`, for people), and why so.
 
-    scheme: of its codes, where they are stored as compressed-tensors has them. copied: byte for byte, not even pruned.
-    form: ours, in place of a scheme. counted: what a first pass over the source found, where the form needs one.
-    looked: whether it is known if the weights are already quantized, where the settings ask for it. exact: whether they
-    are, and form changes none of them. kept: why it is not rounded though others are. narrowed: the dtype that weights
-    without codes become. simulated: whether what the codes stand for is stored, in place of them.
+    codes: the dense layout whose codes its weights are rounded to; None where they stay floats. copied: byte for byte,
+    not even pruned. counts: what each chunk keeps, as a first pass over the source found, where the layout needs that.
+    scanned: whether it is known if the weights are already quantized, where the settings ask for it. exact: whether
+    they are, and codes change none of them. kept: why it is not rounded though others are.
     """
 
     info: TensorInfo
     settings: Settings
-    scheme: Scheme | None
-    stored: str
+    layout: WritableLayout
+    label: str
     reason: str
-    copied: bool
-    form: Form | None = None
-    counted: object = None
-    looked: bool = False
+    codes: WritableLayout | None = None
+    copied: bool = False
+    counts: tuple[int, ...] | None = None
+    scanned: bool = False
     exact: bool = False
     kept: Reason | None = None
-    narrowed: str | None = None
-    simulated: bool = False
 
     @property
-    def grid(self) -> Scheme | None:
-        """The uniform grid of the codes, however they are stored."""
-        if isinstance(self.form, codebook.Scheme):
-            return self.form.grid
-        return self.form.grid if isinstance(self.form, sparse_scheme.Scheme) else self.scheme
+    def simulated(self) -> bool:
+        """Whether the floats that codes stand for are written, in place of the codes."""
+        return self.codes is not None and self.layout.bits is None
+
+    @property
+    def scheme(self) -> WritableLayout | None:
+        """The layout, or what it would be were it not simulated, if transformers and vLLM open it; else None."""
+        layout = self.codes if self.simulated else self.layout
+        return layout if layout is not None and "vLLM" in layout.readers else None
+
+    @property
+    def narrowed(self) -> str | None:
+        """The dtype of fewer bits that floats are written in; None where they keep theirs."""
+        floats = self.layout.bits is None and not self.layout.counted
+        return self.layout.decoded_dtype if floats and self.layout.decoded_dtype != self.info.dtype else None
 
     @property
     def bits(self) -> int | None:
         """Of a code; None where weights keep their dtype."""
-        if isinstance(self.form, (codebook.Scheme, bitsandbytes.Scheme)):
-            return self.form.bits
-        return None if self.grid is None else self.grid.bits
+        return None if self.codes is None else self.codes.bits
 
     @property
-    def to_look_at(self) -> bool:
-        """Whether its form depends on weights that nobody has looked at."""
-        return self.settings.recognize and not self.copied and not self.looked and self.info.dtype in PRUNED_DTYPES
+    def to_scan(self) -> bool:
+        """Whether its layout depends on weights that nobody has seen."""
+        return self.settings.recognize and not self.copied and not self.scanned and self.info.dtype in PRUNED_DTYPES
 
     @property
     def at_most(self) -> bool:
-        """Whether `stored_bytes` is a limit: how many weights are stored is not known yet."""
-        return isinstance(self.form, sparse_scheme.Scheme) and self.counted is None
+        """Whether `stored_bytes` is a limit: how many weights are kept is not known yet."""
+        return self.layout.counted and self.counts is None
 
     @property
     def name(self) -> str:
@@ -94,24 +98,13 @@ class TensorPlan(NamedTuple):
 
     @property
     def stored_bytes(self) -> int:
-        """All parts together, without their names in the header."""
-        form = self._stored_form
-        if form is None:
-            return count_bytes(self.narrowed or self.info.dtype, self.info.shape)
-        return form_bytes(form, self.info)
+        """All arrays together, without their names in the header."""
+        return layout_bytes(self.layout, self.shape)
 
-    def parts(self) -> dict[str, Part]:
-        """The stored parts by role, under the names that they have in the file."""
-        form, module = self._stored_form, self.module
-        if form is None:
-            return {"weights": Part(self.name, self.narrowed or self.info.dtype, self.info.shape)}
-        found = form_parts(form, self.info.matrix_shape)
-        return {role: Part(f"{module}.{name}", dtype, shape) for role, (name, dtype, shape) in found.items()}
-
-    @property
-    def _stored_form(self) -> Form | Scheme | None:
-        """None where floats are stored."""
-        return None if self.simulated else self.form or self.scheme
+    def arrays(self) -> dict[str, StoredTensor]:
+        """The arrays by role, under the names that they have in the file."""
+        found = stored_in(self.layout, self.shape)
+        return {role: each._replace(name=full_name(self.name, each.name)) for role, each in found.items()}
 
 
 class TensorPlanner:
@@ -167,11 +160,10 @@ class TensorPlanner:
             return self._kept(info, settings, reason)
         settings = replace(settings, scale_dtype=settings.scale_dtype or _usual_scale_dtype(info, settings))
         planned = self._rounded(info, settings) if settings.rounds else self._pruned(info, settings)
-        simulated = self._recipe.simulate and planned.bits is not None
-        if not simulated:
+        if not self._recipe.simulate or planned.bits is None:
             return planned
-        stored = f"{info.dtype}, simulated {planned.stored}"
-        return planned._replace(simulated=True, stored=stored, narrowed=self._narrower(info))
+        label = f"{info.dtype}, simulated {planned.label}"
+        return planned._replace(layout=Plain(self._narrower(info) or info.dtype), label=label)
 
     def _why_kept(self, info: TensorInfo, settings: Settings, one_scheme: bool) -> Reason | None:
         """Why a tensor is neither rounded nor pruned; None where it is. one_scheme: whether all codes are of one."""
@@ -201,9 +193,8 @@ class TensorPlanner:
     def _kept(self, info: TensorInfo, settings: Settings, reason: Reason) -> TensorPlan:
         narrowed = self._narrower(info)
         if narrowed is None:
-            return TensorPlan(info, settings, None, info.dtype, reason.text, copied=True, kept=reason)
-        kept = Settings(keep=True)
-        return TensorPlan(info, kept, None, narrowed, reason.text, copied=False, kept=reason, narrowed=narrowed)
+            return TensorPlan(info, settings, Plain(info.dtype), info.dtype, reason.text, copied=True, kept=reason)
+        return TensorPlan(info, Settings(keep=True), Plain(narrowed), narrowed, reason.text, kept=reason)
 
     def _narrower(self, info: TensorInfo) -> str | None:
         """The dtype of fewer bits that a tensor without codes becomes, where one is asked for."""
@@ -211,49 +202,40 @@ class TensorPlanner:
         return NARROW[dtype] if dtype and info.dtype in NARROWED and info.shape else None
 
     def _pruned(self, info: TensorInfo, settings: Settings) -> TensorPlan:
-        form = sparse_form(info, settings, None)
-        narrowed = None if form else self._narrower(info)
-        stored = _label(form.label if form else narrowed or info.dtype, settings)
-        return TensorPlan(info, settings, None, stored, "", copied=False, form=form, narrowed=narrowed)
+        layout = sparse_layout(info, settings, None) or Plain(self._narrower(info) or info.dtype)
+        return TensorPlan(info, settings, layout, _label(layout, info, settings), "")
 
     def _rounded(self, info: TensorInfo, settings: Settings) -> TensorPlan:
-        of_codes = code_form(info, settings, self._assigned[info.name].scale_dtype)
-        if of_codes is not None:
-            return TensorPlan(info, settings, None, _label(of_codes.label, settings), "", copied=False, form=of_codes)
+        of_codebook = code_layout(info, settings, self._assigned[info.name].scale_dtype)
+        if of_codebook is not None:
+            return TensorPlan(info, settings, of_codebook, _label(of_codebook, info, settings), "", of_codebook)
         assert settings.bits is not None and settings.scale_dtype is not None
         if self._one_group is None and self._readers.needs_int8(info, settings):
-            scheme = Scheme(8, "channel", settings.symmetric, settings.scale_dtype, INT)
             eight = replace(settings, bits=8, group_size="channel")
+            layout = CompressedTensors(8, "channel", settings.symmetric, settings.scale_dtype, INT)
             reason = "" if settings.bits == 8 else "transformers opens it in codes of 8 bits alone"
-            label = _label(scheme.label_for(info.matrix_shape[1]), eight)
-            return TensorPlan(info, eight, scheme, label, reason, copied=False)
-        if len(info.shape) > 2 or not info.name.endswith(WEIGHT) or info.name == WEIGHT:
-            return self._in_our_grid(info, settings)
-        cols = info.matrix_shape[1]
-        dividing = self._expert_cols if self._readers.modules.kind(info.name) == "expert" else cols
+            return TensorPlan(info, eight, layout, _label(layout, info, eight), reason, layout)
+        group, reason = self._group_size(info, settings)
+        codes = CompressedTensors(settings.bits, group, settings.symmetric, settings.scale_dtype)
+        if codes.why_not(info) is not None:
+            ours = own_grid(info, settings)
+            return TensorPlan(info, settings, ours, _label(ours, info, settings), "", ours)
+        sparse = None if self._recipe.simulate else sparse_layout(info, settings, codes)
+        return TensorPlan(info, settings, sparse or codes, _label(sparse or codes, info, settings), reason, codes)
+
+    def _group_size(self, info: TensorInfo, settings: Settings) -> tuple[int | str, str]:
+        """Return the group size that divides the columns, and why it is another than asked for."""
+        if len(info.shape) != 2:
+            return settings.group, ""
+        dividing = self._expert_cols if self._readers.modules.kind(info.name) == "expert" else info.shape[1]
         reader = self._readers.of(settings)
         group = _dividing_group(settings.group, dividing, VLLM_GROUPS if reader in (BOTH, "vllm") else FALLBACK_GROUPS)
-        reason = ""
-        if group != settings.group:
-            instead = "one scale a row" if group == "channel" else f"groups of {group}"
-            reason = f"{dividing} columns are no multiple of {settings.group}: {instead}"
         if self._one_group is not None and reader in (BOTH, "transformers") and group != self._one_group:
-            group, reason = self._one_group, f"groups of {self._one_group}, that all matrices have one scheme"
-        scheme = Scheme(settings.bits, group, settings.symmetric, settings.scale_dtype, PACKED)
-        form = None if self._recipe.simulate else sparse_form(info, settings, scheme)
-        label = _label((form or scheme).label_for(cols), settings)
-        return TensorPlan(info, settings, None if form else scheme, label, reason, copied=False, form=form)
-
-    def _in_our_grid(self, info: TensorInfo, settings: Settings) -> TensorPlan:
-        """Weights that are no matrix named weight: in codes that only quantrim reads."""
-        assert settings.bits is not None
-        group = settings.group
-        if isinstance(group, int) and group >= info.matrix_shape[1]:
-            group = "channel"
-        grid = codebook.Scheme(
-            "grid", settings.bits, group, decoded_dtype(info), settings.scale_dtype, symmetric=settings.symmetric
-        )
-        return TensorPlan(info, settings, None, _label(grid.label, settings), "", copied=False, form=grid)
+            return self._one_group, f"groups of {self._one_group}, that all matrices have one scheme"
+        if group == settings.group:
+            return group, ""
+        instead = "one scale a row" if group == "channel" else f"groups of {group}"
+        return group, f"{dividing} columns are no multiple of {settings.group}: {instead}"
 
 
 def _why_no_pattern(info: TensorInfo, settings: Settings) -> str:
@@ -282,5 +264,6 @@ def _dividing_group(group: int | str, cols: int, usual: Iterable[int]) -> int | 
     return next((g for g in usual if g < group and cols % g == 0), "channel")
 
 
-def _label(stored: str, settings: Settings) -> str:
-    return f"{stored}, {settings.changes}" if settings.changes else stored
+def _label(layout: WritableLayout, info: TensorInfo, settings: Settings) -> str:
+    label = layout.label_for(info.shape)
+    return f"{label}, {settings.changes}" if settings.changes else label

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from ..files import Checkpoint, TensorInfo
 from ..files.errors import PATH_LIMIT, quote
-from .logical_tensor import LogicalTensor
-from .stored_compressed import quantization_config, why_not_read
+from ..layouts.compressed_tensors import why_not_read
+from .streaming.tensors import Catalog, LogicalTensor, quantization_config
 
 _FLOAT8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 _INTEGERS = ("U8", "I8", "U16", "I16", "U32", "I32", "U64", "F4", "F6_E2M3", "F6_E3M2")
@@ -70,10 +70,10 @@ def _scheme(checkpoint: Checkpoint, info: TensorInfo, quantized: bool) -> str | 
     module, _, last = info.name.rpartition(".")
     if last in _PARTS:
         beside = _PARTS[last] == _KEPT and _has_codes(checkpoint, module)
-        return why_not_read(checkpoint, f"{module}.weight") if beside else _PARTS[last]
+        return why_not_read(Catalog(checkpoint), f"{module}.weight") if beside else _PARTS[last]
     if info.dtype in _FLOAT8:
         if f"{info.name}_scale" in present or f"{info.name}_scale_inv" in present:
-            return why_not_read(checkpoint, info.name)
+            return why_not_read(Catalog(checkpoint), info.name)
         scales = ("scale_weight", "scale", "scales", "qscale_weight")
         found = [part for part in scales if f"{module}.{part}" in present]
         if found:

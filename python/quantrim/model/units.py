@@ -12,9 +12,9 @@ from .. import backend, checks
 from ..blocks import LIFT, TINY, Block, block_sums, norms, spread
 from ..checks import Array
 from ..files import TensorInfo
+from ..layouts.base import Chunk
 from ..pruning import apply_mask
 from ..reference.lanes import LANES
-from .chunks import Chunk
 from .score_cut import Ranked, ScoreCut, Scored, kept
 from .scores import Score
 from .settings import Settings
