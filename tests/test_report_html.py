@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import math
 import re
 from html.parser import HTMLParser
@@ -12,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from held_tensors import normal
+from model_helpers import save, weights
 from safetensors.numpy import save_file
 
 import quantrim as qt
-from quantrim.model import report_html
+from quantrim.model import compress, report_html
 from quantrim.model.lossless import compress_lossless
 from quantrim.model.report import Report, TensorReport
 
@@ -189,3 +191,10 @@ def test_D26_of_very_many_tensors_the_largest_are_shown(report: Report, monkeypa
     page = Page(dataclasses.replace(report, tensors=many))
     assert [row[0][1] for row in page.rows[1:]] == ["t4", "t9", "t3"]
     assert "The 3 largest of 10 tensors; a report that ends in .json has all" in page.text
+
+
+def test_a_report_shows_itself_in_one_line_and_in_notebooks(tmp_path: Path) -> None:
+    report = compress(save(tmp_path / "m.safetensors", {"a.weight": weights(64, 64)}), tmp_path / "t.safetensors")
+    assert repr(report).startswith("Report('") and "times smaller" in repr(report) and "\n" not in repr(report)
+    framed = report._repr_html_()
+    assert framed.startswith("<iframe srcdoc=") and html.unescape(framed[16:]).startswith(report.to_html()[:1000])

@@ -8,7 +8,7 @@ from .recipe import Recipe, Rule
 from .report import Report, TensorReport
 from .settings import Settings
 from .split import merge_checkpoint, split_checkpoint
-from .streaming.tensors import LogicalTensor, logical_tensors
+from .streaming.tensors import LogicalTensor, Model, logical_tensors, open_checkpoint
 from .tensor_plan import TensorPlan
 from .tune import Tuned, tune
 from .unit_removal import UnitRemoval
@@ -17,6 +17,7 @@ __all__ = [
     "DecodedTensor",
     "Decompressed",
     "LogicalTensor",
+    "Model",
     "Plan",
     "Recipe",
     "Report",
@@ -32,6 +33,7 @@ __all__ = [
     "decompress",
     "logical_tensors",
     "merge_checkpoint",
+    "open_checkpoint",
     "plan",
     "restore",
     "split_checkpoint",

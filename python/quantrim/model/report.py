@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import os
@@ -110,6 +111,13 @@ class Report:
     def gb_per_s(self) -> float:
         """Source bytes a second, in 10**9."""
         return self.source_bytes / self.seconds / 1e9 if self.seconds else math.inf
+
+    def __repr__(self) -> str:
+        return f"Report({quote(self.destination)}: {self.summary()})"
+
+    def _repr_html_(self) -> str:
+        """Return the page in a frame of its own, so that its style stays within, for notebooks."""
+        return f'<iframe srcdoc="{html.escape(self.to_html())}" style="border:0; width:100%; height:40em"></iframe>'
 
     def summary(self) -> str:
         """One sentence."""

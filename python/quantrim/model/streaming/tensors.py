@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import operator
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +15,9 @@ import numpy as np
 
 from ...checks import Array
 from ...files import DTYPES, Checkpoint, FormatError, TensorInfo, strict_json
+from ...files import open_checkpoint as open_files
 from ...files.checkpoint import from_little_endian
+from ...files.errors import quote
 from ...layouts import registry
 from ...layouts.base import Layout, LayoutError
 from ...layouts.plain import Plain
@@ -55,6 +59,58 @@ class LogicalTensor:
         return sum(self.checkpoint.stored(info.name)[1] for info in self.arrays.values())
 
     @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Of its weights."""
+        return math.prod(self.shape)
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError(f"tensor {quote(self.name)} must have an axis to have a length, not shape ()")
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.shape)) or "scalar"
+        return f"LogicalTensor({self.name!r}: {shape}, {self.label}, {self.nbytes:,} bytes)"
+
+    def __getitem__(self, index: Any) -> Any:
+        """Index as numpy does; only the slice of the first axis is read, and decoded."""
+        first, *others = index if isinstance(index, tuple) else (index,)
+        if not self.shape or not isinstance(first, (slice, int, np.integer)):
+            return self.numpy()[index]
+        if isinstance(first, slice):
+            begin, end, step = first.indices(self.shape[0])
+            low, high = (begin, end) if step > 0 else (end + 1, begin + 1)
+            found = self._along_first_axis(low, max(0, high - low))
+            rest = (slice(None, None, step), *others)
+            return found[rest]
+        at = operator.index(first)
+        if not -self.shape[0] <= at < self.shape[0]:
+            raise IndexError(f"index {at} is out of bounds for tensor {quote(self.name)} of shape {self.shape}")
+        rest = (0, *others)
+        return self._along_first_axis(at % self.shape[0], 1)[rest]
+
+    def numpy(self) -> Array:
+        """Return all weights, as `rows` computes them, in the tensor's own shape."""
+        return self._along_first_axis(0, self.shape[0]) if self.shape else self.rows(0, 1).reshape(())
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        if copy is False:
+            raise ValueError(f"tensor {quote(self.name)} must be read and decoded, which copy=False forbids")
+        found = self.numpy()
+        return found if dtype is None else found.astype(dtype, copy=False)
+
+    def _along_first_axis(self, first: int, count: int) -> Array:
+        """Return `count` slices of the first axis."""
+        each = self.matrix_shape[0] // self.shape[0] if len(self.shape) > 1 and self.shape[0] else 1
+        if len(self.shape) == 1:  # one row
+            return self.rows(0, 1).reshape(self.shape)[first : first + count]
+        return self.rows(first * each, count * each).reshape(count, *self.shape[1:])
+
+    @property
     def matrix_shape(self) -> tuple[int, int]:
         """(rows, cols), as TensorInfo has it; a scalar is one row of one."""
         return matrix_shape(self.shape) if self.shape else (1, 1)
@@ -72,7 +128,7 @@ class LogicalTensor:
     def quantized_rows(self, first: int, count: int) -> QuantizedTensor:
         """Return the same rows as codes and scales. ValueError for a tensor that has none."""
         if not self.layout.has_codes:
-            raise ValueError(f"tensor {self.name!r} must be compressed to have codes, not {self.label}")
+            raise ValueError(f"tensor {quote(self.name)} must be compressed to have codes, not {self.label}")
         found = self._located(self.layout.decode, first, count)
         assert isinstance(found, QuantizedTensor)
         return found
@@ -86,7 +142,7 @@ class LogicalTensor:
         first, count = operator.index(first), operator.index(count)
         rows = self.matrix_shape[0]
         if not (first >= 0 and 0 <= count <= rows - first):
-            raise ValueError(f"tensor {self.name!r} must have rows {first} to {first + count}; it has {rows}")
+            raise ValueError(f"tensor {quote(self.name)} must have rows {first} to {first + count}; it has {rows}")
         try:
             return decode(_Arrays(self), first, count, self.shape)
         except FormatError:
@@ -124,6 +180,69 @@ class _Arrays:
     def info(self, name: str) -> tuple[str, tuple[int, ...]] | None:
         found = self._infos.get(name)
         return None if found is None else (found.dtype, found.shape)
+
+
+class Model(Mapping[str, LogicalTensor]):
+    """The tensors of an open checkpoint by name, in file order, read when they are indexed. A context manager.
+
+    >>> from quantrim.demo.digits import model_file
+    >>> with model_file() as path, open_checkpoint(path) as model:
+    ...     model["fc1.weight"][0:2].shape, model["fc1.bias"].numpy().dtype, sorted(model)[:2]
+    ((2, 64), dtype('float32'), ['fc1.bias', 'fc1.weight'])
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self._tensors = logical_tensors(checkpoint)
+
+    def __getitem__(self, name: str) -> LogicalTensor:
+        if name not in self._tensors:
+            raise KeyError(f"no tensor {quote(name)} in {quote(self.checkpoint.path)}")
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        compressed = sum(tensor.compressed for tensor in self._tensors.values())
+        path = quote(self.checkpoint.path)
+        return f"Model({path}: {len(self)} tensors, {compressed} compressed, {self.checkpoint.total_size:,} bytes)"
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self.checkpoint.metadata
+
+    @property
+    def config(self) -> Mapping[str, Any] | None:
+        """config.json of a model folder."""
+        return self.checkpoint.config
+
+    def close(self) -> None:
+        """Close the files. Reading afterwards is a ValueError."""
+        self.checkpoint.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *of_error: object) -> None:
+        self.close()
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> Model:
+    """Open a checkpoint, compressed or not, and return its tensors as a reader would compute them; lazily.
+
+    path: a file or model folder that `compress` reads or writes. FormatError where it is not what its format says;
+    OSError where it cannot be read.
+    """
+    checkpoint = open_files(path)
+    try:
+        return Model(checkpoint)
+    except BaseException:
+        checkpoint.close()
+        raise
 
 
 def logical_tensors(checkpoint: Checkpoint) -> dict[str, LogicalTensor]:
