@@ -94,7 +94,7 @@ def test_D8_what_is_meant_is_suggested(line: str, model: Path) -> None:
 
 def test_D8_notes_speak_of_options(tmp_path: Path) -> None:
     source, out, report = save_folder(tmp_path / "m", small_model()), tmp_path / "out", tmp_path / "r.md"
-    words = ["compress", source, out, "--bits", "4", "--prune", "0.7"]
+    words = ["compress", source, out, "--bits", "4", "--prune", "0.9"]
     said = "--storage dense keeps them for others"
     assert said in run(*words, "--dry-run").stdout
     assert said in json.loads(run(*words, "--dry-run", "--json").stdout)["notes"][-1]

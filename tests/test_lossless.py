@@ -220,7 +220,7 @@ def test_compress_makes_the_same_of_planes(tmp_path: Path, shards: int) -> None:
     else:
         source = save(tmp_path / "model.safetensors", small_model(), {"format": "pt"})
     planes = there_and_back(source, tmp_path)
-    one, two = ([(t.name, t.stored, t.stored_bytes) for t in plan(path).tensors] for path in (source, planes))
+    one, two = ([(t.name, t.label, t.stored_bytes) for t in plan(path).tensors] for path in (source, planes))
     assert one == two
     for number, path in enumerate((source, planes)):
         compress(path, tmp_path / f"small-{number}{source.suffix}", group_size=32)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from functions import FLOATS, Array, bits_of
 from model_helpers import save
-from quantrim.model.logical import logical_tensors
+from quantrim.model.streaming.tensors import logical_tensors
 
 import quantrim as qt
 from quantrim import _core, reference
