@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from functions import FLOATS, Array, bits_of
 from model_helpers import save
-from quantrim.model.streaming.tensors import logical_tensors
 
 import quantrim as qt
 from quantrim import _core, reference
 from quantrim.files import open_checkpoint
 from quantrim.model import compress
+from quantrim.model.streaming.tensors import logical_tensors
 
 by_dtype = pytest.mark.parametrize("dtype", FLOATS.values(), ids=list(FLOATS))
 
