@@ -17,6 +17,7 @@ from quantrim.files import encode_header, open_checkpoint
 from quantrim.layouts import compressed_tensors as layout
 from quantrim.layouts import memory
 from quantrim.model import Settings
+from quantrim.model.recipe.settings import Fraction, NofM
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -90,12 +91,19 @@ def usual_scale_dtype(w: NDArray[Any]) -> str:
     return "bfloat16" if w.dtype == ml_dtypes.bfloat16 else "float16"
 
 
+def pruned(w: NDArray[Any], settings: Settings) -> NDArray[Any]:
+    """The whole matrix, pruned n:m or by a share of it or of each row."""
+    wish = settings.prune
+    if isinstance(wish, NofM):
+        return qt.prune(w, pattern=wish.pattern)
+    if not isinstance(wish, Fraction) or not wish.sparsity:
+        return w
+    return qt.prune(w, wish.sparsity, axis=1 if wish.among == "row" else None)
+
+
 def expected_parts(w: NDArray[Any], settings: Settings, format: str = layout.PACKED) -> Arrays:
     """The parts that a matrix becomes, from the whole of it at once."""
-    if settings.pattern:
-        w = qt.prune(w, pattern=str(settings.prune))
-    elif settings.prune is not None:
-        w = qt.prune(w, settings.sparsity, axis=settings.prune_axis)
+    w = pruned(w, settings)
     scale_dtype = settings.scale_dtype or usual_scale_dtype(w)
     q = qt.quantize(
         w,

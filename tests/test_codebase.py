@@ -127,6 +127,7 @@ FLOORS = [
     },
     {"layouts"},
     {"files"},
+    {"options", "option_values", "sizes"},
     {"model"},
     {"demo"},
     {"commands"},

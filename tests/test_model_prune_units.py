@@ -217,7 +217,7 @@ def test_a_planted_bug_in_the_streaming_is_found(
         monkeypatch.setattr(units, "LANES", 1)
     elif bug == "first":
         w = np.ones_like(w)
-        monkeypatch.setattr(units.Blocks, "first", lambda *_: 0)
+        monkeypatch.setattr(units.RankedBlocks, "first", lambda *_: 0)
     else:
         w = np.ones_like(w)
         monkeypatch.setattr(score_cut, "_ties_end", lambda *_: (0, 0))

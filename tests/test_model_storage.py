@@ -14,6 +14,7 @@ from model_helpers import (
     Arrays,
     assert_same_arrays,
     float_dtypes,
+    pruned,
     save,
     save_folder,
     small_model,
@@ -28,9 +29,10 @@ from quantrim.files import FormatError, open_checkpoint, read_header
 from quantrim.layouts import codebook, memory
 from quantrim.layouts.base import Grid
 from quantrim.layouts.sparse_bitmask import Sparse
-from quantrim.model import Recipe, Settings, chunks, compress, logical_tensors, plan
+from quantrim.model import Recipe, chunks, compress, logical_tensors, plan
 from quantrim.model.compare import compare
 from quantrim.model.encode import tensor_writer
+from quantrim.model.recipe import settings_of
 from quantrim.model.split import merge_checkpoint, split_checkpoint
 from quantrim.model.streaming.tensors import KEY
 
@@ -59,15 +61,9 @@ SPARSE: list[dict[str, Any]] = [
 BIG = ("model.embed_tokens.weight", "model.layers.0.up.weight", "model.layers.0.down.weight")
 
 
-def pruned(w: NDArray[Any], settings: Settings) -> NDArray[Any]:
-    if settings.pattern:
-        return qt.prune(w, pattern=str(settings.prune))
-    return qt.prune(w, settings.sparsity, axis=settings.prune_axis) if settings.sparsity else w
-
-
 def whole(w: NDArray[Any], options: dict[str, Any]) -> Any:
     """The QuantizedTensor, or the array, that a matrix becomes, from all of it at once."""
-    s = Settings(**options)
+    s = settings_of(**options)
     scale_dtype = s.scale_dtype or ("float16" if s.codebook is not None else usual_scale_dtype(w))
     w = pruned(w, s)
     if s.clusters is not None:
@@ -106,7 +102,7 @@ def test_decoded_bits_are_those_of_whole_tensors(
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 1 << 10)
     arrays = {name: small_model(dtype)[name] for name in BIG} | {"other": weights(4, 4, dtype=dtype)}
     source, target = save(tmp_path / "m.safetensors", arrays), tmp_path / "t.safetensors"
-    keeps_dtype = not Settings(**options).rounds
+    keeps_dtype = not settings_of(**options).rounds
     if keeps_dtype and dtype == np.float64:
         with nothing_written(target), pytest.raises(ValueError, match="only F32, F16, BF16"):
             compress(source, target, **options)
@@ -116,7 +112,7 @@ def test_decoded_bits_are_those_of_whole_tensors(
     narrow = np.dtype(np.float32) if dtype == np.float64 else np.dtype(dtype)
     if options.get("bits"):  # as dense codes
         usual = usual_scale_dtype(np.empty(0, dtype))
-        narrow = np.dtype(Settings(**options).scale_dtype or usual)
+        narrow = np.dtype(settings_of(**options).scale_dtype or usual)
     with open_checkpoint(target) as checkpoint:
         found = logical_tensors(checkpoint)
         assert set(found) == set(arrays)
@@ -142,7 +138,7 @@ def test_stored_tensors_are_those_of_the_layout(tmp_path: Path, options: dict[st
     x = whole(w, options)
     grid = None
     if isinstance(x, qt.QuantizedTensor):
-        grid = Grid(x.bits, x.group_size, x.symmetric, Settings(**options).scale_dtype or usual_scale_dtype(w))
+        grid = Grid(x.bits, x.group_size, x.symmetric, settings_of(**options).scale_dtype or usual_scale_dtype(w))
     expected = memory.encode(Sparse("F32", 0, grid), x)
     assert_same_arrays(stored_tensors(tmp_path / "t.safetensors"), {f"a.{n}": a for n, a in expected.items()})
 
@@ -343,23 +339,23 @@ def test_a_group_that_is_asked_for_is_the_only_one_tried(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "options,words",
     [
-        ({"bits": 4, "codebook": "nf4"}, "bits and codebook must not be given together"),
-        ({"bits": None, "clusters": 4}, "bits and clusters must not be given together"),
-        ({"codebook": "nf4", "clusters": 4}, "codebook and clusters must not be given together"),
+        ({"bits": 4, "codebook": "nf4"}, "codebook='nf4' must not be given with bits=4: each says"),
+        ({"bits": None, "clusters": 4}, "clusters=4 must not be given with bits=None: each says"),
+        ({"codebook": "nf4", "clusters": 4}, "clusters=4 must not be given with codebook='nf4': each says"),
         ({"codebook": "nf5"}, "codebook must be one of 'nf4', .* not 'nf5'"),
         ({"codebook": [0.0]}, "codebook must be a name or 2..256 values"),
         ({"codebook": [0.0, 1.0, 1.0]}, "codebook must ascend"),
         ({"codebook": [0.0, float("nan")]}, "codebook must be finite"),
         ({"clusters": 1}, "clusters must be an integer of 2..256, not 1"),
         ({"clusters": 257}, "clusters must be an integer of 2..256, not 257"),
-        ({"codebook": "mxfp4", "group_size": 64}, "group_size must be 32 with mxfp4, not 64"),
-        ({"codebook": "nf4", "symmetric": False}, "symmetric must not be given with codebook"),
-        ({"clusters": 4, "scale_dtype": "float32"}, "scale_dtype must not be given with clusters"),
+        ({"codebook": "mxfp4", "group_size": 64}, "group_size must be 32 with codebook='mxfp4', not 64"),
+        ({"codebook": "nf4", "symmetric": False}, "symmetric=False must not be given with codebook='nf4'"),
+        ({"clusters": 4, "scale_dtype": "float32"}, "scale_dtype='float32' must not be given with clusters=4"),
         ({"group_size": "tensor"}, "without codebook, clusters or recognize"),
         ({"scale": 0.0}, "scale must be positive and finite in float16, not 0"),
         ({"scale": 1e-9}, "scale must be positive and finite in float16, not 1e-09"),
         ({"scale": -1.0}, "scale must be a number of"),
-        ({"scale": 2.0, "codebook": "nf4"}, "scale must not be given with codebook"),
+        ({"scale": 2.0, "codebook": "nf4"}, "scale=2.0 must not be given with codebook='nf4'"),
         ({"storage": "csr"}, "storage must be one of 'auto', 'dense', 'sparse', not 'csr'"),
         ({"storage": "sparse", "codebook": "nf4"}, "storage='sparse' must not be given with codebook"),
     ],

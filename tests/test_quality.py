@@ -235,7 +235,7 @@ def test_every_row_is_one_that_compress_takes(tmp_path: Path) -> None:
         if grid := re.match(r"int(\d) g(\d+) (absmax|mse) (a?)sym", setting.label):
             bits, group, scale, a = grid.groups()
             assert linear.label == f"int{bits} group {group} {a}symmetric", setting.label
-            assert (linear.bits, linear.settings.scale) == (int(bits), scale)
+            assert (linear.bits, linear.settings.codes.scale) == (int(bits), scale)
 
 
 def test_rows_that_prune_do_not_round_unless_they_say_so(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,40 +27,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 @app.command()
+@options.with_table
 def compress(
     source: Source,
     target: Target,
-    bits: options.Bits = None,
-    group_size: options.GroupSize = None,
-    codebook: options.Codebook = None,
-    clusters: options.Clusters = None,
-    recognize: options.Recognize = None,
-    symmetric: options.Symmetric = None,
-    scale: options.Scale = None,
-    scale_dtype: options.ScaleDtype = None,
-    prune: options.Prune = None,
-    prune_score: options.PruneScore = None,
-    prune_data: options.PruneData = None,
-    prune_pattern: options.PrunePattern = None,
-    prune_scope: options.PruneScope = None,
-    threshold: options.Threshold = None,
-    strict: options.Strict = None,
-    include: options.Include = None,
-    exclude: options.Exclude = None,
-    drop: options.Drop = None,
-    min_elements: options.MinElements = None,
     recipe: options.Recipe = None,
-    reader: options.For = None,
-    simulate: options.Simulate = None,
-    dtype: options.Dtype = None,
-    storage: options.Storage = None,
-    max_shard_size: options.MaxShardSize = None,
     lossless: options.Lossless = False,
     report: options.Report = None,
     dry_run: options.DryRun = False,
     overwrite: options.Overwrite = False,
     threads: options.Threads = None,
     json: options.Json = False,
+    **said: Any,
 ) -> None:
     """Make a checkpoint smaller: round weights to few bits, prune them, or both.
 
@@ -107,42 +85,18 @@ def compress(
     """
     from .commands import compress as command
 
-    said = command.Options(
-        bits=bits,
-        group_size=group_size,
-        codebook=codebook,
-        clusters=clusters,
-        storage=storage,
-        recognize=recognize,
-        symmetric=symmetric,
-        scale=scale,
-        scale_dtype=scale_dtype,
-        prune=prune,
-        prune_score=prune_score,
-        prune_data=prune_data,
-        prune_pattern=prune_pattern,
-        prune_scope=prune_scope,
-        threshold=threshold,
-        include=include,
-        exclude=exclude,
-        drop=drop,
-        min_elements=min_elements,
-        max_shard_size=max_shard_size,
-        recipe=recipe,
-        reader=reader,
-        dtype=dtype,
-        simulate=simulate,
-        strict=strict,
-    )
+    asked = options.asked(said)
+    if recipe is not None:
+        asked["recipe"] = recipe
     with command.threads(threads):
         if lossless:
             from .commands import lossless as planes
 
-            planes.run(source, target, said, report=report, overwrite=overwrite, dry_run=dry_run, as_json=json)
+            planes.run(source, target, asked, report=report, overwrite=overwrite, dry_run=dry_run, as_json=json)
         elif dry_run:
-            command.dry_run(source, target, said, report=report, overwrite=overwrite, as_json=json)
+            command.dry_run(source, target, asked, report=report, overwrite=overwrite, as_json=json)
         else:
-            command.run(source, target, said, report=report, overwrite=overwrite, as_json=json)
+            command.run(source, target, asked, report=report, overwrite=overwrite, as_json=json)
 
 
 @app.command()

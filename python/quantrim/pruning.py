@@ -17,6 +17,7 @@ from .blocks import Block, block_of, block_sums, norms, spread
 from .float_environment import default_floats
 from .outputs import output
 from .ranking import global_masks, prune_model
+from .words import THRESHOLD_MODES
 
 __all__ = [
     "apply_mask",
@@ -32,7 +33,6 @@ __all__ = [
 
 Pattern = str | Block | None  # "n:m", "row", "column" or the rows and columns of a block
 
-MODES = ("magnitude", "signed", "soft")
 
 
 @default_floats
@@ -46,7 +46,7 @@ def threshold(w: object, t: float, *, mode: str = "magnitude", out: NDArray[Any]
     >>> threshold([0.5, -2.0, 1.0], 1.0)
     array([ 0., -2.,  1.], dtype=float32)
     """
-    mode = checks.choice("mode", mode, MODES)
+    mode = checks.choice("mode", mode, THRESHOLD_MODES)
     t = checks.number("t", t, -_FLOAT32_MAX if mode == "signed" else 0.0, _FLOAT32_MAX)
     x = checks.floats("w", w)
     pruned = output(out, x.shape, x.dtype, w=x)

@@ -1,20 +1,39 @@
-"""The words that settings are chosen from: one table for checks, and for the help and completion of the command line.
+"""The words that arguments are chosen from: as types for editors, and as tuples for checks, help and completion.
 
-Nothing is imported here, so that help and completion wait for no kernels.
+Nothing that takes time is imported here, so that help and completion wait for no kernels.
 """
 
-FLOATS = ("float32", "float16", "bfloat16")
-NARROW_FLOATS = ("float16", "bfloat16")  # that floats which stay may be narrowed to
+from __future__ import annotations
 
-ROUNDINGS = ("even", "away", "floor", "stochastic")
-SCALE_RULES = ("absmax", "mse", "power_of_two")
+from typing import Literal, get_args
+
+Float = Literal["float32", "float16", "bfloat16"]
+NarrowFloat = Literal["float16", "bfloat16"]  # that floats which stay may be narrowed to
+FLOATS: tuple[str, ...] = get_args(Float)
+NARROW_FLOATS: tuple[str, ...] = get_args(NarrowFloat)
+
+Rounding = Literal["even", "away", "floor", "stochastic"]
+ScaleRule = Literal["absmax", "mse", "power_of_two"]
+CodebookName = Literal["nf4", "fp4", "mxfp4", "mxint8", "binary", "ternary"]
+ROUNDINGS: tuple[str, ...] = get_args(Rounding)
+SCALE_RULES: tuple[str, ...] = get_args(ScaleRule)
 SCALE_DTYPES = FLOATS
-CODEBOOKS = ("nf4", "fp4", "mxfp4", "mxint8", "binary", "ternary")
+CODEBOOKS: tuple[str, ...] = get_args(CodebookName)
+MX_CODEBOOKS = ("mxfp4", "mxint8")
 
-NORMS = ("l1", "l2")  # scores of rows, columns and blocks alone
-DATA_SCORES = ("wanda", "taylor", "fisher", "obd", "given")  # which need arrays beside the weights
-SCORES = ("magnitude", "random", *NORMS, *DATA_SCORES)
-SCOPES = ("tensor", "global")
+ThresholdMode = Literal["magnitude", "signed", "soft"]
+WeightScore = Literal["magnitude", "random"]
+Norm = Literal["l1", "l2"]  # scores of rows, columns and blocks alone
+DataScore = Literal["wanda", "taylor", "fisher", "obd", "given"]  # which need arrays beside the weights
+Score = Literal[WeightScore, Norm, DataScore]
+Scope = Literal["tensor", "global"]
+THRESHOLD_MODES: tuple[str, ...] = get_args(ThresholdMode)
+NORMS: tuple[str, ...] = get_args(Norm)
+DATA_SCORES: tuple[str, ...] = get_args(DataScore)
+SCORES: tuple[str, ...] = get_args(Score)
+SCOPES: tuple[str, ...] = get_args(Scope)
 
-STORAGES = ("auto", "dense", "sparse")
-READERS = ("transformers", "vllm", "bitsandbytes", "any")
+Storage = Literal["auto", "dense", "sparse"]
+Reader = Literal["transformers", "vllm", "bitsandbytes", "any"]
+STORAGES: tuple[str, ...] = get_args(Storage)
+READERS: tuple[str, ...] = get_args(Reader)

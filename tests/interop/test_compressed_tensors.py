@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 import quantrim as qt
 from quantrim.files import open_checkpoint
 from quantrim.layouts import compressed_tensors as layout
-from quantrim.model import LogicalTensor, Report, Settings, compress, logical_tensors
+from quantrim.model import LogicalTensor, Report, compress, logical_tensors
+from quantrim.model.recipe import settings_of
 
 REASON = "needs the extra 'interop': torch, compressed-tensors, safetensors"
 torch = pytest.importorskip("torch", reason=REASON)
@@ -99,7 +100,7 @@ def ours(w: NDArray[Any], tensor: LogicalTensor, options: dict[str, Any]) -> NDA
         scheme.bits,
         group_size=scheme.group_size,
         symmetric=scheme.symmetric,
-        scale=Settings(bits=scheme.bits, symmetric=scheme.symmetric, scale=options.get("scale")).scale_rule,
+        scale=settings_of(bits=scheme.bits, symmetric=scheme.symmetric, scale=options.get("scale")).scale_rule,
         scale_dtype=scheme.scale_dtype,
     )
     return qt.dequantize(q, dtype=tensor.dtype)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from real_models import Arrays, Model
 
 import quantrim as qt
-from quantrim.model import Report, Settings, compress, decompress
+from quantrim.model import Report, compress, decompress
+from quantrim.model.recipe import settings_of
 from quantrim.tensor import matrix_shape
 
 pytestmark = pytest.mark.interop
@@ -86,7 +87,7 @@ def by_rows(a: NDArray[Any]) -> NDArray[Any]:
 
 def codes(a: NDArray[Any], bits: int, group_size: Any = None, scale_dtype: str = "float16") -> qt.QuantizedTensor:
     """Of a matrix as a whole, by the settings that compress has by default."""
-    usual = Settings(bits=bits, group_size=group_size)
+    usual = settings_of(bits=bits, group_size=group_size)
     return qt.quantize(a, bits, group_size=usual.group, scale=usual.scale_rule, scale_dtype=scale_dtype)
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,79 +25,6 @@ from . import progress, terminal, wording
 WORST = 3  # tensors that the closing table names
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the command line said; None where it said nothing, and the defaults of `compress` hold."""
-
-    bits: str | None = None
-    group_size: str | None = None
-    codebook: str | None = None
-    clusters: int | None = None
-    storage: str | None = None
-    recognize: bool | None = None
-    symmetric: bool | None = None
-    scale: str | None = None
-    scale_dtype: str | None = None
-    prune: str | None = None
-    prune_score: str | None = None
-    prune_data: Path | None = None
-    prune_pattern: str | None = None
-    prune_scope: str | None = None
-    threshold: float | None = None
-    include: list[str] | None = None
-    exclude: list[str] | None = None
-    drop: list[str] | None = None
-    min_elements: int | None = None
-    max_shard_size: str | None = None
-    recipe: Path | None = None
-    reader: str | None = None
-    dtype: str | None = None
-    simulate: bool | None = None
-    strict: bool | None = None
-
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of `compress` and `plan`.
-
-        >>> Options(group_size="32", prune="2:4").arguments()
-        {'group_size': 32, 'prune': '2:4'}
-        >>> Options(bits="none", prune="0.5", prune_pattern="4x1").arguments()
-        {'bits': None, 'prune': 0.5, 'prune_pattern': (4, 1)}
-        >>> Options(codebook="-1,0,0.5").arguments()
-        {'codebook': [-1.0, 0.0, 0.5]}
-        """
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        given["bits"], given["group_size"] = _integer(self.bits), _integer(self.group_size)
-        given["codebook"] = _values(self.codebook)
-        given["prune"], given["prune_pattern"] = _fraction(self.prune), _block(self.prune_pattern)
-        given["scale"] = _fraction(self.scale)
-        said = {name: value for name, value in given.items() if value not in (None, [])}
-        return said | {"bits": None} if self.bits == "none" else said
-
-
-def _integer(text: str | None) -> int | str | None:
-    """A number where the text is one; other words are for `compress` to judge."""
-    return int(text) if text is not None and text.isascii() and text.isdecimal() and len(text) < 20 else text
-
-
-def _fraction(text: str | None) -> float | str | None:
-    with contextlib.suppress(ValueError):
-        return None if text is None else float(text)
-    return text
-
-
-def _block(text: str | None) -> tuple[int, ...] | str | None:
-    """Rows and columns of "4x1"."""
-    found = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text or "")
-    return (int(found[1]), int(found[2])) if found else text
-
-
-def _values(text: str | None) -> list[float] | str | None:
-    """Numbers with commas between them; other words are for `compress` to judge."""
-    with contextlib.suppress(ValueError):
-        return [float(each) for each in text.split(",")] if text is not None and "," in text else text
-    return text
-
-
 @contextlib.contextmanager
 def threads(count: int | None) -> Iterator[None]:
     """Within this block, use that many threads."""
@@ -110,21 +36,20 @@ def threads(count: int | None) -> Iterator[None]:
 
 
 def run(
-    source: Path, target: Path, options: Options, *, report: Path | None, overwrite: bool, as_json: bool
+    source: Path, target: Path, asked: dict[str, Any], *, report: Path | None, overwrite: bool, as_json: bool
 ) -> None:
-    check_paths(source, target, options, report, overwrite)
+    check_paths(source, target, asked, report, overwrite)
     with progress.shown("compressing") as callback:
-        arguments = options.arguments()
-        done = compress_checkpoint(source, target, overwrite=overwrite, progress=callback, **arguments)
+        done = compress_checkpoint(source, target, overwrite=overwrite, progress=callback, **asked)
     close(done, report, show, as_json)
 
 
-def check_paths(source: Path, target: Path, options: Options, report: Path | None, overwrite: bool) -> None:
+def check_paths(source: Path, target: Path, asked: dict[str, Any], report: Path | None, overwrite: bool) -> None:
     """Find out before the work what must not be written."""
     refuse_occupied(source, target, overwrite)
     if report is not None:
         check_report_suffix(report)
-        refuse_same_file([p for p in (source, options.recipe, options.prune_data) if p], report, "--report")
+        refuse_same_file([p for p in (source, asked.get("recipe"), asked.get("prune_data")) if p], report, "--report")
         real, real_target = Path(os.path.realpath(report)), Path(os.path.realpath(target))
         if real_target in (real, *real.parents):
             beside = f"must be beside {quote(target, PATH_LIMIT)}, not in it or in its place"
@@ -241,12 +166,12 @@ def smaller(ratio: float) -> str:
 
 
 def dry_run(
-    source: Path, target: Path, options: Options, *, report: Path | None, overwrite: bool, as_json: bool
+    source: Path, target: Path, asked: dict[str, Any], *, report: Path | None, overwrite: bool, as_json: bool
 ) -> None:
     if report is not None:
         raise ValueError("--report must be given without --dry-run, which writes nothing; --json prints the plan")
     refuse_same_file(source, target)
-    wish = plan(source, **options.arguments())
+    wish = plan(source, **asked)
     wish = replace(wish, notes=tuple(map(wording.worded, wish.notes)))
     if as_json:
         terminal.print_json(plan_data(wish))

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from ..model import Report, Restored, TensorReport, compress_lossless
 from ..model import restore as restore_checkpoint
 from . import progress, terminal
-from .compress import Options, check_paths, close, refuse_occupied, smaller
+from .compress import check_paths, close, refuse_occupied, smaller
 
 LARGEST = 5  # tensors that the closing table names
 
 
 def run(
-    source: Path, target: Path, options: Options, *, report: Path | None, overwrite: bool, dry_run: bool, as_json: bool
+    source: Path,
+    target: Path,
+    asked: dict[str, Any],
+    *,
+    report: Path | None,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
-    given = ", ".join(f"--{name.replace('_', '-')}" for name in options.arguments())
-    if given:
-        raise ValueError(f"--lossless must be given without {given}: it changes no weight")
+    if asked:
+        raise ValueError(f"lossless=True must be given without {', '.join(asked)}: it changes no weight")
     if dry_run:
         raise ValueError("--lossless must be given without --dry-run: only compressing tells the size")
-    check_paths(source, target, options, report, overwrite)
+    check_paths(source, target, asked, report, overwrite)
     with progress.shown("compressing") as callback:
         done = compress_lossless(source, target, overwrite=overwrite, progress=callback)
     close(done, report, show, as_json)

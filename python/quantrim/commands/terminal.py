@@ -175,7 +175,7 @@ def _finite(data: Any) -> Any:
 
 def size(count: float) -> str:
     """Bytes for people: "203.8 kB"."""
-    from ..model.sizes import readable
+    from ..sizes import readable
 
     return readable(count)
 

@@ -4,14 +4,12 @@ from .compress import compress
 from .decompress import DecodedTensor, Decompressed, decompress
 from .lossless import Restored, compress_lossless, restore
 from .plan import Plan, plan
-from .recipe import Recipe, Rule
+from .recipe import Recipe, Rule, Settings, UnitRemoval
 from .report import Report, TensorReport
-from .settings import Settings
 from .split import merge_checkpoint, split_checkpoint
 from .streaming.tensors import LogicalTensor, Model, logical_tensors, open_checkpoint
 from .tensor_plan import TensorPlan
 from .tune import Tuned, tune
-from .unit_removal import UnitRemoval
 
 __all__ = [
     "DecodedTensor",

@@ -12,9 +12,9 @@ from ..layouts.codebook import POWERS, Codes
 from ..layouts.compressed_tensors import CompressedTensors
 from ..layouts.sparse_bitmask import Sparse
 from ..tensor import matrix_shape
-from .methods import MX
+from ..words import MX_CODEBOOKS
 from .pruner import removed
-from .settings import Settings
+from .recipe.settings import Settings
 
 WORTH = 4  # sparse storage is chosen where it saves at least 1 / WORTH of the dense bytes
 _SHAPES = 1024  # that are remembered: of a hundred thousand tensors most are of few
@@ -39,7 +39,7 @@ def code_layout(info: TensorInfo, settings: Settings, asked_scale_dtype: str | N
             theirs = BitsAndBytes(book, settings.group, dtype)
             if theirs.why_not(info) is None:
                 return theirs
-        scale_dtype = POWERS if book in MX else settings.scale_dtype
+        scale_dtype = POWERS if book in MX_CODEBOOKS else settings.scale_dtype
         return Codes(book, _BITS[book], settings.group, dtype, scale_dtype)
     bits = max(1, (len(book) - 1).bit_length())
     return Codes("table", bits, settings.group, dtype, settings.scale_dtype, len(book))

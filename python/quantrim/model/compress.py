@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from .. import backend
 from ..files import AtomicFolder, Checkpoint, open_checkpoint, refuse_same_file
@@ -19,6 +19,8 @@ from ..files.errors import quote
 from ..files.index import INDEX_SUFFIX
 from ..files.usual_header import collector_paused
 from ..float_environment import default_floats
+from ..options import given
+from ..words import CodebookName, Float, NarrowFloat, Reader, Rounding, ScaleRule, Scope, Score, Storage, ThresholdMode
 from . import chunks
 from .choose_layout import layout_bytes, pruned_bytes
 from .encode.first_pass import with_counts, with_recognized
@@ -30,16 +32,12 @@ from .provenance import peak_memory, settings_table, versions
 from .pruners import Pruners
 from .recipe import Recipe, recipe_from_options
 from .report import Report, Steps, TensorReport
-from .settings import Options
 from .shards import ShardPlan
 from .source import Source
 from .statistics import Errors
 from .targets import CheckedFile, TensorFile, check_target, copy_side_files, write_json
 from .tensor_plan import TensorPlan
 from .workers import Buffers, Workers, gathered
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 Progress = Callable[[int, int, str], object]  # source bytes done, of how many, the tensor at work
 
@@ -49,10 +47,40 @@ def compress(
     source: str | os.PathLike[str],
     destination: str | os.PathLike[str],
     *,
+    bits: int | Literal["auto"] | None = "auto",
+    group_size: int | Literal["channel", "tensor"] | None = None,
+    codebook: CodebookName | Iterable[float] | None = None,
+    clusters: int | None = None,
+    recognize: bool = False,
+    symmetric: bool = True,
+    scale: ScaleRule | float | None = None,
+    scale_dtype: Float | None = None,
+    rounding: Rounding = "even",
+    prune: float | str | None = None,
+    prune_score: Score = "magnitude",
+    prune_data: str | os.PathLike[str] | None = None,
+    prune_pattern: Literal["row", "column"] | tuple[int, int] | None = None,
+    prune_scope: Scope = "tensor",
+    prune_axis: Literal[1] | None = None,
+    seed: int = 0,
+    threshold: float | None = None,
+    threshold_mode: ThresholdMode = "magnitude",
+    shrink_l1: float = 0.0,
+    shrink_l2: float = 0.0,
+    shrink_axis: Literal[1] | None = None,
+    strict: bool = False,
+    include: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] | None = None,
+    drop: str | Iterable[str] | None = None,
+    min_elements: int = 4096,
+    reader: Reader | None = None,
+    simulate: bool = False,
+    dtype: NarrowFloat | None = None,
+    storage: Storage = "auto",
+    max_shard_size: int | str | None = None,
     recipe: Recipe | dict[str, Any] | str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-    **options: Unpack[Options],
 ) -> Report:
     """Write a smaller copy of a checkpoint that transformers and vLLM open.
 
@@ -61,46 +89,62 @@ def compress(
         .safetensors file, or a folder, like the source. It appears whole or not at all, whatever happens; one
         that exists is replaced only with overwrite=True.
 
-    Options:
-    reader: who must open the result. "transformers", "vllm": in the layouts of compressed-tensors, and only modules
-        that it opens so; None (default) is both, for a model folder whose config.json tells what model it is.
-        "bitsandbytes": NF4 or FP4, opened by transformers. "any", and None for other sources: all weights of two
-        dimensions and more, in layouts that may be for quantrim and `decompress` alone. The notes say what stayed as it
-        was, and why.
-    bits: 2..8, 4 by default; None, and only pruning, rounds nothing: weights are zeroed and keep their dtype.
-    group_size: columns that share a scale, or "channel"; by default 32, "channel"
-        at 8 bits. Where it does not divide the columns, the largest of 64, 32, 16 that does, else "channel".
-    symmetric, scale, rounding, seed: as in `quantize`, but scale is "mse" by default for symmetric codes of less than 8
-        bits; it may be a number, that of all groups: fixed point.
-    scale_dtype: "float16", "bfloat16" (default for bfloat16 weights, as readers compute in it) or "float32".
-    codebook: instead of bits, "nf4", "fp4", "mxfp4", "mxint8", "binary", "ternary", or 2..256 ascending values, as in
-        `quantize_codebook`; clusters: 2..256 values that the weights of a tensor share, as in `cluster`. Both are
-        stored in a layout that only quantrim reads, group_size may be "tensor" as well; but "nf4" and "fp4" as
+    Options; None is as by default, but for bits:
+    bits: Bits of a weight: 4 by default. None: no rounding, which is the default with prune or threshold. Then weights
+        are zeroed and keep their dtype.
+    group_size: Neighbours in a row that share a scale: 32 by default, all ("channel") at 8 bits, 64 for codebooks.
+        Fewer are closer and larger. "tensor", one scale for all, goes with codebook and clusters. Where it does not
+        divide the columns, the largest of 64, 32, 16 that does, else the whole row.
+    codebook: In place of bits: nf4, fp4, mxfp4, mxint8, binary, ternary, or 2 to 256 ascending values. nf4 and fp4 are
+        those of bitsandbytes; only quantrim reads the others. As in `quantize_codebook`. "nf4" and "fp4" are stored as
         bitsandbytes has them, with float32 scales, where group_size is 32, 64, ... 4096 and divides the columns
-        (scale_dtype="bfloat16" keeps them in ours).
-    storage: "auto" stores no zeros (only quantrim reads that) where a fraction was pruned of weights with bits, a
-        quarter of the bytes or more is saved, and no other reader must open them; "sparse" always, "dense" never.
-    recognize: True scans each tensor first: what is already quantized, or has at most 256 values is packed without any
-        change, neither pruned nor rounded, in a layout that only quantrim reads; the rest is as the other options say.
-    prune: the fraction of each tensor's weights to remove first (of each row, with prune_axis=1), or "n:m".
-    prune_pattern: "row", "column" or (rows, cols): whole ones go, those with the lowest sums of scores.
-    prune_score: what goes first: the lowest "magnitude" (default), "random", or with data "wanda", "taylor", "fisher",
-        "obd", or "given" scores; with a pattern also "l1" (as magnitude) and "l2" of the weights.
-    prune_data: the checkpoint with that data under the names of the weights: norms of the inputs (cols,); gradients,
-        squared gradients, the Hessian's diagonal or scores (rows, cols); scores of rows or columns may be (rows,) or
-        (cols,) with that pattern.
-    prune_scope: "tensor", or "global": one budget, exact, for all tensors that are pruned so.
-    strict: True makes it an error where a tensor cannot be pruned in the pattern; by default it is kept, and noted.
-    threshold, threshold_mode: as in `threshold`, in place of prune. shrink_l1, shrink_l2, shrink_axis: as in `shrink`.
-    include, exclude: globs of tensor names. With include, only those are compressed, whether readers open them or not
-        (reader="any"); those of exclude never.
-    drop: globs of tensors that are left out.
-    min_elements: tensors of fewer weights (default 4096) are copied, as are those of less than two dimensions.
-    dtype: "float16" or "bfloat16": what float32 and float64 tensors become that stay floats; the report has their
-        error.
-    simulate: True writes the floats that codes stand for in place of the codes, in the names, dtypes and metadata of
-        the source: any program opens them, and shows what compression costs.
-    max_shard_size: for folders: bytes, or a text such as "2GB", that no file exceeds, unless one tensor does.
+        (scale_dtype="bfloat16" keeps them ours).
+    clusters: In place of bits: K values, 2..256, that the weights of a tensor share. Only quantrim reads them. As in
+        `cluster`.
+    recognize: Pack weights that are quantized already, though they are floats, without any change; the other options
+        are for the rest. Only quantrim reads them. Each tensor is scanned first: one on a grid, or of at most 256
+        values, is neither pruned nor rounded.
+    symmetric: Codes around zero (default); or around a zero point that each group has, closer where its weights are
+        mostly on one side of zero.
+    scale: What a group's scale follows: the largest weight (absmax: default at 8 bits and with zero points), the least
+        error (mse: default below 8 bits), powers of two. Or a number X for all: w becomes round(w / X) * X.
+    scale_dtype: How scales are stored: by default bfloat16 for bfloat16 weights, float32 in layouts of bitsandbytes,
+        else float16.
+    rounding: Ties to "even" (default) or "away" from zero, all down ("floor"), or by chance ("stochastic").
+    prune: Zero this share of each tensor: 0.5 is half. With N:M, such as 2:4, N of each M neighbours in a row stay.
+    prune_score: What goes first is what scores lowest: by magnitude (default) or at random; l1, l2 with prune_pattern;
+        the others with prune_data.
+    prune_data: A checkpoint that has, under the names of the weights, the norms of their inputs (wanda), gradients
+        (taylor), squared gradients (fisher), the Hessian's diagonal (obd) or scores (given). Norms are (cols,); the
+        others (rows, cols); scores of whole rows or columns may be (rows,) or (cols,).
+    prune_pattern: Zero whole rows, columns, or blocks of R x C weights, such as 4x1. "row", "column" or (rows, cols):
+        those with the lowest sums of scores.
+    prune_scope: The share is of each tensor (default), or of all together. "global": one exact budget for all tensors
+        of the same prune, prune_score and prune_pattern.
+    prune_axis: 1: the share is of each row.
+    seed: Of rounding="stochastic" and prune_score="random": 0 by default.
+    threshold: In place of prune: zero weights of a magnitude below T.
+    threshold_mode: As `threshold` has it: "magnitude" (default), "signed": w up to T, or "soft": all others come nearer
+        to 0.
+    shrink_l1: In place of prune: the l1 penalty of `shrink`.
+    shrink_l2: In place of prune: the l2 penalty of `shrink`.
+    shrink_axis: 1: shrink_l1 and shrink_l2 are of each row.
+    strict: An error, not a note, where a tensor cannot be pruned in the pattern.
+    include: Compress only tensors of such names, also what only quantrim opens then. A GLOB must match the whole name,
+        .weight and all; put it in quotes: '*.mlp.*.weight'. May be repeated, like the next two.
+    exclude: Copy tensors of such names as they are.
+    drop: Leave tensors of such names out.
+    min_elements: Copy tensors of fewer weights: 4096 by default. Those of less than two dimensions are copied, too.
+    reader: Who must open it. By default transformers and vllm both, or, of a single file, any: the smallest, for
+        quantrim alone. "transformers", "vllm": in the layouts of compressed-tensors, and only modules that it opens so.
+        "bitsandbytes": NF4 or FP4, opened by transformers. "any": all weights of two dimensions and more, in layouts
+        that may be for quantrim and `decompress` alone. The notes say what stayed as it was, and why.
+    simulate: Store what rounding and pruning make of the weights as floats, under the names and dtypes of the source:
+        nothing is smaller, and any program can measure the loss.
+    dtype: What float32 and float64 tensors become that are not rounded.
+    storage: Whether zeros are left out, which only quantrim reads: sparse does so, dense never; auto (default) where
+        weights are pruned and rounded, no other reader must open them, and it saves a quarter.
+    max_shard_size: Of a folder: no file larger than this, such as 2GB, 500MiB, or bytes. Unless one tensor is.
     recipe: a Recipe, a table, or the path of a TOML file, instead of all of these.
     progress: called with (bytes done, bytes in all, tensor) in this thread; what it raises ends the work.
 
@@ -117,8 +161,9 @@ def compress(
     >>> [tensor.stored for tensor in report.tensors if tensor.name == "fc1.weight"], round(report.ratio, 1)
     (['int4 group 32 symmetric'], 5.7)
     """
+    asked = locals()  # before there are others: the arguments
     started = time.perf_counter()
-    wish = recipe_from_options(recipe, **options)
+    wish = recipe_from_options(recipe, **given(asked))
     target = named_path(destination, "destination")
     with open_checkpoint(source) as checkpoint:
         refuse_same_file(wish.data_files, target)
@@ -262,7 +307,8 @@ def _report(plan: Plan, target: Path, errors: dict[str, Errors], seconds: float,
 
 def _steps(plan: Plan, errors: dict[str, Errors]) -> Steps | None:
     """None where no tensor was both pruned and quantized."""
-    twice = {t.name for t in plan.tensors if not t.copied and t.settings.prune and t.settings.rounds}
+    done = [t for t in plan.tensors if not t.copied and t.settings.rounds]
+    twice = {t.name for t in done if t.settings.sparsity or t.settings.pattern}
     if not twice:
         return None
     pruned = quantized = 0

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..checks import Array
 from ..files import Checkpoint
 from ..files.errors import quote
+from .recipe.unit_removal import Chain, UnitRemoval
 from .unit_layers import at, kept, layer, scores_of
-
-if TYPE_CHECKING:
-    from .unit_removal import Chain, UnitRemoval
 
 
 class Heads(NamedTuple):

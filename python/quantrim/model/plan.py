@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from ..files import Checkpoint, open_checkpoint
 from ..files.errors import PATH_LIMIT, quote
@@ -13,19 +14,17 @@ from ..float_environment import default_floats
 from ..layouts import registry
 from ..layouts.base import WEIGHT
 from ..layouts.plain import Plain
+from ..options import given
+from ..words import CodebookName, Float, NarrowFloat, Reader, Rounding, ScaleRule, Scope, Score, Storage, ThresholdMode
 from .evidence import refuse_quantized
 from .notes import notes_on
 from .parts import oversize_notes
 from .reader_modules import ReaderModules
 from .readers import BOTH, Readers, Reason, partners
 from .recipe import Recipe, recipe_from_options
-from .settings import Options
 from .shards import ShardPlan, plan_shards
 from .tensor_plan import TensorPlan, TensorPlanner
 from .unit_removal import remove_from
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True)
@@ -81,11 +80,41 @@ class Plan:
 def plan(
     source: str | os.PathLike[str],
     *,
+    bits: int | Literal["auto"] | None = "auto",
+    group_size: int | Literal["channel", "tensor"] | None = None,
+    codebook: CodebookName | Iterable[float] | None = None,
+    clusters: int | None = None,
+    recognize: bool = False,
+    symmetric: bool = True,
+    scale: ScaleRule | float | None = None,
+    scale_dtype: Float | None = None,
+    rounding: Rounding = "even",
+    prune: float | str | None = None,
+    prune_score: Score = "magnitude",
+    prune_data: str | os.PathLike[str] | None = None,
+    prune_pattern: Literal["row", "column"] | tuple[int, int] | None = None,
+    prune_scope: Scope = "tensor",
+    prune_axis: Literal[1] | None = None,
+    seed: int = 0,
+    threshold: float | None = None,
+    threshold_mode: ThresholdMode = "magnitude",
+    shrink_l1: float = 0.0,
+    shrink_l2: float = 0.0,
+    shrink_axis: Literal[1] | None = None,
+    strict: bool = False,
+    include: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] | None = None,
+    drop: str | Iterable[str] | None = None,
+    min_elements: int = 4096,
+    reader: Reader | None = None,
+    simulate: bool = False,
+    dtype: NarrowFloat | None = None,
+    storage: Storage = "auto",
+    max_shard_size: int | str | None = None,
     recipe: Recipe | dict[str, Any] | str | os.PathLike[str] | None = None,
-    **options: Unpack[Options],
 ) -> Plan:
     """What `compress` with these arguments would do, from the headers alone (and the layers that lose units)."""
-    wish = recipe_from_options(recipe, **options)
+    wish = recipe_from_options(recipe, **given(locals()))
     with open_checkpoint(source) as checkpoint:
         return make_plan(checkpoint, wish)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import platform
 import resource
 import sys
-from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
 from .. import __version__, backend
-from .recipe import TOP_OPTIONAL, Recipe
-from .settings import KEYS, Settings
+from ..option_values import NONE
+from .recipe import Recipe, Settings, table_of
 
 SCHEMA = 2  # of what is printed and saved as JSON; grows when a key changes its meaning or goes
 
@@ -35,7 +34,8 @@ def settings_table(recipe: Recipe) -> dict[str, Any]:
     return {
         **_settings(recipe.defaults),
         "min_elements": recipe.min_elements,
-        **{key: "none" if getattr(recipe, key) is None else getattr(recipe, key) for key in TOP_OPTIONAL},
+        "max_shard_size": NONE if recipe.max_shard_size is None else recipe.max_shard_size,
+        "dtype": recipe.dtype or NONE,
         "simulate": recipe.simulate,
         "strict": recipe.strict,
         "remove_units": [removal.as_dict() for removal in recipe.remove_units],
@@ -45,10 +45,10 @@ def settings_table(recipe: Recipe) -> dict[str, Any]:
 
 def _settings(settings: Settings) -> dict[str, Any]:
     """All that means something beside the rest; "none" as in a recipe."""
-    values = {key: value for key, value in asdict(settings).items() if key not in settings.without_meaning}
+    values = table_of(settings)
     if settings.rounds and not settings.recognize:
         values["group_size"] = settings.group
-    return {key: "none" if values[key] is None else values[key] for key in KEYS if key in values}
+    return values
 
 
 def versions() -> dict[str, str]:

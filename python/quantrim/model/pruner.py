@@ -12,9 +12,9 @@ from ..checks import Array
 from ..files import TensorInfo
 from ..layouts.base import Chunk
 from ..pruning import apply_mask, prune, shrink, threshold
+from .recipe.settings import Blocks, Fraction, NofM, Settings, Shrink, Threshold
 from .score_cut import Ranked, ScoreCut, Scored, kept, score_cuts
 from .scores import Score
-from .settings import Settings
 from .source import Passes
 from .units import band_of, block_shape, ranked
 
@@ -44,40 +44,37 @@ class Pruner(ABC):
 
 def pruner_of(info: TensorInfo, settings: Settings, score: Score | None, cut: ScoreCut | None) -> Pruner | None:
     """What does as `settings` say; None where they say nothing. cut: of a budget for several tensors."""
-    if settings.threshold is not None:
-        return _Threshold(settings)
-    if settings.shrinks:
-        return _Shrink(settings)
-    if not settings.prune:
+    wish = settings.prune
+    if isinstance(wish, Threshold):
+        return _Threshold(wish)
+    if isinstance(wish, Shrink):
+        return _Shrink(wish)
+    if isinstance(wish, NofM):
+        return _NOfM(wish.pattern, score)
+    if wish is None or not wish.sparsity:
         return None
-    if settings.prune_pattern == "column":
-        return _Columns(info, settings, score, cut)
-    if cut is not None or settings.prune_pattern is not None:
-        return _Ranked(info, settings, score, cut)
-    if isinstance(settings.prune, str):
-        return _NOfM(settings.prune, score)
-    if settings.prune_axis is not None:
-        return _ByRow(settings.sparsity, score)
-    return _Ranked(info, settings, score) if score else _Smallest(info, settings, None)
+    if isinstance(wish, Blocks):
+        return (_Columns if wish.block == "column" else _Ranked)(info, wish, score, cut)
+    if wish.among == "row":
+        return _ByRow(wish.sparsity, score)
+    return _Ranked(info, wish, score, cut) if score or cut is not None else _Smallest(info, wish, None)
 
 
 class _Threshold(Pruner):
-    def __init__(self, settings: Settings) -> None:
-        assert settings.threshold is not None
-        self._limit, self._mode = settings.threshold, settings.threshold_mode
+    def __init__(self, wish: Threshold) -> None:
+        self._wish = wish
 
     def apply(self, x: Array, number: int, chunk: Chunk, out: Array) -> None:
-        threshold(x, self._limit, mode=self._mode, out=out)
+        threshold(x, self._wish.limit, mode=self._wish.mode, out=out)
 
 
 class _Shrink(Pruner):
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self.band = band_of(settings)
+    def __init__(self, wish: Shrink) -> None:
+        self._wish = wish
+        self.band = band_of(wish)
 
     def apply(self, x: Array, number: int, chunk: Chunk, out: Array) -> None:
-        s = self._settings
-        shrink(x, l1=s.shrink_l1, l2=s.shrink_l2, axis=s.shrink_axis, out=out)
+        shrink(x, l1=self._wish.l1, l2=self._wish.l2, axis=1 if self._wish.by_row else None, out=out)
 
 
 class _NOfM(Pruner):
@@ -101,15 +98,17 @@ class _ByRow(Pruner):
 class _Ranked(Pruner):
     """The lowest scores of a whole tensor, or of several; of weights, or of blocks of them."""
 
-    def __init__(self, info: TensorInfo, settings: Settings, score: Score | None, cut: ScoreCut | None = None) -> None:
-        self._info, self._settings, self._score, self._cut = info, settings, score, cut
+    def __init__(
+        self, info: TensorInfo, wish: Fraction | Blocks, score: Score | None, cut: ScoreCut | None = None
+    ) -> None:
+        self._info, self._wish, self._score, self._cut = info, wish, score, cut
         self._ranked: Ranked | None = None
-        self.band = band_of(settings)
+        self.band = band_of(wish)
 
     def prepare(self, passes: Passes) -> None:
-        self._ranked, scored = ranked(self._info, self._settings, self._score, passes)
+        self._ranked, scored = ranked(self._info, self._wish, self._score, passes)
         if self._cut is None:
-            self._cut = score_cuts(self._settings.sparsity, [(self._ranked, scored)])[0]
+            self._cut = score_cuts(self._wish.sparsity, [(self._ranked, scored)])[0]
         self.mark(scored, self._cut)
 
     def mark(self, scored: Scored, cut: ScoreCut) -> None:
@@ -129,7 +128,7 @@ class _Smallest(_Ranked):
 
     def apply(self, x: Array, number: int, chunk: Chunk, out: Array) -> None:
         if self._cut is None:
-            prune(x, self._settings.sparsity, out=out)
+            prune(x, self._wish.sparsity, out=out)
         else:
             super().apply(x, number, chunk, out)
 
@@ -150,14 +149,12 @@ class _Columns(_Ranked):
 def removed(settings: Settings, shape: tuple[int, int]) -> int:
     """How many weights of a matrix pruning sets to 0, as far as headers tell: at least so many."""
     rows, cols = shape
-    if settings.pattern:
-        n, m = settings.pattern
-        return rows * cols // m * (m - n)
-    if not settings.sparsity or settings.prune_scope == "global":
+    wish = settings.prune
+    if isinstance(wish, NofM):
+        return rows * cols // wish.m * (wish.m - wish.n)
+    if not isinstance(wish, (Fraction, Blocks)) or wish.among == "global":
         return 0
-    if settings.prune_axis is not None:
-        return rows * round(settings.sparsity * cols)
-    if settings.prune_pattern is not None:
-        block = block_shape(settings.prune_pattern, shape)
-        return round(settings.sparsity * (rows * cols // math.prod(block))) * math.prod(block)
-    return round(settings.sparsity * rows * cols)
+    if isinstance(wish, Blocks):
+        block = math.prod(block_shape(wish.block, shape))
+        return round(wish.sparsity * (rows * cols // block)) * block
+    return rows * round(wish.sparsity * cols) if wish.among == "row" else round(wish.sparsity * rows * cols)

@@ -10,8 +10,9 @@ from types import TracebackType
 
 from . import chunks
 from .pruner import Pruner, pruner_of
+from .recipe.settings import Blocks, Fraction
 from .score_cut import ScoreCut, score_cuts
-from .scores import ScoreData
+from .scores import ScoreData, score_name
 from .source import Passes, Source
 from .tensor_plan import TensorPlan
 from .units import band_of, ranked
@@ -48,13 +49,17 @@ class Pruners:
     def find_budgets(self, source: Source, workers: Workers, progress: Callable[[TensorPlan, int], None]) -> None:
         """Look at the tensors of prune_scope="global": one budget for all of the same prune, score and pattern."""
         budgets: dict[tuple[float, str, object], list[TensorPlan]] = defaultdict(list)
+        wishes: dict[str, Fraction | Blocks] = {}
         for t in self._tensors:
-            s = t.settings
-            if s.prune_scope == "global" and s.sparsity:
-                budgets[s.sparsity, s.prune_score, s.prune_pattern].append(t)
+            wish = t.settings.prune
+            if isinstance(wish, (Fraction, Blocks)) and wish.among == "global" and wish.sparsity:
+                wishes[t.name] = wish
+                budgets[wish.sparsity, score_name(wish), t.settings.prune_pattern].append(t)
         for (sparsity, *_), tensors in budgets.items():
             every = [
-                ranked(t.info, t.settings, self._data.score(t.info, t.settings), _passes(t, source, workers, progress))
+                ranked(
+                    t.info, wishes[t.name], self._data.score(t.info, t.settings), _passes(t, source, workers, progress)
+                )
                 for t in tensors
             ]
             for t, cut in zip(tensors, score_cuts(sparsity, every), strict=True):
@@ -72,6 +77,6 @@ class Pruners:
 def _passes(
     tensor: TensorPlan, source: Source, workers: Workers, progress: Callable[[TensorPlan, int], None]
 ) -> Passes:
-    shape, band = tensor.info.matrix_shape, band_of(tensor.settings)
+    shape, band = tensor.info.matrix_shape, band_of(tensor.settings.prune)
     pieces = list(chunks.cut_bands(*shape, band) if band else chunks.cut(*shape, 1))
     return Passes(source, tensor.info, pieces, workers, partial(progress, tensor))

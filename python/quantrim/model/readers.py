@@ -9,7 +9,7 @@ from ..files import Checkpoint, TensorInfo
 from ..layouts.base import WEIGHT
 from ..layouts.bitsandbytes import KINDS, BitsAndBytes
 from .reader_modules import EMBEDDING, LINEAR, PLAIN, TOUCHED, UNKNOWN, ReaderModules
-from .settings import Settings
+from .recipe.settings import Settings
 
 BOTH = "both"  # transformers and vLLM
 VLLM_BITS = (4, 8)

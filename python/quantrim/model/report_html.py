@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..files.errors import quote
-from .sizes import readable
+from ..sizes import readable
 
 if TYPE_CHECKING:
     from .report import Report, TensorReport

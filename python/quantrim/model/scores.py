@@ -16,8 +16,8 @@ from ..files import Checkpoint, FormatError, TensorInfo, open_checkpoint
 from ..files.checkpoint import from_little_endian
 from ..files.errors import quote
 from ..layouts.base import Chunk
-from ..words import DATA_SCORES, NORMS
-from .settings import Settings
+from .recipe.settings import Blocks, ScoredBy, Settings
+from .recipe.settings import Scored as ByScore
 
 READABLE = ("F32", "F16", "BF16")
 
@@ -47,33 +47,34 @@ class ScoreData:
     def check(self, wanted: Iterable[tuple[TensorInfo, Settings]]) -> None:
         """FormatError where a tensor lacks its data, or has data of another form or that says nothing."""
         for info, settings in wanted:
-            if not settings.prune or settings.prune_score not in DATA_SCORES:
+            wish = settings.prune
+            if not isinstance(wish, ByScore) or not isinstance(wish.score, ScoredBy) or settings.prunes_nothing:
                 continue
-            checkpoint, data = self._found(info, settings)
+            checkpoint, data = self._found(info, wish, wish.score)
             # as where nothing was calibrated
-            if settings.prune_score == "wanda" and not checkpoint.read(data.name).any():
+            if wish.score.name == "wanda" and not checkpoint.read(data.name).any():
                 problem = "prune_data must have a norm above 0 for 'wanda', not zeros alone"
                 raise FormatError(problem, path=data.path, tensor=data.name, offset=data.offset)
 
     def score(self, info: TensorInfo, settings: Settings) -> Score | None:
         """The score that these settings ask for; None for those that the weights say themselves."""
-        if not settings.prune or settings.prune_score in ("magnitude", *NORMS):
+        wish = settings.prune
+        if not isinstance(wish, ByScore) or settings.prunes_nothing:
             return None
-        if settings.prune_score == "random":
-            return _Random(settings.seed, info.matrix_shape[1])
-        checkpoint, data = self._found(info, settings)
-        return _FromData(settings, checkpoint, data, info.matrix_shape[1])
+        if isinstance(wish.score, ScoredBy):
+            checkpoint, data = self._found(info, wish, wish.score)
+            return _FromData(wish.score.name, checkpoint, data, info.matrix_shape[1], by_row=_block(wish) == "row")
+        return _Random(settings.seed, info.matrix_shape[1]) if wish.score == "random" else None
 
-    def _found(self, info: TensorInfo, settings: Settings) -> tuple[Checkpoint, TensorInfo]:
-        path, score = settings.prune_data, settings.prune_score
-        assert path is not None
+    def _found(self, info: TensorInfo, wish: ByScore, by: ScoredBy) -> tuple[Checkpoint, TensorInfo]:
+        path, score = by.path, by.name
         if path not in self._open:
             self._open[path] = self._stack.enter_context(open_checkpoint(self._folder / path))
         checkpoint = self._open[path]
         if info.name not in checkpoint:
             raise FormatError(f"prune_data must have a tensor {quote(info.name)} for {score!r}", path=checkpoint.path)
         data = checkpoint.tensors[info.name]
-        shapes = _shapes(info.matrix_shape, settings)
+        shapes = _shapes(info.matrix_shape, score, _block(wish))
         if data.dtype not in READABLE or data.shape not in shapes:
             wanted = f"{' or '.join(READABLE)} of shape {' or '.join(map(str, shapes))} for {score!r}"
             problem = f"prune_data must be {wanted}, not {data.dtype} of shape {data.shape}"
@@ -81,14 +82,20 @@ class ScoreData:
         return checkpoint, data
 
 
-def _shapes(shape: tuple[int, int], settings: Settings) -> list[tuple[int, ...]]:
-    """What the data for a matrix may be: one value per input, or per weight, or per unit that goes as a whole."""
-    if settings.prune_score == "wanda":
+def score_name(wish: ByScore) -> str:
+    return wish.score.name if isinstance(wish.score, ScoredBy) else wish.score
+
+
+def _block(wish: ByScore) -> object:
+    return wish.block if isinstance(wish, Blocks) else None
+
+
+def _shapes(shape: tuple[int, int], score: str, block: object) -> list[tuple[int, ...]]:
+    """What the data for a matrix may be: one value per input, or per weight, or per row or column that goes whole."""
+    if score == "wanda":
         return [(shape[1],)]
-    units = {"row": shape[0], "column": shape[1]}
-    pattern = settings.prune_pattern
-    if settings.prune_score == "given" and isinstance(pattern, str) and pattern in units:
-        return [shape, (units[pattern],)]
+    if score == "given" and block in ("row", "column"):
+        return [shape, (shape[0] if block == "row" else shape[1],)]
     return [shape]
 
 
@@ -105,9 +112,9 @@ class _Random:
 class _FromData:
     """Of data that is like the weights, or has one value for each of their columns, or for each row."""
 
-    def __init__(self, settings: Settings, checkpoint: Checkpoint, data: TensorInfo, cols: int) -> None:
-        self._name, self._checkpoint, self._data, self._cols = settings.prune_score, checkpoint, data, cols
-        self._by_row = len(data.shape) == 1 and settings.prune_score == "given" and settings.prune_pattern == "row"
+    def __init__(self, name: str, checkpoint: Checkpoint, data: TensorInfo, cols: int, by_row: bool) -> None:
+        self._name, self._checkpoint, self._data, self._cols = name, checkpoint, data, cols
+        self._by_row = len(data.shape) == 1 and name == "given" and by_row
 
     def __call__(self, x: Array, chunk: Chunk) -> Array:
         data = self._read(chunk)

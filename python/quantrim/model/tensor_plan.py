@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import NamedTuple
 
 from ..files import TensorInfo
@@ -15,7 +14,7 @@ from ..layouts.plain import Plain
 from .choose_layout import code_layout, layout_bytes, own_grid, sparse_layout
 from .readers import BOTH, Readers, Reason
 from .recipe import Recipe
-from .settings import Settings
+from .recipe.settings import Settings
 from .units import block_shape
 
 FALLBACK_GROUPS = (128, 64, 32, 16)
@@ -154,11 +153,11 @@ class TensorPlanner:
         settings = self._assigned[info.name]
         reader = self._readers.of(settings)
         if reader != "any" and settings.storage == "auto":
-            settings = replace(settings, storage="dense")  # sparse storage is for quantrim alone
+            settings = settings.with_codes(storage="dense")  # sparse storage is for quantrim alone
         reason = self._why_kept(info, settings, one_scheme=self._one_group is not None)
         if reason is not None:
             return self._kept(info, settings, reason)
-        settings = replace(settings, scale_dtype=settings.scale_dtype or _usual_scale_dtype(info, settings))
+        settings = settings.with_codes(scale_dtype=settings.scale_dtype or _usual_scale_dtype(info, settings))
         planned = self._rounded(info, settings) if settings.rounds else self._pruned(info, settings)
         if not self._recipe.simulate or planned.bits is None:
             return planned
@@ -194,7 +193,7 @@ class TensorPlanner:
         narrowed = self._narrower(info)
         if narrowed is None:
             return TensorPlan(info, settings, Plain(info.dtype), info.dtype, reason.text, copied=True, kept=reason)
-        return TensorPlan(info, Settings(keep=True), Plain(narrowed), narrowed, reason.text, kept=reason)
+        return TensorPlan(info, Settings(action="keep"), Plain(narrowed), narrowed, reason.text, kept=reason)
 
     def _narrower(self, info: TensorInfo) -> str | None:
         """The dtype of fewer bits that a tensor without codes becomes, where one is asked for."""
@@ -211,7 +210,7 @@ class TensorPlanner:
             return TensorPlan(info, settings, of_codebook, _label(of_codebook, info, settings), "", of_codebook)
         assert settings.bits is not None and settings.scale_dtype is not None
         if self._one_group is None and self._readers.needs_int8(info, settings):
-            eight = replace(settings, bits=8, group_size="channel")
+            eight = settings.with_codes(bits=8, group_size="channel")
             layout = CompressedTensors(8, "channel", settings.symmetric, settings.scale_dtype, INT)
             reason = "" if settings.bits == 8 else "transformers opens it in codes of 8 bits alone"
             return TensorPlan(info, eight, layout, _label(layout, info, eight), reason, layout)
@@ -242,7 +241,8 @@ def _why_no_pattern(info: TensorInfo, settings: Settings) -> str:
     """Why a tensor cannot be pruned in the pattern that is asked for; '' where it can."""
     cols = info.matrix_shape[1]
     if settings.pattern and cols % settings.pattern[1]:
-        return f"prune={settings.prune!r} needs columns that are a multiple of {settings.pattern[1]}, not {cols}"
+        n, m = settings.pattern
+        return f"prune='{n}:{m}' needs columns that are a multiple of {m}, not {cols}"
     if isinstance(settings.prune_pattern, tuple):
         try:
             block_shape(settings.prune_pattern, info.matrix_shape)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,10 +12,8 @@ from ..checks import Array
 from ..files import Checkpoint, FormatError, TensorInfo
 from ..files.errors import PATH_LIMIT, quote
 from ..pruning import prune_mask
+from .recipe.unit_removal import Chain, Modules, UnitRemoval
 from .source import not_finite
-
-if TYPE_CHECKING:
-    from .unit_removal import Chain, Modules, UnitRemoval
 
 DTYPES = ("F32", "F16", "BF16")
 # Last parts of names of modules whose rows are those of heads, and those that are so only within attention.

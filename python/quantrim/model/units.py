@@ -15,9 +15,9 @@ from ..files import TensorInfo
 from ..layouts.base import Chunk
 from ..pruning import apply_mask
 from ..reference.lanes import LANES
+from .recipe.settings import Blocks, Fraction, Prune, Shrink
 from .score_cut import Ranked, ScoreCut, Scored, kept
-from .scores import Score
-from .settings import Settings
+from .scores import Score, score_name
 from .source import Passes, error_about
 
 T = TypeVar("T")
@@ -33,28 +33,28 @@ def block_shape(pattern: str | Block, shape: tuple[int, int]) -> Block:
     return pattern
 
 
-def band_of(settings: Settings) -> int:
+def band_of(wish: Prune | None) -> int:
     """Rows that each chunk must hold together; 0 where rows may be parted, too."""
-    pattern = settings.prune_pattern
-    if not settings.prune or pattern in (None, "column"):
-        return int(settings.shrink_axis is not None or (bool(settings.prune) and settings.prune_axis is not None))
-    return 1 if isinstance(pattern, str) else pattern[0]
+    if isinstance(wish, Blocks) and wish.sparsity:
+        return wish.block[0] if not isinstance(wish.block, str) else int(wish.block == "row")
+    by_row = wish.by_row if isinstance(wish, Shrink) else isinstance(wish, Fraction) and wish.among == "row"
+    return int(by_row)
 
 
-def ranked(info: TensorInfo, settings: Settings, score: Score | None, passes: Passes) -> tuple[Ranked, Scored]:
+def ranked(info: TensorInfo, wish: Fraction | Blocks, score: Score | None, passes: Passes) -> tuple[Ranked, Scored]:
     """How what goes from a tensor is ranked, and what goes through it: its chunks, or once the sums of its columns."""
-    shape, pattern = info.matrix_shape, settings.prune_pattern
-    if pattern is None:
+    shape = info.matrix_shape
+    if isinstance(wish, Fraction):
         return Ranked(score, shape), passes
-    power = _POWERS.get(settings.prune_score, 0)
-    if pattern == "column":
+    power = _POWERS.get(score_name(wish), 0)
+    if wish.block == "column":
         sums = column_sums(passes, shape, score, power)
         return Ranked(lambda x, _: x, (1, shape[1])), _Once(sums)
-    return Blocks(score, shape, block_shape(pattern, shape), power), passes
+    return RankedBlocks(score, shape, block_shape(wish.block, shape), power), passes
 
 
 @dataclass(frozen=True)
-class Blocks(Ranked):
+class RankedBlocks(Ranked):
     """Blocks of a matrix, in chunks of whole ones. power: 0 for sums of scores, 1 of |weights|, 2 of their squares, of
     which the root is taken."""
 

@@ -16,7 +16,7 @@ from ...layouts.codebook import round_scales
 from ...quantization import quantize
 from ...recognition import recognize_grid
 from ...tensor import GroupSize, QuantizedTensor, row_bytes, scales_shape
-from ..settings import Settings
+from ..recipe.settings import Settings
 from ..source import Passes
 from ..statistics import count_lost_groups
 from ..tensor_plan import TensorPlan

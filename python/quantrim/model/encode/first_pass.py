@@ -18,7 +18,7 @@ from .. import chunks
 from ..choose_layout import layout_bytes
 from ..plan import Plan, plan_of
 from ..pruners import Pruners
-from ..settings import Settings
+from ..recipe.settings import Floats, Settings
 from ..source import Source
 from ..tensor_plan import TensorPlan
 from ..workers import Workers
@@ -78,7 +78,7 @@ def _scanned(source: Source, tensor: TensorPlan) -> TensorPlan:
     codes, minus_zeros = whole.attempt(Chunk(0, rows, 0, cols), lambda x: _with_either_zero(x, tensor))
     settings = tensor.settings
     if codes is not None:
-        kept = Settings(bits=None, group_size=codes.group_size, recognize=True)  # neither pruned nor rounded
+        kept = Settings(codes=Floats(), recognize=True)  # neither pruned nor rounded
         why = "already quantized: no bit is changed"
         if minus_zeros:
             why += f" but the sign of {minus_zeros} minus zeros"

@@ -8,16 +8,15 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .. import checks
-from ..files.errors import quote
-from ..words import NARROW_FLOATS
-from .methods import check_together, replaced
-from .settings import KEYS, OF_CODES, OPTIONAL, Settings, meaningless
-from .sizes import parse_size
+from ...files.errors import quote
+from ...option_values import NONE
+from ...options import ARGUMENTS, MIN_ELEMENTS, OF_RULES, OF_TOP, given
+from .resolve import Resolved, differences, prunes_alone, refuse_idle, resolve, settings_of
+from .settings import Scored, ScoredBy, Settings
 from .unit_removal import UnitRemoval
 
 if sys.version_info >= (3, 11):
@@ -25,16 +24,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-# Below this a weight is no part of a model's size (16 KiB in float32), and each compressed tensor costs two
-# more names in the header.
-MIN_ELEMENTS = 4096
 TOML_LIMIT = 1 << 20  # bytes of a recipe
 PATTERN_LIMIT = 1000  # characters of a glob
-TOP_OPTIONAL = ("max_shard_size", "dtype")  # of the top alone, which may be None
-_TOP = ("min_elements", *TOP_OPTIONAL, "simulate", "strict")
-_TOP_KEYS = (*KEYS, *_TOP, "remove_units", "rule")
-_ROUNDING = ("bits", "codebook", "clusters", "recognize", *(key for key in OF_CODES if key != "seed"))
-_PRUNING = ("prune", "threshold", "shrink_l1", "shrink_l2")
+_KEYS_OF_TOP = (*OF_RULES, *OF_TOP, "remove_units", "rule")
 
 
 @dataclass(frozen=True)
@@ -82,20 +74,18 @@ class Recipe:
     folder: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        checks.integer("min_elements", self.min_elements, 0, 2**62)
-        if self.max_shard_size is not None:
-            object.__setattr__(self, "max_shard_size", parse_size("max_shard_size", self.max_shard_size))
-        if self.dtype is not None:
-            checks.choice("dtype", self.dtype, NARROW_FLOATS)
-        checks.flag("simulate", self.simulate)
-        checks.flag("strict", self.strict)
+        for name, option in OF_TOP.items():
+            value = getattr(self, name)
+            if value is not None or not option.optional:
+                object.__setattr__(self, name, option.check(name, value))
 
     @property
     def data_files(self) -> list[Path]:
         """The checkpoints that scores are computed from."""
-        asked = [s.prune_data for s in (self.defaults, *(rule.settings for rule in self.rules))]
-        asked += [removal.data for removal in self.remove_units]
-        return [(self.folder or Path()) / path for path in dict.fromkeys(asked) if path is not None]
+        pruned = [s.prune for s in (self.defaults, *(rule.settings for rule in self.rules))]
+        asked = [p.score.path for p in pruned if isinstance(p, Scored) and isinstance(p.score, ScoredBy)]
+        asked += [removal.data for removal in self.remove_units if removal.data is not None]
+        return [(self.folder or Path()) / path for path in dict.fromkeys(asked)]
 
     def assign(self, names: Iterable[str]) -> dict[str, Settings]:
         """The settings of each tensor. ValueError for a rule that no tensor comes to, but to keep one."""
@@ -136,13 +126,15 @@ class Recipe:
         """A recipe from a table with the keys of Settings, `min_elements`, `max_shard_size`, `rule`: a list of tables,
         each with `match` and settings that differ from those above, and `remove_units`: a list of tables, as
         UnitRemoval has them. ValueError or TypeError for every other key or value."""
-        _known("recipe", table, _TOP_KEYS)
-        defaults = Settings(**_as_asked(_changed(table)))
-        rules = tuple(_rule(f"rule {number + 1}", each, defaults) for number, each in enumerate(_tables(table, "rule")))
+        _known("recipe", table, _KEYS_OF_TOP)
+        top = resolve(_of_rules(table))
+        rules = [_rule(f"rule {k + 1}", each, top.values) for k, each in enumerate(_tables(table, "rule"))]
+        inherited = {name for _, found in rules for name in found.values if name not in found.idle}
+        refuse_idle(top, [name for name in OF_RULES if name in table and name not in inherited])
         removed = enumerate(_tables(table, "remove_units"))
-        removals = tuple(UnitRemoval.from_dict(f"remove_units {number + 1}", each) for number, each in removed)
-        top = {key: _given(key, table[key]) for key in _TOP if key in table}
-        return cls(defaults, rules, remove_units=removals, **top)
+        removals = tuple(UnitRemoval.from_dict(f"remove_units {k + 1}", each) for k, each in removed)
+        whole = {key: _given(key, table[key]) for key in OF_TOP if key in table}
+        return cls(top.settings, tuple(rule for rule, _ in rules), remove_units=removals, **whole)
 
     @classmethod
     def from_toml(cls, text: str) -> Recipe:
@@ -173,22 +165,15 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """The table that `from_dict` reads; nothing that is as by default."""
-        table = _different(self.defaults, Settings())
-        if (
-            self.defaults.bits == 4
-            and any(key in table for key in _PRUNING)
-            and not any(key in table for key in _ROUNDING)
-        ):
+        table = differences(self.defaults, Settings())
+        if self.defaults.bits == 4 and prunes_alone(table):
             table["bits"] = 4  # which pruning alone would not mean
-        if self.min_elements != MIN_ELEMENTS:
-            table["min_elements"] = self.min_elements
-        for key in ("max_shard_size", "dtype", "simulate", "strict"):
-            if getattr(self, key):
-                table[key] = getattr(self, key)
+        whole = {f.name: getattr(self, f.name) for f in fields(self) if f.name in OF_TOP}
+        table |= {key: value for key, value in whole.items() if value != OF_TOP[key].default}
         if self.remove_units:
             table["remove_units"] = [removal.as_dict() for removal in self.remove_units]
         if self.rules:
-            table["rule"] = [{"match": r.match, **_different(r.settings, self.defaults)} for r in self.rules]
+            table["rule"] = [{"match": r.match, **differences(r.settings, self.defaults)} for r in self.rules]
         return table
 
     def to_toml(self) -> str:
@@ -199,61 +184,28 @@ class Recipe:
         return "".join([_lines(table), *texts]).lstrip("\n")
 
 
-def recipe_from_options(
-    recipe: object = None,
-    *,
-    include: str | Iterable[str] | None = None,
-    exclude: str | Iterable[str] | None = None,
-    drop: str | Iterable[str] | None = None,
-    min_elements: int | None = None,
-    max_shard_size: int | str | None = None,
-    dtype: str | None = None,
-    simulate: bool | None = None,
-    strict: bool | None = None,
-    **options: Any,
-) -> Recipe:
-    """The recipe that `compress` and `plan` were asked for: a recipe whole (Recipe, table, or path), or
-    options.
-
-    include, exclude, drop: globs of tensor names; with include, only those are compressed; what exclude names is
-        not, and what drop names is left out.
-    """
-    given = {key: value for key, value in options.items() if value is not None or key == "bits"}
-    _known("options", given, tuple(key for key in KEYS if key not in ("keep", "drop")))
+def recipe_from_options(recipe: object = None, **options: Any) -> Recipe:
+    """Return the recipe that `compress` and `plan` were asked for: a recipe whole (Recipe, table, or path), or options,
+    which are None where they are as by default."""
+    _known("options", options, tuple(ARGUMENTS))
+    asked = given(options)
     if recipe is not None:
-        others: dict[str, object] = {"include": include, "exclude": exclude, "drop": drop}
-        others |= {"min_elements": min_elements, "max_shard_size": max_shard_size}
-        others |= {"dtype": dtype, "simulate": simulate, "strict": strict}
-        extra = [*given, *(name for name, value in others.items() if value is not None)]
-        if extra:
-            raise ValueError(f"give either a recipe or options, not recipe and {', '.join(extra)}")
+        if asked:
+            raise ValueError(f"give either a recipe or options, not recipe and {', '.join(asked)}")
         return _as_recipe(recipe)
-    check_together(given)
-    settings = Settings(**_as_asked(given))
-    for keys, why in meaningless(settings):
-        named = [key for key in keys if key in given]
-        if named:
-            raise ValueError(f"{', '.join(named)} must not be given {why}")
-    ways: tuple[tuple[str, Any, dict[str, Any]], ...]
-    ways = (("drop", drop, {"drop": True}), ("exclude", exclude, {"keep": True}), ("include", include, _INCLUDED))
-    rules = [Rule(glob, replace(settings, **way), name) for name, globs, way in ways for glob in _globs(name, globs)]
-    defaults = replace(settings, keep=True) if include is not None else settings
-    size = None if max_shard_size is None else parse_size("max_shard_size", max_shard_size)
-    least = MIN_ELEMENTS if min_elements is None else min_elements
-    return Recipe(defaults, tuple(rules), least, size, dtype=dtype, simulate=bool(simulate), strict=bool(strict))
-
-
-# What is asked for by name is rounded whether readers open it or not.
-_INCLUDED = {"reader": "any"}
-
-
-def _as_asked(given: dict[str, Any]) -> dict[str, Any]:
-    """The settings with what follows where no rounding is asked for: none where pruning is, NF4 for bitsandbytes."""
-    if any(key in given for key in _ROUNDING):
-        return given
-    if any(given.get(key) for key in _PRUNING):
-        return {**given, "bits": None}
-    return {**given, "codebook": "nf4"} if given.get("reader") == "bitsandbytes" else given
+    settings = settings_of(**{name: value for name, value in asked.items() if ARGUMENTS[name].key == "rule"})
+    whole = {name: value for name, value in asked.items() if ARGUMENTS[name].key == "top"}
+    globs = {name: ARGUMENTS[name].check(name, asked.get(name, ())) for name in ("drop", "exclude", "include")}
+    rules = {
+        "drop": replace(settings, action="drop"),
+        "exclude": replace(settings, action="keep"),
+        "include": replace(settings, reader="any"),  # rounded whether readers open it or not
+    }
+    return Recipe(
+        replace(settings, action="keep") if "include" in asked else settings,
+        tuple(Rule(glob, rules[name], name) for name in globs for glob in globs[name]),
+        **whole,
+    )
 
 
 def _as_recipe(recipe: object) -> Recipe:
@@ -266,19 +218,16 @@ def _as_recipe(recipe: object) -> Recipe:
     raise TypeError(f"recipe must be a Recipe, a table, or the path of a TOML file, not {type(recipe).__name__}")
 
 
-def _globs(name: str, value: str | Iterable[str] | None) -> list[str]:
-    globs = [] if value is None else [value] if isinstance(value, str) else list(value)
-    if not all(isinstance(glob, str) for glob in globs):
-        raise TypeError(f"{name} must be a glob or a list of globs, not {quote(value)}")
-    return globs
-
-
-def _rule(where: str, table: Mapping[str, Any], defaults: Settings) -> Rule:
-    _known(where, table, ("match", *KEYS))
+def _rule(where: str, table: Mapping[str, Any], inherited: Mapping[str, Any]) -> tuple[Rule, Resolved]:
+    """Return a rule, and how it came of what it says and inherits."""
+    _known(where, table, ("match", *OF_RULES))
     if "match" not in table:
         raise ValueError(f"{where} must have a match, a glob of tensor names")
     try:
-        return Rule(table["match"], replace(defaults, **_changed(table)))
+        own = _of_rules(table)
+        found = resolve(own, inherited)
+        refuse_idle(found, own)
+        return Rule(table["match"], found.settings), found
     except (ValueError, TypeError) as error:
         raise type(error)(f"{where}: {error}") from None
 
@@ -290,11 +239,8 @@ def _tables(table: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     return tables
 
 
-def _changed(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a table names, with what follows from them."""
-    changed = {key: _given(key, table[key]) for key in KEYS if key in table}
-    check_together(key for key, value in changed.items() if table[key] != "none" or key == "bits")
-    return replaced(changed)
+def _of_rules(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _given(key, table[key]) for key in OF_RULES if key in table}
 
 
 def _known(what: str, table: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
@@ -305,13 +251,7 @@ def _known(what: str, table: Mapping[str, Any], allowed: tuple[str, ...]) -> Non
 
 def _given(key: str, value: Any) -> Any:
     """A value of a table, where None is written "none" (TOML has no null)."""
-    return None if key in (*OPTIONAL, *TOP_OPTIONAL) and value == "none" else value
-
-
-def _different(settings: Settings, base: Settings) -> dict[str, Any]:
-    values, usual = asdict(settings), asdict(base)
-    said = [key for key in KEYS if values[key] != usual[key] and key not in settings.without_meaning]
-    return {key: "none" if values[key] is None else values[key] for key in said}
+    return None if value == NONE and (OF_RULES.get(key) or OF_TOP[key]).optional else value
 
 
 def _lines(table: Mapping[str, Any]) -> str:
