@@ -31,11 +31,11 @@ from quantrim.files import (
     AtomicFile,
     AtomicFolder,
     FormatError,
-    atomic,
     encode_header,
     open_checkpoint,
 )
-from quantrim.files.errors import quote
+from quantrim.files.disk import atomic
+from quantrim.files.disk.errors import quote
 
 OLD = b"old" * 1000
 NEW = b"NEW!" * 2500
@@ -169,13 +169,6 @@ def write_folder(target: Path) -> None:
                 file.write(data)
 
 
-def write_folder_aside(target: Path) -> None:
-    """On a file system that cannot exchange two names."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(atomic, "exchange", lambda *_: False)
-        write_folder(target)
-
-
 def write_naive(target: Path) -> None:
     """The planted bug: the target is written in place."""
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -208,7 +201,6 @@ WRITERS: dict[str, Callable[[Path], None]] = {
         write_atomic,
         write_atomic_unsized,
         write_folder,
-        write_folder_aside,
         write_naive,
         write_naive_folder,
         write_slowly,
@@ -282,7 +274,7 @@ class Calls:
 def interrupt_at_line(at: int, run: Callable[[], None]) -> None:
     """Raise KeyboardInterrupt at the k-th line of `quantrim.files` that `run` comes to, or function head."""
     count = 0
-    folder = str(Path(atomic.__file__).parent)
+    folder = str(Path(atomic.__file__).parents[1])
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal count
@@ -371,10 +363,8 @@ def write_many(target: str, letter: bytes) -> None:
                 file.pwrite(letter * 65536, part * 65536)
 
 
-def write_folders(target: str, letter: bytes, aside: bool) -> None:
+def write_folders(target: str, letter: bytes) -> None:
     """Thirty times; while another run does, later."""
-    if aside:
-        atomic.exchange = lambda *_: False
     written = 0
     while written < 30:
         try:

@@ -6,6 +6,7 @@ import errno
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from files_helpers import leftovers, snapshot
 from model_helpers import save, save_folder, weights
 
 import quantrim as qt
-from quantrim.files import AtomicFile, AtomicFolder, refuse_another_run
+from quantrim.files import AtomicFile, AtomicFolder
 from quantrim.model import compress, compress_lossless, decompress, merge_checkpoint, restore, split_checkpoint
 
 Write = Callable[..., object]
@@ -101,23 +102,29 @@ def test_D24_other_targets_are_others(folder: Path) -> None:
     assert (folder / "t.safetensors").read_bytes() == b"slower" and leftovers(folder) == []
 
 
-def test_D24_two_that_begin_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither saw the other when it looked first: at most one of them goes on."""
-    looks = 0
+@pytest.mark.parametrize("make", [AtomicFolder, lambda path: AtomicFile(path, alone=True)])
+def test_D24_of_those_that_begin_together_one_goes_on(folder: Path, make: Callable[[Path], Any]) -> None:
+    begin, end, said = threading.Barrier(8), threading.Barrier(8), []
 
-    def late(path: Path, own: str = "") -> None:
-        nonlocal looks
-        looks += 1
-        if own:
-            refuse_another_run(path, own)
+    def write() -> None:
+        begin.wait()
+        try:
+            with make(folder / "t"):
+                said.append("goes on")
+                end.wait()
+        except OSError as error:
+            said.append(str(error.strerror))
+            end.wait()
 
-    monkeypatch.setattr("quantrim.files.atomic.refuse_another_run", late)
-    with AtomicFolder(folder / "t"):
-        with pytest.raises(OSError, match="another run writes there"), AtomicFolder(folder / "t"):
-            pass
-        with pytest.raises(OSError, match="another run writes there"), AtomicFile(folder / "t", alone=True):
-            pass
-    assert looks == 6 and leftovers(folder) == []
+    for _ in range(5):
+        threads = [threading.Thread(target=write) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(said) == [*["another run writes there"] * 7, "goes on"]
+        said.clear()
+    assert leftovers(folder) == []
 
 
 SLOW = """

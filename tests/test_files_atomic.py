@@ -34,7 +34,12 @@ from files_helpers import (
 )
 
 from quantrim.files import AtomicFile, AtomicFolder, remove_stale
-from quantrim.files.temporaries import PART, temporary_name
+from quantrim.files.disk import temporaries
+from quantrim.files.disk.temporaries import PART
+
+
+def temporary_name(target: str) -> str:
+    return f"{temporaries._stem(Path(target))}{os.urandom(8).hex()}{PART}"
 
 
 @pytest.fixture
@@ -216,19 +221,7 @@ def test_D105_a_device_is_refused(target: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "x" * 255,
-        "\u00e9" * 127,
-        "\U0001f600" * 63,
-        "a\nb",
-        "-rf",
-        "\udcff",
-        " ",
-        "%s{}",
-        "~",
-        "x" * 223,
-        "x" * 224,
-    ],
+    ["x" * 255, "\u00e9" * 127, "\U0001f600" * 63, "a\nb", "-rf", "\udcff", " ", "%s{}", "~", "x" * 223, "x" * 224],
 )
 def test_D105_names(target: Path, name: str) -> None:
     path = target.with_name(name)
@@ -344,39 +337,36 @@ def test_D98_a_lock_in_another_process(target: Path) -> None:
         assert remove_stale(target) == [name.name]
 
 
-def test_D98_a_name_taken_away_before_it_is_locked(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process may take a temporary for stale between its creation and its lock."""
-    real = fcntl.flock
-    stolen = 0
+@pytest.mark.parametrize("write", [write_atomic, write_folder])
+def test_D98_a_temporary_is_locked_before_others_see_it(
+    target: Path, write: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its making and its lock it is like a dead run's: others wait so long."""
+    real, swept = fcntl.flock, []
 
-    def steal(fd: int, how: int) -> None:
-        nonlocal stolen
+    def flock(fd: int, how: int) -> None:
+        if not swept and leftovers(target.parent):
+            swept.append(threading.Thread(target=remove_stale, args=(target,)))
+            swept[0].start()
+            swept[0].join(0.1)
+            assert swept[0].is_alive() and leftovers(target.parent)
         real(fd, how)
-        if stolen < 3:
-            stolen += 1
-            for name in leftovers(target.parent):
-                path = target.with_name(name)
-                path.rmdir() if path.is_dir() else path.unlink()
 
-    monkeypatch.setattr(fcntl, "flock", steal)
-    write_atomic(target)
-    assert snapshot(target) == NEW and stolen == 3
-    stolen = 0
-    write_folder(target.with_name("folder"))
-    assert snapshot(target.with_name("folder")) == NEW_FOLDER and stolen == 3
+    monkeypatch.setattr(fcntl, "flock", flock)
+    write(target)
+    swept[0].join()
+    assert snapshot(target) == (NEW if write is write_atomic else NEW_FOLDER)
 
 
-def test_names_that_exist_are_not_reused(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokens = iter(["0" * 16, "0" * 16, "1" * 16])
-    taken = target.with_name(f".{target.name}.{'0' * 16}{PART}")
-    monkeypatch.setattr("secrets.token_hex", lambda _: next(tokens))
-    with taken.open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def test_who_locks_the_folder_for_long_is_not_waited_for(target: Path) -> None:
+    """As `flock folder quantrim ...` does."""
+    fd = os.open(target.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
         write_atomic(target)
-        assert taken.exists() and snapshot(target) == NEW
-        monkeypatch.setattr("secrets.token_hex", lambda _: "0" * 16)
-        with nothing_written(target), pytest.raises(FileExistsError, match="no free name"):
-            write_atomic(target)
+    finally:
+        os.close(fd)
+    assert snapshot(target.parent) == {target.name: NEW}
 
 
 def test_a_forked_child_removes_nothing(target: Path) -> None:

@@ -6,6 +6,7 @@ import errno
 import multiprocessing
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,12 +21,12 @@ from files_helpers import (
     put,
     snapshot,
     write_folder,
-    write_folder_aside,
     write_folders,
 )
 
-from quantrim.files import AtomicFolder, atomic, remove_stale, temporaries
-from quantrim.files.temporaries import PART, exchange, open_directory, temporary_name
+from quantrim.files import AtomicFolder
+from quantrim.files.disk import atomic
+from quantrim.files.disk.temporaries import exchange
 
 
 @pytest.fixture
@@ -49,13 +50,12 @@ def test_a_folder_appears_whole(target: Path, old: dict[str, bytes] | None, over
     assert leftovers(target.parent) == [] and open_descriptors() == descriptors
 
 
-@pytest.mark.parametrize("write", [write_folder, write_folder_aside])
-def test_a_full_folder_is_replaced_only_when_asked(target: Path, write: Any) -> None:
+def test_a_full_folder_is_replaced_only_when_asked(target: Path) -> None:
     put(target, OLD_FOLDER)
     refusal = pytest.raises(ValueError, match="absent or an empty folder unless overwrite=True")
     with nothing_written(target), refusal, AtomicFolder(target):
         pytest.fail("refused before the work")
-    write(target)
+    write_folder(target)
     assert snapshot(target) == NEW_FOLDER and leftovers(target.parent) == []
 
 
@@ -154,10 +154,9 @@ def test_D101_any_exception_leaves_no_folder(target: Path, old: Any, error: type
 def test_folders_are_exchanged_in_one_step(target: Path) -> None:
     put(target, OLD_FOLDER)
     put(target.with_name("new"), NEW_FOLDER)
-    directory = open_directory(target.parent)
+    directory = os.open(target.parent, os.O_RDONLY)
     try:
-        if not exchange("new", target.name, directory):
-            pytest.skip("this file system cannot exchange names")
+        exchange("new", target.name, directory)
         assert snapshot(target) == NEW_FOLDER and snapshot(target.with_name("new")) == OLD_FOLDER
         with pytest.raises(FileNotFoundError):
             exchange("new", "missing", directory)
@@ -165,25 +164,25 @@ def test_folders_are_exchanged_in_one_step(target: Path) -> None:
         os.close(directory)
 
 
-def test_systems_without_an_exchange(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", [None, errno.EINVAL, errno.ENOSYS])
+def test_where_folders_cannot_be_exchanged_none_is_replaced(
+    target: Path, monkeypatch: pytest.MonkeyPatch, code: int | None
+) -> None:
+    """It is said before the work; what is absent or empty can be written."""
+    if code is None:
+        monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: object())  # a C library without the call
+    else:
+        monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: SimpleNamespace(renameat2=lambda *_: -1))
+        monkeypatch.setattr("ctypes.get_errno", lambda: code)
     put(target, OLD_FOLDER)
-    monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: object())
-    write_folder(target)
-    assert snapshot(target) == NEW_FOLDER and leftovers(target.parent) == []
-
-
-def test_D98_a_folder_moved_aside_comes_back(target: Path) -> None:
-    aside = target.with_name(temporary_name(target.name, ".quantrim-old"))
-    put(aside, OLD_FOLDER)
-    assert remove_stale(target) == [aside.name]
-    assert snapshot(target) == OLD_FOLDER
-    put(aside, NEW_FOLDER)
-    assert remove_stale(target) == [aside.name], "the target is there: what was moved aside is garbage"
-    assert snapshot(target) == OLD_FOLDER and leftovers(target.parent) == []
-    linked = target.with_name("linked")
-    linked.symlink_to("nowhere")
-    put(linked.with_name(temporary_name(linked.name, ".quantrim-old")), OLD_FOLDER)
-    assert len(remove_stale(linked)) == 1 and linked.is_symlink(), "a link that leads nowhere is a target too"
+    refusal = pytest.raises(OSError, match="cannot exchange two folders; remove the target first")
+    with nothing_written(target), refusal, AtomicFolder(target, overwrite=True):
+        pytest.fail("refused before the work")
+    for old in (None, {}):
+        other = target.with_name(f"other-{old}")
+        put(other, old)
+        write_folder(other)
+        assert snapshot(other) == NEW_FOLDER
 
 
 def test_an_old_folder_that_cannot_be_removed_is_reported(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,64 +197,14 @@ def test_an_old_folder_that_cannot_be_removed_is_reported(target: Path, monkeypa
 # Two runs on one target
 
 
-def test_D24_a_temporary_that_another_run_removes_at_once(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between its making and its lock it looks like a dead run's."""
-    real, removed = temporaries.open_above_stdio, 0
-
-    def open_late(path: Any, *args: Any, **kwargs: Any) -> int:
-        nonlocal removed
-        if str(path).endswith(PART) and "dir_fd" in kwargs and removed < 3:
-            removed += 1
-            os.rmdir(path, dir_fd=kwargs["dir_fd"])
-        return real(path, *args, **kwargs)
-
-    monkeypatch.setattr(temporaries, "open_above_stdio", open_late)
-    write_folder(target)
-    assert removed == 3 and snapshot(target) == NEW_FOLDER and leftovers(target.parent) == []
-
-
-@pytest.mark.parametrize("swap", [True, False])
-@pytest.mark.parametrize("times", [2, 10**6])
-def test_D24_another_run_is_quicker(target: Path, monkeypatch: pytest.MonkeyPatch, swap: bool, times: int) -> None:
-    """It puts its own folder there, or takes ours away, just before each step: where locks do not keep it out."""
-    put(target, OLD_FOLDER)
-    rename, count = temporaries.Temporary.rename, 0
-
-    def occupied(self: temporaries.Temporary) -> None:
-        nonlocal count
-        count += 1
-        if count <= times:
-            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
-        rename(self)
-
-    def gone(*names: Any) -> bool:
-        if not swap:
-            return False
-        if count <= times:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        return exchange(*names)
-
-    monkeypatch.setattr(temporaries.Temporary, "rename", occupied)
-    monkeypatch.setattr(atomic, "exchange", gone)
-    if times == 2:
-        write_folder(target)
-        assert snapshot(target) == NEW_FOLDER
-    else:
-        with nothing_written(target), pytest.raises(OSError, match="another run writes there"):
-            write_folder(target)
-    assert leftovers(target.parent) == []
-
-
 def test_D24_E112_two_processes_one_folder(target: Path) -> None:
     """Each writes it whole or says that another does, and the last one stays."""
     context = multiprocessing.get_context("spawn")
-    for aside in (False, True):
-        runs = [context.Process(target=write_folders, args=(str(target), letter, aside)) for letter in (b"a", b"b")]
-        for run in runs:
-            run.start()
-        for run in runs:
-            run.join(120)
-        assert [run.exitcode for run in runs] == [0, 0]
-        found = snapshot(target)
-        assert found in ({f"{k}": letter * 999 for k in range(3)} for letter in (b"a", b"b"))
-        assert leftovers(target.parent) == []
+    runs = [context.Process(target=write_folders, args=(str(target), letter)) for letter in (b"a", b"b")]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(120)
+    assert [run.exitcode for run in runs] == [0, 0]
+    assert snapshot(target) in ({f"{k}": letter * 999 for k in range(3)} for letter in (b"a", b"b"))
+    assert leftovers(target.parent) == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import sys
 import threading
 import tracemalloc
 from collections.abc import Callable
@@ -25,9 +24,10 @@ from files_helpers import (
     write_tensors,
 )
 
-from quantrim.files import DTYPES, Checkpoint, FormatError, checkpoint, encode_header, open_checkpoint
-from quantrim.files.checkpoint import from_little_endian
-from quantrim.files.index import JSON_LIMIT
+from quantrim.files import DTYPES, Checkpoint, FormatError, encode_header, open_checkpoint
+from quantrim.files.disk import source_file
+from quantrim.files.folder import JSON_LIMIT
+from quantrim.files.tensor_info import from_little_endian
 
 
 @pytest.fixture
@@ -352,7 +352,7 @@ CHANGES: dict[Callable[[Path], None], str] = {
 def test_C55_a_file_changes_while_it_is_read(
     path: Path, change: Callable[[Path], None], open_limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "OPEN_LIMIT", open_limit)
+    monkeypatch.setattr(source_file, "KEPT_OPEN", threading.Semaphore(open_limit))
     write_tensors(path, {"a": floats(8), "b": floats(8)})
     with open_checkpoint(path) as ckpt:
         ckpt.check_unchanged()
@@ -377,7 +377,7 @@ def test_C55_reading_past_the_end_of_a_shrunk_file(path: Path) -> None:
 
 
 def test_many_shards_do_not_use_up_the_descriptors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "OPEN_LIMIT", 3)
+    monkeypatch.setattr(source_file, "KEPT_OPEN", threading.Semaphore(3))
     names = [f"s{i:03d}.safetensors" for i in range(40)]
     for i, name in enumerate(names):
         write_tensors(tmp_path / name, {f"t{i}": floats(i)})
@@ -429,7 +429,7 @@ def test_opening_is_lazy(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_reading_runs_in_bounded_chunks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["quantrim.files.descriptors"], "CHUNK", 7)
+    monkeypatch.setattr(source_file, "CHUNK", 7)
     write_tensors(path, {"a": floats(100)})
     with open_checkpoint(path) as ckpt:
         np.testing.assert_array_equal(ckpt["a"], floats(100))

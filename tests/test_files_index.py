@@ -14,7 +14,7 @@ import pytest
 from files_helpers import floats, refused_checkpoint, two_shards, write_index, write_tensors
 
 from quantrim.files import FormatError, encode_header, open_checkpoint
-from quantrim.files.errors import quote
+from quantrim.files.disk.errors import quote
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_a_tensor_in_two_shards_is_read_where_the_index_says(folder: Path) -> No
     with pytest.warns(UserWarning, match=said), open_checkpoint(folder) as ckpt:
         assert sorted(ckpt) == ["a", "b", "c", "d"] and ckpt.tensors["a"].path.name == "overlay.safetensors"
         np.testing.assert_array_equal(ckpt["a"], newer)
-        assert list(ckpt.tensors_of("x-1.safetensors")) == ["a", "b"]
+        assert list(ckpt.readers["x-1.safetensors"].tensors) == ["a", "b"]
 
 
 def test_a_tensor_in_another_shard_than_the_index_says(folder: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from files_helpers import entry, raw_file
+from files_helpers import SMALL, entry, floats, raw_file, write_tensors
 
-from quantrim.files import FormatError, open_checkpoint, read_header
+from quantrim.files import FORMATS, Format, FormatError, open_checkpoint, read_header
+from quantrim.files.safetensors.reader import SafetensorsReader
 
 READABLE = raw_file({"a": entry("F32", [2], 0, 8)}, bytes(8))
 SUFFIXES = {
@@ -17,7 +18,6 @@ SUFFIXES = {
     ".onnx": "ONNX",
     ".msgpack": "Flax",
     ".gguf": "GGUF",
-    ".npz": "npz",
     ".tflite": "TFLite",
 }
 
@@ -78,3 +78,39 @@ def test_D25_a_folder_whose_weights_are_further_down(tmp_path: Path) -> None:
     (tmp_path / "transformer" / "model.safetensors").write_bytes(READABLE)
     (tmp_path / "vae").mkdir()
     assert f"there is one in {str(tmp_path / 'transformer')!r}: name that folder" in refused(tmp_path)
+
+
+# A format of folders that is added: here, safetensors under another name
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FORMATS, "made up", Format("made up", (".bin",), SafetensorsReader, weights="weights.bin"))
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_row_is_all_that_a_format_needs(tmp_path: Path) -> None:
+    """By its suffix, also where other formats were refused for it; in a folder by its name, with shards or without."""
+    (tmp_path / "weights.bin").write_bytes(SMALL)
+    (tmp_path / "training_args.bin").write_bytes(b"\x80\x04.")
+    for path in (tmp_path, tmp_path / "weights.bin"):
+        with open_checkpoint(path) as checkpoint:
+            assert list(checkpoint) == ["a", "b\u00e9"] and checkpoint.shards == ["weights.bin"]
+    for k in range(2):
+        write_tensors(tmp_path / f"w-{k}.bin", {f"t{k}": floats(3 + k)})
+    index = tmp_path / "weights.bin.index.json"
+    index.write_text('{"weight_map": {"t0": "w-0.bin", "t1": "w-1.bin"}}')
+    for path in (tmp_path, index):
+        with open_checkpoint(path) as checkpoint:
+            assert list(checkpoint) == ["t0", "t1"] and checkpoint.index == index and checkpoint.is_folder
+            assert checkpoint["t1"].tobytes() == floats(4).tobytes()
+            assert {"weights.bin", "training_args.bin"} == set(checkpoint.beside.others)
+    write_tensors(tmp_path / "model.safetensors", {"a": floats(2)})
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert list(checkpoint) == ["a"]  # safetensors first
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_folder_without_the_file_of_the_format(tmp_path: Path) -> None:
+    (tmp_path / "training_args.bin").write_bytes(b"\x80\x04.")
+    assert "must hold a .safetensors file" in refused(tmp_path)

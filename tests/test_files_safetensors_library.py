@@ -32,7 +32,7 @@ def quantrim_reads(data: bytes) -> Reading | str:
     with open(os.memfd_create("fuzz"), "w+b", buffering=0) as file:  # noqa: PTH123 (a descriptor)
         file.write(data)
         try:
-            tensors, _ = read_header(file)
+            tensors, _ = read_header(f"/proc/self/fd/{file.fileno()}")
         except FormatError as error:
             return str(error)
     return {n: (t.dtype, t.shape, data[t.offset : t.offset + t.nbytes]) for n, t in tensors.items()}

@@ -16,7 +16,7 @@ from files_helpers import nothing_written, raw_file
 from model_helpers import save, save_folder, weights
 
 from quantrim.files import FormatError, open_checkpoint
-from quantrim.files.lossless import HEADER, KEY, TABLE
+from quantrim.files.byteplanes.container import HEADER, KEY, TABLE
 from quantrim.model import compress_lossless, lossless, restore
 
 
@@ -150,7 +150,7 @@ def test_the_editor_changes_nothing_by_itself(tmp_path: Path, pair: tuple[Path, 
         ("chunk_bytes", 2**31, "bad chunk_bytes"),
         ("chunk_bytes", 8, "numbers for the tensors of the original"),
         ("chunk_bytes", 256.0, "bad chunk_bytes"),
-        ("sha256", "0" * 64, "the SHA-256 of the original is another"),
+        ("sha256", "0" * 64, "SHA-256 mismatch: expected"),
         ("sha256", "A" * 64, "bad sha256"),
         ("sha256", 5, "bad sha256"),
         ("raw", "[]", "must be an object"),
@@ -241,7 +241,7 @@ def bomb(header: Any, blobs: dict[str, bytes], key: Any) -> None:
         (table((1, 2**32 - 1)), ("tensor 'w'", "must be of 1 to 64 bytes", "found 4294967295")),
         (table((1, 1)), ("'w.byte_planes'", "must be there for a tensor of the original")),
         (table((1, 64), (2, 64), (3, 64), (4, 64)), ("must be there for a tensor of the original",)),
-        (table((0, 5)), ("tensor 'w'", "CRC-32 of chunk 0", "it was 0x00000005")),
+        (table((0, 5)), ("tensor 'w'", "CRC-32 mismatch in chunk 0: expected 0x00000005")),
         (bomb, ("tensor 'w'", f"says that it holds {1 << 26} bytes, not 64")),
         (grown(TABLE, bytes(4)), (f"'{TABLE}'", "numbers for the tensors of the original")),
         (grown("w.byte_planes", b"x"), ("'w.byte_planes'", "must be there for a tensor of the original")),
@@ -285,7 +285,7 @@ def refused_folder(folder: Path, *words: str) -> None:
 
 def test_C92_other_files_of_a_folder_are_checked(folder: Path) -> None:
     (folder / "tokenizer.json").write_bytes(b"{}")
-    refused_folder(folder, "tokenizer.json", "the SHA-256 of the original is another")
+    refused_folder(folder, "tokenizer.json", "SHA-256 mismatch: expected")
     (folder / "tokenizer.json").unlink()
     refused_folder(folder, "'tokenizer.json' of the list is missing")
 

@@ -1,21 +1,30 @@
-"""One model in files: read with suspicion, a part at a time; written whole or not at all."""
+"""One model in files: read with suspicion, a piece at a time; written whole or not at all."""
 
-from .atomic import AtomicFile, AtomicFolder, refuse_another_run, refuse_same_file, remove_stale
+from .base import FORMATS, Format, Reader, Writer, writer_for
 from .checkpoint import Checkpoint, open_checkpoint
-from .errors import FormatError
-from .safetensors import DTYPES, TensorInfo, encode_header, read_header
+from .disk.atomic import AtomicFile, AtomicFolder
+from .disk.errors import FormatError
+from .disk.overlap import refuse_same_file
+from .disk.temporaries import refuse_another_run, remove_stale
+from .safetensors.header import encode_header, read_header
+from .tensor_info import DTYPES, TensorInfo
 
 __all__ = [
     "DTYPES",
+    "FORMATS",
     "AtomicFile",
     "AtomicFolder",
     "Checkpoint",
+    "Format",
     "FormatError",
+    "Reader",
     "TensorInfo",
+    "Writer",
     "encode_header",
     "open_checkpoint",
     "read_header",
     "refuse_another_run",
     "refuse_same_file",
     "remove_stale",
+    "writer_for",
 ]

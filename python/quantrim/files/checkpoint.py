@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import operator
 import os
-import sys
-import weakref
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,26 +14,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .descriptors import Buffer, byte_view, named_path, open_regular, read_available
-from .errors import FormatError, quote
-from .index import check_total_size, find_files, read_json, tensors_of
-from .lossless import Original, read_original
-from .safetensors import TensorInfo, header_of_descriptor
+from .base import FORMATS, Reader, format_of
+from .disk.descriptors import Buffer, byte_view, named_path
+from .disk.errors import FormatError, quote
+from .folder import check_total_size, find_files, read_json, tensors_of
 from .side_files import SideFiles, find_side_files
-from .sniff import refuse_pickle_suffix
-
-OPEN_LIMIT = 256  # shards kept open; more are opened for each read, since a process may have 1024 files
+from .sniff import format_inside, refuse_pickle_suffix
+from .tensor_info import TensorInfo, from_little_endian
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Open a `.safetensors` file, a model folder (with an index, or with one `.safetensors` file), or an
-    index.
+    """Open a file of weights, a model folder (with an index, or with one file of weights), or an index.
 
-    A file of byte planes (`quantrim.model.compress_lossless`) is read as the file that it stands for.
+    The suffix of a file says its format, or its bytes where the suffix is of none. A file of byte planes
+    (`quantrim.model.compress_lossless`) is read as the file that it stands for.
 
-    FormatError where a file, the index, or what the two say of each other breaks a rule; OSError where a
-    file cannot be read; UserWarning for a wrong `total_size`, for an index and shards that disagree (the index
-    decides) and for `.safetensors` files in the folder that are no part of the checkpoint.
+    FormatError where a file, the index, or what the two say of each other breaks a rule; OSError where a file cannot be
+    read; UserWarning for a wrong `total_size`, for an index and shards that disagree (the index decides) and for
+    `.safetensors` files in the folder that are no part of the checkpoint.
 
     >>> from quantrim.demo.digits import model_file
     >>> with model_file() as path, open_checkpoint(path) as model:
@@ -46,79 +41,20 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     return Checkpoint(named_path(path, "path"))
 
 
-class _Shard:
-    """One file, and what the file system said of it when it was opened."""
-
-    def __init__(self, path: Path, keep_open: bool) -> None:
-        self.path = path
-        refuse_pickle_suffix(path)
-        fd = open_regular(path)
-        try:
-            self.identity = _identity(os.fstat(fd))
-            self.tensors, self.metadata = header_of_descriptor(fd, path)
-            self.original = read_original(fd, path, self.tensors, self.metadata)
-            if self.original is not None:
-                self.tensors, self.metadata = self.original.tensors, self.original.metadata
-        except BaseException:
-            os.close(fd)
-            raise
-        self.fd: int | None = fd
-        if not keep_open:
-            self.close()
-
-    def close(self) -> None:
-        fd, self.fd = self.fd, None
-        if fd is not None:
-            os.close(fd)
-
-    def read(self, view: memoryview, offset: int, tensor: str) -> None:
-        fd = self.fd
-        if fd is not None:
-            self._read(fd, view, offset, tensor)
-            return
-        fd = open_regular(self.path)
-        try:
-            self._check(os.fstat(fd), tensor, offset)
-            self._read(fd, view, offset, tensor)
-        finally:
-            os.close(fd)
-
-    def _read(self, fd: int, view: memoryview, offset: int, tensor: str) -> None:
-        done = read_available(fd, view, offset, self.path)
-        if done != len(view):
-            end = os.fstat(fd).st_size
-            problem = f"file ends at byte {end} now, it had {self.identity[2]} bytes when it was opened"
-            raise FormatError(problem, path=self.path, tensor=tensor, offset=offset + done)
-
-    def check_unchanged(self) -> None:
-        try:
-            status = self.path.stat()
-        except FileNotFoundError:
-            raise FormatError("file was removed while it was being read", path=self.path) from None
-        self._check(status)
-
-    def _check(self, status: os.stat_result, tensor: str | None = None, offset: int | None = None) -> None:
-        found = _identity(status)
-        if found == self.identity:
-            return
-        names = ("device", "inode", "size in bytes", "time of change in ns")
-        rows = zip(names, self.identity, found, strict=True)
-        changes = ", ".join(f"{name} {was} became {now}" for name, was, now in rows if was != now)
-        problem = f"file was changed while it was being read: {changes}"
-        raise FormatError(problem, path=self.path, tensor=tensor, offset=offset)
-
-
-def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+def open_reader(path: Path) -> Reader:
+    """Open one file of weights, of any format."""
+    refuse_pickle_suffix(path)
+    return (format_of(path) or FORMATS[format_inside(path)]).reader(path)
 
 
 class Checkpoint:
     """The tensors of a model: `tensors` (name -> TensorInfo, all shards, file order), read on demand.
 
-    `metadata` is that of all shards, the first to name a key deciding; `config` is config.json or None;
-    `shards` are file names in `folder`, `index` is the path of the index or None, `index_fields` is what it says
-    beside its weight_map; `originals` (shard -> Original) are the files that those of byte planes stand for. Any
-    number of threads may read at once, but none while it is being closed."""
+    `metadata` is that of all shards, the first to name a key deciding; `config` is config.json or None; `shards` are
+    file names in `folder`, `readers` has the reader of each; `index` is the path of the index or None, `index_fields`
+    is what it says beside its weight_map; `notes` are what its readers have to say. Any number of threads may read at
+    once, but none while it is being closed.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -128,25 +64,21 @@ class Checkpoint:
         self.shards = files.shards
         self.index = files.index
         self.index_fields = files.fields
-        self._shards: dict[str, _Shard] = {}
-        self._closer = weakref.finalize(self, _close_all, self._shards)
+        self.readers: dict[str, Reader] = {}
+        self.closed = False
         try:
             for name in self.shards:
-                self._shards[name] = _Shard(self.folder / name, keep_open=len(self._shards) < OPEN_LIMIT)
-            self.tensors = tensors_of(files, {name: shard.tensors for name, shard in self._shards.items()})
+                self.readers[name] = open_reader(self.folder / name)
+            self.tensors = tensors_of(files, {name: reader.tensors for name, reader in self.readers.items()})
             self.config = _read_config(self.folder) if self.is_folder else None
         except BaseException:
             self.close()
             raise
         self.metadata: dict[str, str] = {}
-        self.originals: dict[str, Original] = {}
-        self._shard_of: dict[Path, _Shard] = {}
-        self._held: dict[str, memoryview] = {}
-        for name, shard in self._shards.items():
-            if shard.original is not None:
-                self.originals[name] = shard.original
-            self.metadata = {**shard.metadata, **self.metadata}
-            self._shard_of[shard.path] = shard
+        for reader in self.readers.values():
+            self.metadata = {**reader.metadata, **self.metadata}
+        self.notes = tuple(dict.fromkeys(note for reader in self.readers.values() for note in reader.notes))
+        self._reader_of = {reader.path: reader for reader in self.readers.values()}
         self.total_size = sum(tensor.nbytes for tensor in self.tensors.values())
         check_total_size(files, self.total_size)
 
@@ -162,22 +94,21 @@ class Checkpoint:
         """The files to copy beside rewritten weights: config, tokenizer, subfolders; paths in `folder`."""
         return self.beside.names
 
-    def metadata_of(self, shard: str) -> dict[str, str]:
-        """The metadata of one file of `shards`; of its original, where there is one."""
-        return dict(self._shards[shard].metadata)
-
     @property
     def file_bytes(self) -> int:
         """Of all files of weights, headers and all."""
         return sum((self.folder / shard).stat().st_size for shard in self.shards)
 
+    @property
+    def elements(self) -> int:
+        """Of all tensors."""
+        return sum(tensor.size for tensor in self.tensors.values())
+
     def close(self) -> None:
         """Close the files. Reading afterwards is a ValueError."""
-        self._closer()
-
-    @property
-    def closed(self) -> bool:
-        return not self._closer.alive
+        self.closed = True
+        for reader in self.readers.values():
+            reader.close()
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -205,7 +136,7 @@ class Checkpoint:
         return f"<Checkpoint {quote(self.path)}: {len(self)} tensors, {self.total_size} bytes>"
 
     def read(self, name: str) -> npt.NDArray[Any]:
-        """The whole tensor in memory of its own, in its shape and dtype; packed codes as (nbytes,) uint8."""
+        """Return the whole tensor in memory of its own, in its shape and dtype; packed codes as (nbytes,) uint8."""
         tensor = self._tensor(name)
         data = np.empty(tensor.nbytes, np.uint8)
         self._read(tensor, data.data, 0)
@@ -214,46 +145,30 @@ class Checkpoint:
         return self._typed(tensor, data, 0).reshape(tensor.shape)
 
     def read_into(self, name: str, buffer: Buffer, start_byte: int = 0) -> None:
-        """Fill `buffer`, any writable contiguous bytes, with the tensor's bytes (little endian), from its
-        byte `start_byte` on."""
-        self._fill(self._tensor(name), buffer, start_byte)
-
-    def read_many_into(self, names: Sequence[str], buffer: Buffer) -> None:
-        """Fill `buffer` with the bytes of these tensors, one after the other. Those that lie so in a file are read at
-        once."""
-        view = byte_view(buffer, "buffer", writable=True)
-        tensors = list(map(self._tensor, names))
-        begins = [0, *accumulate(tensor.nbytes for tensor in tensors)]
-        if len(view) != begins[-1]:
-            raise ValueError(f"buffer must have {begins[-1]} bytes, those of all tensors, not {len(view)}")
-        first = 0
-        for k in range(1, len(tensors) + 1):
-            if k == len(tensors) or not self._adjoin(tensors[k - 1], tensors[k]):
-                self._read(tensors[first], view[begins[first] : begins[k]], 0)
-                first = k
-
-    def _adjoin(self, a: TensorInfo, b: TensorInfo) -> bool:
-        """Whether the bytes of b are those that follow a's in a file."""
-        if a.offset + a.nbytes != b.offset or a.path != b.path or self._shard_of[a.path].original is not None:
-            return False
-        return not self._held or not (a.name in self._held or b.name in self._held)
-
-    def read_of_file(self, tensor: TensorInfo, buffer: Buffer, start_byte: int = 0) -> None:
-        """The same for any tensor of the files, also one that is not the checkpoint's; never what `hold` gave."""
-        self._check_open()
-        self._fill(tensor, buffer, start_byte, held=False)
-
-    def _fill(self, tensor: TensorInfo, buffer: Buffer, start_byte: int, held: bool = True) -> None:
-        name = tensor.name
+        """Fill `buffer`, any writable contiguous bytes, with the tensor's bytes (little endian), from its byte
+        `start_byte` on."""
+        tensor = self._tensor(name)
         view = byte_view(buffer, "buffer", writable=True)
         start = operator.index(start_byte)
         if not 0 <= start <= tensor.nbytes - len(view):
             wanted = f"bytes {start} to {start + len(view)}"
             raise ValueError(f"tensor {quote(name)} must have {wanted} to read them; it has {tensor.nbytes}")
-        self._read(tensor, view, start, held)
+        self._read(tensor, view, start)
+
+    def read_many_into(self, names: Sequence[str], buffer: Buffer) -> None:
+        """Fill `buffer` with the bytes of these tensors, one after the other."""
+        view = byte_view(buffer, "buffer", writable=True)
+        tensors = list(map(self._tensor, names))
+        total = sum(tensor.nbytes for tensor in tensors)
+        if len(view) != total:
+            raise ValueError(f"buffer must have {total} bytes, those of all tensors, not {len(view)}")
+        begin = 0
+        for tensor in tensors:
+            self._read(tensor, view[begin : begin + tensor.nbytes], 0)
+            begin += tensor.nbytes
 
     def raw(self, name: str, begin: int = 0, end: int | None = None) -> bytes:
-        """Bytes `begin` to `end` of the tensor, all of it by default."""
+        """Return bytes `begin` to `end` of the tensor, all of it by default."""
         begin = operator.index(begin)
         end = self._tensor(name).nbytes if end is None else operator.index(end)
         data = bytearray(max(end - begin, 0))
@@ -261,9 +176,8 @@ class Checkpoint:
         return bytes(data)
 
     def rows(self, name: str, first: int, count: int) -> npt.NDArray[Any]:
-        """Rows `first` to `first + count` of the tensor seen as a matrix (TensorInfo.matrix_shape):
-        (count, cols) in its dtype; (count, bytes per row) uint8 for packed codes, whose rows must be whole
-        bytes."""
+        """Return rows `first` to `first + count` of the tensor seen as a matrix (TensorInfo.matrix_shape):
+        (count, cols) in its dtype; (count, bytes per row) uint8 for packed codes, whose rows must be whole bytes."""
         tensor = self._tensor(name)
         rows, cols = tensor.matrix_shape
         first, count = operator.index(first), operator.index(count)
@@ -278,38 +192,16 @@ class Checkpoint:
         typed = self._typed(tensor, data, first * row_bytes)
         return typed.reshape(count, row_bytes if tensor.packed else cols)
 
-    @property
-    def elements(self) -> int:
-        """Of all tensors, as the files have them."""
-        return sum(self._shard_of[t.path].tensors[name].size for name, t in self.tensors.items())
-
-    def tensors_of(self, shard: str) -> dict[str, TensorInfo]:
-        """All tensors of one file of `shards`, also those that are not the checkpoint's, as the file has them."""
-        return self._shards[shard].tensors
-
-    def stored(self, name: str) -> tuple[str, int]:
-        """In what form a tensor is in its file, for people, and in how many bytes."""
-        tensor = self._tensor(name)
-        original = self._shard_of[tensor.path].original
-        if original is None:
-            return tensor.dtype, tensor.nbytes
-        return original.stored[name].label, original.stored[name].nbytes
-
-    def hold(self, name: str, array: npt.NDArray[Any]) -> None:
-        """Give this array for a tensor from now on, in place of what the file has: of its dtype, in any shape."""
-        tensor = self._tensor(name)
-        if array.dtype != tensor.numpy_dtype or tensor.packed:
-            raise TypeError(f"array must be {tensor.dtype}, as tensor {quote(name)} is, not {array.dtype}")
-        unsigned = np.ascontiguousarray(array).view(np.dtype(f"u{array.dtype.itemsize}"))
-        self._held[name] = byte_view(unsigned.astype(unsigned.dtype.newbyteorder("<"), copy=False), "array")
-        self.tensors[name] = tensor._replace(shape=array.shape, nbytes=array.nbytes)
+    def storage_of(self, name: str) -> tuple[str, int]:
+        """Say how its file keeps a tensor, for people, and in how many bytes."""
+        return self._reader_of[self._tensor(name).path].storage_of(name)
 
     def check_unchanged(self) -> None:
-        """FormatError if a file was changed, replaced or removed since it was opened. Call it when all is
-        read, before what was made of it is kept."""
+        """Raise FormatError if a file was changed, replaced or removed since it was opened. Call it when all is read,
+        before what was made of it is kept."""
         self._check_open()
-        for shard in self._shards.values():
-            shard.check_unchanged()
+        for reader in self.readers.values():
+            reader.check_unchanged()
 
     def _check_open(self) -> None:
         if self.closed:
@@ -321,14 +213,8 @@ class Checkpoint:
             raise ValueError(f"no tensor {quote(name)} in {quote(self.path)}")
         return self.tensors[name]
 
-    def _read(self, tensor: TensorInfo, view: memoryview, start: int, held: bool = True) -> None:
-        shard = self._shard_of[tensor.path]
-        if held and tensor.name in self._held:
-            view[:] = self._held[tensor.name][start : start + len(view)]
-        elif shard.original is None:
-            shard.read(view, tensor.offset + start, tensor.name)
-        else:
-            shard.original.read(shard.read, tensor.name, view, start)
+    def _read(self, tensor: TensorInfo, view: memoryview, start: int) -> None:
+        self._reader_of[tensor.path].read_into(tensor, view, start)
 
     def _typed(self, tensor: TensorInfo, data: npt.NDArray[np.uint8], start: int) -> npt.NDArray[Any]:
         dtype = tensor.numpy_dtype
@@ -339,24 +225,11 @@ class Checkpoint:
         return from_little_endian(data, dtype)
 
 
-def from_little_endian(
-    data: npt.NDArray[np.uint8], dtype: np.dtype[Any], byteorder: str = sys.byteorder
-) -> npt.NDArray[Any]:
-    """The elements in bytes of a file: a view, except where the machine's byte order is the other one."""
-    if byteorder == "big":
-        width = dtype.itemsize // 2 if dtype.kind == "c" else dtype.itemsize
-        data = np.ascontiguousarray(data.reshape(-1, width)[:, ::-1]).reshape(-1)
-    return data.view(dtype)
-
-
-def _close_all(shards: dict[str, _Shard]) -> None:
-    for shard in shards.values():
-        shard.close()
-
-
 def _read_config(folder: Path) -> dict[str, Any] | None:
-    """config.json, read as its writers write it: some hold Infinity, which JSON has not. None where there is none;
-    one that cannot be read is an error, since the model would be written without it."""
+    """Return config.json, read as its writers write it: some hold Infinity, which JSON has not.
+
+    None where there is none; one that cannot be read is an error, since the model would be written without it.
+    """
     path = folder / "config.json"
     if not os.path.lexists(path):
         return None

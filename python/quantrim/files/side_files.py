@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import strict_json
-from .descriptors import kind_of
-from .errors import FormatError
-from .index import read_json
-from .lossless import LISTING
-from .temporaries import OLD, PART
+from .byteplanes.container import LISTING
+from .disk.descriptors import kind_of
+from .disk.errors import FormatError
+from .disk.strict_json import parse
+from .disk.temporaries import PART
+from .folder import read_json
 
 LINKS_LIMIT = 1000  # links to folders that are followed: some that lead to each other have more ways than can be gone
 _SAFETENSORS = ".safetensors"
@@ -83,7 +83,7 @@ def _walk(folder: Path, found: SideFiles) -> Iterator[tuple[str, int]]:
         with os.scandir(path) as entries:
             for entry in entries:
                 name = prefix + entry.name
-                if entry.name in _OF_OTHER_TOOLS or entry.name.endswith((PART, OLD)):
+                if entry.name in _OF_OTHER_TOOLS or entry.name.endswith(PART):
                     found.skipped.append(name)
                     continue
                 try:
@@ -110,7 +110,7 @@ def _modules(folder: Path) -> set[str]:
     """The subfolders that modules.json (of sentence-transformers) names; none where that is not what it holds."""
     path = folder / "modules.json"
     try:
-        listed = strict_json.parse(read_json(path, "modules.json"), path, "modules.json")
+        listed = parse(read_json(path, "modules.json"), path, "modules.json")
     except (OSError, FormatError):
         return set()
     paths = [each.get("path") for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []

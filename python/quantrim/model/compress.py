@@ -27,6 +27,7 @@ from .encode.first_pass import with_counts, with_recognized
 from .encode.stacks import rounded_together, stacks_of
 from .encode.tensor_writer import Done, Jobs, Output, TensorWriter, compress_jobs, copy_jobs
 from .index import index_of
+from .overlay import Overlay
 from .plan import Plan, make_plan
 from .provenance import peak_memory, settings_table, versions
 from .pruners import Pruners
@@ -193,7 +194,7 @@ class _Run:
     """The work on all tensors, with what has been done so far."""
 
     def __init__(self, checkpoint: Checkpoint, plan: Plan, progress: Progress | None) -> None:
-        self.source = Source(checkpoint, Buffers())
+        self.source = Source(Overlay(checkpoint, plan.replaced), Buffers())
         self._progress = progress
         self._done = 0
         self._total = sum(tensor.source_bytes for tensor in plan.tensors)

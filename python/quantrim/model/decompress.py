@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from .. import backend, checks
-from ..checks import Array
 from ..files import AtomicFolder, Checkpoint, open_checkpoint
-from ..files.descriptors import named_path
-from ..files.errors import PATH_LIMIT, quote
-from ..files.index import read_json
-from ..files.usual_header import collector_paused
-from ..files.writer import FileWriter
+from ..files.disk.descriptors import named_path
+from ..files.disk.errors import PATH_LIMIT, quote
+from ..files.disk.strict_json import collector_paused
+from ..files.disk.writer import FileWriter
+from ..files.folder import read_json
+from ..files.tensor_info import little_endian
 from ..float_environment import default_floats
 from ..layouts.base import Chunk
 from . import chunks
@@ -198,13 +197,8 @@ def _decode(writing: Writing, chunk: Chunk, out: FileWriter, offset: int) -> _Do
         path = quote(next(iter(tensor.arrays.values())).path, PATH_LIMIT)
         rows = f"rows {chunk.row} to {chunk.row + chunk.rows}"
         raise ValueError(f"{path}, tensor {quote(tensor.name)}, {rows}: {error}") from None
-    out.pwrite(_little_endian(y), offset + chunk.row * chunk.cols * y.itemsize)
+    out.pwrite(little_endian(y), offset + chunk.row * chunk.cols * y.itemsize)
     return _Done(writing, y.nbytes, cost(x, y) if writing.narrowed else None)
-
-
-def _little_endian(a: Array) -> Array:
-    raw = np.ascontiguousarray(a).view(np.dtype(f"u{a.itemsize}"))
-    return raw if sys.byteorder == "little" else raw.byteswap()
 
 
 @contextmanager

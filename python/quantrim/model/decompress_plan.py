@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import words
 from ..files import DTYPES, Checkpoint, encode_header
+from ..files.byteplanes.container import original_of
 from ..files.errors import PATH_LIMIT, quote
 from ..files.safetensors import count_bytes
 from .streaming.tensors import KEY, LogicalTensor, logical_tensors, quantization_config
@@ -176,7 +177,7 @@ def _common(dtypes: list[str]) -> str | None:
 def _why_nothing(checkpoint: Checkpoint, wish: str | None) -> str:
     if wish is not None:
         return f"no tensor is compressed, and all floats are {_NAMES[wish]} already"
-    if checkpoint.originals:
+    if any(map(original_of, checkpoint.readers.values())):
         return "it is stored as byte planes, which `restore` undoes"
     return "no tensor is compressed; dtype (--dtype) would write its floats in another dtype"
 
@@ -228,7 +229,7 @@ def _files(checkpoint: Checkpoint, writings: list[Writing]) -> Iterator[FilePlan
             continue
         entries = ((w.tensor.name, w.dtype, w.tensor.shape) for w in by_file[path])
         try:
-            header, places = encode_header(entries, _metadata(checkpoint.metadata_of(shard)))
+            header, places = encode_header(entries, _metadata(checkpoint.readers[shard].metadata))
         except ValueError as error:
             raise ValueError(f"{quote(path, PATH_LIMIT)}: {error}") from None
         end = max((end for _, end in places.values()), default=0)

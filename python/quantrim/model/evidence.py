@@ -10,7 +10,7 @@ from typing import Any
 
 from ..files import Checkpoint, TensorInfo
 from ..files.errors import PATH_LIMIT, quote
-from ..files.index import read_json
+from ..files.folder import read_json
 from .quantized_schemes import DECOMPRESS, ELSEWHERE, ROWS, Row
 from .streaming.tensors import KEY
 

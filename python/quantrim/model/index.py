@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..files import Checkpoint, FormatError, TensorInfo
-from ..files.safetensors import HEADER_LIMIT, parse_header, raw_header
+from ..files.safetensors.header import HEADER_LIMIT, parse_header
+from ..files.safetensors.reader import header_of
 
 HEADER = "quantrim_header"  # in the metadata of an index over the parts of one file: the header of that file
 
@@ -46,10 +47,8 @@ def whole_header(checkpoint: Checkpoint, tensors: Iterable[TensorInfo]) -> tuple
     wanted = {t.name: (t.dtype, t.shape) for t in tensors}
     if len(checkpoint.shards) > 1:
         header = _unpacked(checkpoint.index_fields.get("metadata", {}).get(HEADER))
-    elif checkpoint.originals:
-        header = checkpoint.originals[checkpoint.shards[0]].header
     else:
-        header = bytes(raw_header(checkpoint.folder / checkpoint.shards[0]))
+        header = header_of(checkpoint.readers[checkpoint.shards[0]])
     size = len(header) + sum(checkpoint.tensors[name].nbytes for name in wanted)
     try:
         found, metadata = parse_header(header[8:], size, checkpoint.path)

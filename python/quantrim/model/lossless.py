@@ -17,14 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import backend
-from ..files import AtomicFolder, Checkpoint, FormatError, TensorInfo, lossless, open_checkpoint, strict_json
-from ..files.descriptors import named_path
-from ..files.errors import PATH_LIMIT, quote
-from ..files.index import read_json
-from ..files.lossless import LISTING
-from ..files.safetensors import parse_header, raw_header
-from ..files.writer import FileWriter
-from ..layouts.byte_planes import Coder, Coders, checksum, is_kept
+from ..files import AtomicFolder, Checkpoint, FormatError, Reader, TensorInfo, open_checkpoint
+from ..files.byteplanes import container
+from ..files.byteplanes.container import LISTING, Original, original_of
+from ..files.byteplanes.planes import Coder, Coders, checksum, is_kept
+from ..files.disk.descriptors import named_path
+from ..files.disk.errors import PATH_LIMIT, quote
+from ..files.disk.strict_json import parse
+from ..files.disk.writer import FileWriter
+from ..files.folder import read_json
+from ..files.safetensors.reader import header_of
 from .provenance import peak_memory, versions
 from .report import Report, TensorReport
 from .targets import CheckedFile, check_target, copy_file, named_sizes, write_json
@@ -45,7 +47,7 @@ def compress_lossless(
 ) -> Report:
     """Write a smaller copy of a checkpoint from which `restore` makes the original again, byte for byte.
 
-    Every tensor, of any dtype, is cut into chunks of 1 MiB and these into byte planes (`layouts.byte_planes`), which
+    Every tensor, of any dtype, is cut into chunks of 1 MiB and these into byte planes, which
     zstandard compresses; tensors that do not shrink stay as they are. quantrim reads the result like the original:
     `compress`, `compare`, `inspect`, `split`, `merge`, `open_checkpoint`. `restore` it for other programs.
 
@@ -73,21 +75,23 @@ def compress_lossless(
     sizes = [0, 0]
     with open_checkpoint(source) as checkpoint:
         check_target(checkpoint, source, target, overwrite)
-        if checkpoint.originals:
+        if any(map(original_of, checkpoint.readers.values())):
             raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)} is stored as byte planes already")
-        for shard in checkpoint.shards:
-            lossless.check_names(checkpoint.tensors_of(shard), checkpoint.folder / shard)
+        for shard, reader in checkpoint.readers.items():
+            if not header_of(reader):
+                raise ValueError(f"{quote(reader.path, PATH_LIMIT)} must be a safetensors file to become byte planes")
+            container.check_names(checkpoint.readers[shard].tensors, checkpoint.folder / shard)
         others = _carried(checkpoint)
         advance = _counter(checkpoint, progress)
         with _targets(checkpoint, target, overwrite) as (open_target, folder):
             for shard in checkpoint.shards:
                 path = checkpoint.folder / shard
                 with open_target(shard, None) as out, Workers(backend.current_threads()) as workers:
-                    sizes[1] += _write(checkpoint, path, out, workers, advance, rows)
+                    sizes[1] += _write(checkpoint.readers[shard], out, workers, advance, rows)
                 sizes[0] += path.stat().st_size
             if folder is not None:
                 copied = {name: copy_file(checkpoint.folder, name, folder) for name in others}
-                write_json(folder, LISTING, {"version": lossless.VERSION, "files": copied})
+                write_json(folder, LISTING, {"version": container.VERSION, "files": copied})
         notes = _notes(checkpoint)
     return Report(
         source=os.fspath(source),
@@ -136,23 +140,25 @@ def restore(
     target = named_path(destination, "destination")
     files: dict[str, str] = {}
     with open_checkpoint(source) as checkpoint:
-        for shard in checkpoint.shards:
-            if shard not in checkpoint.originals:
+        originals = {shard: original_of(reader) for shard, reader in checkpoint.readers.items()}
+        for shard, original in originals.items():
+            if original is None:
                 problem = "must be a file that compress_lossless wrote, and has no originals to restore"
                 raise FormatError(problem, path=checkpoint.folder / shard)
         check_target(checkpoint, source, target, overwrite)
         listed = _listed(checkpoint) if checkpoint.is_folder else {}
         advance = _counter(checkpoint, progress)
         with _targets(checkpoint, target, overwrite) as (open_target, folder):
-            for shard, original in checkpoint.originals.items():
+            for shard, original in originals.items():
+                assert original is not None
                 with open_target(shard, original.size) as out, Workers(backend.current_threads()) as workers:
-                    files[shard] = _restore(checkpoint, original, out, workers, advance)
+                    files[shard] = _restore(original, out, workers, advance)
             if folder is not None:
                 for name, digest in listed.items():
                     files[name] = copy_file(checkpoint.folder, name, folder)
                     _check_digest(checkpoint.folder / name, files[name], digest)
         stored = checkpoint.file_bytes
-        nbytes = sum(original.size for original in checkpoint.originals.values())
+        nbytes = sum(original.size for original in originals.values() if original)
     seconds = time.perf_counter() - started
     return Restored(os.fspath(source), os.fspath(target), files, stored, nbytes, seconds, backend.current_threads())
 
@@ -170,7 +176,7 @@ def _targets(checkpoint: Checkpoint, target: Path, overwrite: bool) -> Iterator[
 
 def _counter(checkpoint: Checkpoint, progress: Progress | None) -> Callable[[int, str], None]:
     done = 0
-    total = sum(t.nbytes for shard in checkpoint.shards for t in checkpoint.tensors_of(shard).values())
+    total = sum(t.nbytes for reader in checkpoint.readers.values() for t in reader.tensors.values())
 
     def advance(nbytes: int, name: str) -> None:
         nonlocal done
@@ -208,35 +214,33 @@ class _Chunk:
 
 
 def _write(
-    checkpoint: Checkpoint,
-    path: Path,
+    reader: Reader,
     out: FileWriter,
     workers: Workers,
     advance: Callable[[int, str], None],
     rows: list[TensorReport],
 ) -> int:
     """The lossless file of a shard; returns its bytes, and appends what became of each tensor to `rows`."""
-    head = raw_header(path)
-    tensors, metadata = parse_header(head[8:], path.stat().st_size, path)
-    digest, frame = hashlib.sha256(head), Coder().compress(bytes(head))
-    count = sum(lossless.numbers_of(t, CHUNK_BYTES) for t in tensors.values())
-    said = {"size": path.stat().st_size, "header_bytes": len(head), "chunk_bytes": CHUNK_BYTES}
-    first: lossless.Entry = (lossless.HEADER, "U8", [len(frame)], len(frame))
-    last: lossless.Entry = (lossless.TABLE, "U32", [count], 4 * count)
-    room = lossless.room_for(
+    head, tensors, metadata = header_of(reader), reader.tensors, reader.metadata
+    digest, frame = hashlib.sha256(head), Coder().compress(head)
+    count = sum(container.numbers_of(t, CHUNK_BYTES) for t in tensors.values())
+    said = {"size": reader.path.stat().st_size, "header_bytes": len(head), "chunk_bytes": CHUNK_BYTES}
+    first: container.Entry = (container.HEADER, "U8", [len(frame)], len(frame))
+    last: container.Entry = (container.TABLE, "U32", [count], 4 * count)
+    room = container.room_for(
         tensors.values(),
         [first, last],
-        lossless.metadata_of(metadata, **said, sha256=digest.hexdigest()),
+        container.metadata_of(metadata, **said, sha256=digest.hexdigest()),
         len(frame) + 4 * count + sum(t.nbytes for t in tensors.values()),
     )
     out.pwrite(frame, 8 + room)
-    entries: list[lossless.Entry] = [first]
+    entries: list[container.Entry] = [first]
     numbers: list[int] = []
     end = 8 + room + len(frame)
-    chunks = workers.run(_encode_jobs(checkpoint, tensors.values()))
+    chunks = workers.run(_encode_jobs(reader, tensors.values()))
     for tensor in tensors.values():
         begin, shrank = end, False
-        for _ in lossless.pieces(tensor.nbytes, CHUNK_BYTES):
+        for _ in container.pieces(tensor.nbytes, CHUNK_BYTES):
             chunk = next(chunks)
             digest.update(chunk.data.data)
             for piece in chunk.stored:
@@ -245,25 +249,25 @@ def _write(
             numbers += chunk.numbers
             shrank |= not chunk.kept
             advance(chunk.data.size, tensor.name)
-        entries.append(lossless.planes_entry(tensor, end - begin) if shrank else lossless.kept_entry(tensor))
+        entries.append(container.planes_entry(tensor, end - begin) if shrank else container.kept_entry(tensor))
         form, why = (f"{tensor.dtype} as byte planes", "") if shrank else (tensor.dtype, "does not shrink")
         rows.append(TensorReport(tensor.name, tensor.shape, tensor.nbytes, end - begin, form, why))
     out.pwrite(np.array(numbers, "<u4"), end)
-    metadata = lossless.metadata_of(metadata, **said, sha256=digest.hexdigest())
-    out.pwrite(lossless.encode_head([*entries, last], metadata, room), 0)
+    metadata = container.metadata_of(metadata, **said, sha256=digest.hexdigest())
+    out.pwrite(container.encode_head([*entries, last], metadata, room), 0)
     return end + 4 * count
 
 
-def _encode_jobs(checkpoint: Checkpoint, tensors: Iterable[TensorInfo]) -> Iterator[Callable[[], _Chunk]]:
+def _encode_jobs(reader: Reader, tensors: Iterable[TensorInfo]) -> Iterator[Callable[[], _Chunk]]:
     coders = Coders()
     for tensor in tensors:
-        for first, nbytes in lossless.pieces(tensor.nbytes, CHUNK_BYTES):
-            yield partial(_encode, checkpoint, coders, tensor, first, nbytes)
+        for first, nbytes in container.pieces(tensor.nbytes, CHUNK_BYTES):
+            yield partial(_encode, reader, coders, tensor, first, nbytes)
 
 
-def _encode(checkpoint: Checkpoint, coders: Coders, tensor: TensorInfo, first: int, nbytes: int) -> _Chunk:
+def _encode(reader: Reader, coders: Coders, tensor: TensorInfo, first: int, nbytes: int) -> _Chunk:
     data = np.empty(nbytes, np.uint8)
-    checkpoint.read_of_file(tensor, data, first)
+    reader.read_into(tensor, data.data, first)
     sizes, stored = coders.coder.encode(data, tensor.numpy_dtype)
     return _Chunk(data, [checksum(data), *sizes], stored)
 
@@ -283,24 +287,23 @@ def _notes(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 
 def _restore(
-    checkpoint: Checkpoint,
-    original: lossless.Original,
+    original: Original,
     out: FileWriter,
     workers: Workers,
     advance: Callable[[int, str], None],
 ) -> str:
     """The original file; returns its SHA-256."""
-    digest = hashlib.sha256(original.header)
-    out.pwrite(original.header, 0)
-    end = len(original.header)
+    digest = hashlib.sha256(original.header())
+    out.pwrite(original.header(), 0)
+    end = len(original.header())
 
     def job(tensor: TensorInfo, first: int, nbytes: int) -> tuple[str, NDArray[np.uint8]]:
         data = np.empty(nbytes, np.uint8)
-        checkpoint.read_of_file(tensor, data, first)
+        original.read_into(tensor, data.data, first)
         return tensor.name, data
 
     tensors = original.tensors.values()
-    jobs = (partial(job, t, *piece) for t in tensors for piece in lossless.pieces(t.nbytes, original.chunk_bytes))
+    jobs = (partial(job, t, *piece) for t in tensors for piece in container.pieces(t.nbytes, original.chunk_bytes))
     for name, data in workers.run(jobs):
         digest.update(data.data)
         out.pwrite(data, end)
@@ -312,16 +315,16 @@ def _restore(
 
 def _check_digest(path: Path, found: str, expected: str) -> None:
     if found != expected:
-        raise FormatError("the SHA-256 of the original is another", path=path, found=found, allowed=expected)
+        raise FormatError(f"SHA-256 mismatch: expected {expected}, found {found}", path=path)
 
 
 def _listed(checkpoint: Checkpoint) -> dict[str, str]:
     """The other files of a folder, name -> SHA-256. FormatError where they are not all there."""
     path = checkpoint.folder / LISTING
-    listing = strict_json.parse(read_json(path, "the list of files"), path, "the list of files")
+    listing = parse(read_json(path, "the list of files"), path, "the list of files")
     files = listing.get("files") if isinstance(listing, dict) else None
-    if not isinstance(files, dict) or listing.get("version") != lossless.VERSION:
-        raise FormatError(f"must be an object with version {lossless.VERSION} and files", path=path)
+    if not isinstance(files, dict) or listing.get("version") != container.VERSION:
+        raise FormatError(f"must be an object with version {container.VERSION} and files", path=path)
     known = set(_carried(checkpoint))
     for name, digest in files.items():
         if name not in known or not isinstance(digest, str):

@@ -30,6 +30,7 @@ def notes_on(
     for glob in recipe.without_effect(checkpoint.tensors):
         yield f"exclude={quote(glob)} matched 0 tensors"
     yield from side_file_notes(checkpoint)
+    yield from checkpoint.notes
     for key, value in resized.items():
         yield f"units are removed; in config.json {key} becomes {value}, not {config.get(key)}"
     if recipe.remove_units and not resized:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..checks import Array
 from ..files import Checkpoint, open_checkpoint
 from ..files.errors import PATH_LIMIT, quote
 from ..float_environment import default_floats
@@ -18,6 +19,7 @@ from ..options import given
 from ..words import CodebookName, Float, NarrowFloat, Reader, Rounding, ScaleRule, Scope, Score, Storage, ThresholdMode
 from .evidence import refuse_quantized
 from .notes import notes_on
+from .overlay import Overlay
 from .parts import oversize_notes
 from .reader_modules import ReaderModules
 from .readers import BOTH, Readers, Reason, partners
@@ -32,6 +34,7 @@ class Plan:
     """What `compress` will do. source_bytes, stored_bytes: the files of weights, headers and all.
 
     config: the `quantization_config`; empty where nothing is quantized. resized: numbers of config.json that change.
+    replaced: what tensors are, before anything else happens to them, in place of what the source has.
     """
 
     source: str
@@ -41,6 +44,7 @@ class Plan:
     source_bytes: int
     notes: tuple[str, ...]
     resized: dict[str, int]
+    replaced: Mapping[str, Array] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def tensors(self) -> tuple[TensorPlan, ...]:
@@ -120,10 +124,11 @@ def plan(
 
 
 def make_plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
-    """The plan for an open checkpoint, which holds smaller layers from now on where units are removed. ValueError for
-    one that is compressed already, for rules that match nothing, and where there is nothing to do."""
+    """The plan for an open checkpoint. ValueError for one that is compressed already, for rules that match nothing, and
+    where there is nothing to do."""
     refuse_quantized(checkpoint)
     removed = remove_from(checkpoint, recipe.remove_units, recipe.folder)
+    checkpoint = Overlay(checkpoint, removed.arrays)
     assigned = recipe.assign(checkpoint.tensors)
     readers = Readers(checkpoint)
     kept = [info for name, info in checkpoint.tensors.items() if not assigned[name].drop]
@@ -135,7 +140,7 @@ def make_plan(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
         why = _why_nothing(plans, recipe.simulate)
         raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)}: no tensor can be compressed: {why}")
     _refuse_mixed_experts(plans, readers)
-    return plan_of(checkpoint, recipe, plans, removed.config)
+    return plan_of(checkpoint, recipe, plans, removed.config, removed.arrays)
 
 
 def _refuse_mixed_experts(plans: list[TensorPlan], readers: Readers) -> None:
@@ -180,7 +185,13 @@ def _why_nothing(plans: list[TensorPlan], simulate: bool) -> str:
     return "; ".join(reasons) or "it holds no tensors"
 
 
-def plan_of(checkpoint: Checkpoint, recipe: Recipe, plans: list[TensorPlan], resized: dict[str, int]) -> Plan:
+def plan_of(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    plans: list[TensorPlan],
+    resized: dict[str, int],
+    replaced: Mapping[str, Array],
+) -> Plan:
     """The plan for tensors, in the order of the checkpoint: what is in each file, and where."""
     layouts = {t.module: t.layout for t in plans if t.layout.bits is not None or t.layout.counted}
     modules = ReaderModules(checkpoint.config)
@@ -192,4 +203,4 @@ def plan_of(checkpoint: Checkpoint, recipe: Recipe, plans: list[TensorPlan], res
     alone = [(shard.tensors[0].name, shard.size) for shard in shards if len(shard.tensors) == 1]
     oversize = oversize_notes(alone, recipe.max_shard_size, "max_shard_size")
     notes = (*notes_on(checkpoint, recipe, plans, resized), *oversize)
-    return Plan(os.fspath(checkpoint.path), recipe, shards, config, source_bytes, notes, resized)
+    return Plan(os.fspath(checkpoint.path), recipe, shards, config, source_bytes, notes, resized, replaced)

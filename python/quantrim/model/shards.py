@@ -49,7 +49,7 @@ def plan_shards(
         for shard in checkpoint.shards:
             path = checkpoint.folder / shard
             if by_file[path]:
-                yield _plan_shard(checkpoint, shard, by_file[path], usual | checkpoint.metadata_of(shard) | more)
+                yield _plan_shard(checkpoint, shard, by_file[path], usual | checkpoint.readers[shard].metadata | more)
         return
     if not checkpoint.is_folder:
         source = quote(checkpoint.path, PATH_LIMIT)

@@ -14,9 +14,9 @@ import numpy as np
 
 from ..checks import Array
 from ..files import AtomicFile, AtomicFolder, Checkpoint, refuse_another_run, refuse_same_file
-from ..files.descriptors import open_regular, read_exactly
-from ..files.errors import PATH_LIMIT, quote
-from ..files.writer import FileWriter
+from ..files.disk.errors import PATH_LIMIT, quote
+from ..files.disk.source_file import SourceFile
+from ..files.disk.writer import FileWriter
 
 COPY_BYTES = 8 << 20  # of a tensor or a file that is copied, at a time
 NAMED = 10  # files in a note
@@ -29,14 +29,9 @@ class CheckedFile(AtomicFile):
         super().__init__(path, size, alone=True)
         self._checkpoint = checkpoint
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        try:
-            if kind is None:
-                self._checkpoint.check_unchanged()
-        except BaseException as changed:
-            super().__exit__(type(changed), changed, changed.__traceback__)
-            raise
-        super().__exit__(kind, error, trace)
+    def _finish(self) -> None:
+        self._checkpoint.check_unchanged()
+        super()._finish()
 
 
 class TensorFile:
@@ -131,18 +126,16 @@ def named_sizes(files: Mapping[str, int]) -> str:
 
 def copy_file(source: Path, name: str, folder: AtomicFolder) -> str:
     """A file from one folder into another, under the same name. Returns the SHA-256 of what was copied."""
-    path = source / name
     digest = hashlib.sha256()
-    fd = open_regular(path)
+    file = SourceFile(source / name)
     try:
-        size = os.fstat(fd).st_size
-        with folder.file(name, size) as out:
-            for first in range(0, size, COPY_BYTES):
-                piece = read_exactly(fd, min(COPY_BYTES, size - first), first, path)
+        with folder.file(name, file.size) as out:
+            for first in range(0, file.size, COPY_BYTES):
+                piece = file.read(min(COPY_BYTES, file.size - first), first)
                 digest.update(piece)
                 out.write(piece)
     finally:
-        os.close(fd)
+        file.close()
     return digest.hexdigest()
 
 

@@ -16,6 +16,7 @@ from ..files import Checkpoint, open_checkpoint
 from ..files.errors import PATH_LIMIT, quote
 from ..splitting import remove_units
 from .head_removal import Heads, config_of_heads, fewer_heads, heads_of
+from .overlay import Overlay
 from .recipe.unit_removal import Chain, Modules, UnitRemoval
 from .unit_layers import (
     Layer,
@@ -44,15 +45,17 @@ _DEPTHS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
 @dataclass(frozen=True)
 class Removed:
-    """What was done, by tensor, and the numbers of config.json that follow from it."""
+    """What was done, by tensor: the arrays that take the places of tensors, and why; the numbers of config.json that
+    follow from it."""
 
+    arrays: dict[str, Array]
     reasons: dict[str, str]
     config: dict[str, int]
 
 
 def remove_from(checkpoint: Checkpoint, removals: Sequence[UnitRemoval], folder: Path | None) -> Removed:
-    """Replace the layers of an open checkpoint by smaller ones, which it holds in memory from then on. ValueError or
-    FormatError for layers that are no such chain, before any is replaced."""
+    """Return smaller layers for those of an open checkpoint, which stays as it is. ValueError or FormatError for layers
+    that are no such chain."""
     reasons: dict[str, str] = {}
     smaller: dict[str, Array] = {}
     done: list[tuple[UnitRemoval, Chain]] = []
@@ -72,10 +75,9 @@ def remove_from(checkpoint: Checkpoint, removals: Sequence[UnitRemoval], folder:
                         reasons[name] = what
                 done.append((removal, chain))
     before = [_sizes(checkpoint, *each) for each in done]
-    for name, array in smaller.items():
-        checkpoint.hold(name, array)
-    after = [_sizes(checkpoint, *each) for each in done]
-    return Removed(reasons, _config(checkpoint.config or {}, [removal for removal, _ in done], before, after))
+    overlay = Overlay(checkpoint, smaller)
+    after = [_sizes(overlay, *each) for each in done]
+    return Removed(smaller, reasons, _config(checkpoint.config or {}, [removal for removal, _ in done], before, after))
 
 
 def _sizes(checkpoint: Checkpoint, removal: UnitRemoval, chain: Chain) -> int | Heads:

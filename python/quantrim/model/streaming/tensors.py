@@ -56,7 +56,7 @@ class LogicalTensor:
     @property
     def nbytes(self) -> int:
         """Of all arrays together, in the file."""
-        return sum(self.checkpoint.stored(info.name)[1] for info in self.arrays.values())
+        return sum(self.checkpoint.storage_of(info.name)[1] for info in self.arrays.values())
 
     @property
     def ndim(self) -> int:
@@ -266,7 +266,7 @@ def logical_tensors(checkpoint: Checkpoint) -> dict[str, LogicalTensor]:
         if name in owner:
             found[owner[name].name] = owner[name]
         else:
-            label = checkpoint.stored(name)[0]
+            label = checkpoint.storage_of(name)[0]
             found[name] = LogicalTensor(name, info.shape, Plain(info.dtype), label, {"": info}, checkpoint)
     return found
 

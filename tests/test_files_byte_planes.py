@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from quantrim.files import DTYPES
-from quantrim.layouts.byte_planes import Coder, join, plane_count, split
+from quantrim.files.byteplanes.planes import Coder, join, plane_count, split
 
 ROTATED = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64, np.complex64)
 TYPES = [np.dtype(np.uint8) if dtype is None else dtype for _, dtype in DTYPES.values()]

@@ -10,7 +10,7 @@ and its tensors, in this order:
     each tensor       in the original's order: as it was, or, where it shrank, as "<name>.byte_planes", U8
     quantrim.chunks   U32, of each chunk of each tensor the CRC-32 of its bytes and the stored bytes of each plane
 
-A chunk is `chunk_bytes` of a tensor, the last one fewer; `layouts.byte_planes` says what it is stored as. So any part
+A chunk is `chunk_bytes` of a tensor, the last one fewer; `planes` says what it is stored as. So any part
 of a tensor is read without the rest, and every byte that is read is checked.
 """
 
@@ -20,19 +20,19 @@ import json
 import re
 import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..layouts.byte_planes import Coder, Coders, checksum, is_kept, plane_count
-from . import strict_json
-from .descriptors import read_exactly
-from .errors import FormatError, quote
-from .safetensors import HEADER_LIMIT, TensorInfo, parse_header
+from ..base import Reader
+from ..disk.errors import FormatError, quote
+from ..disk.strict_json import parse
+from ..safetensors.header import HEADER_LIMIT, parse_header
+from ..tensor_info import TensorInfo
+from .planes import Coder, Coders, checksum, is_kept, plane_count
 
 KEY = "quantrim.lossless"
 LISTING = "quantrim-lossless.index.json"  # in a folder: what other files the original had
@@ -49,7 +49,6 @@ _RANGES = {
 }
 
 Entry = tuple[str, str, Sequence[int], int]  # name, dtype, shape, bytes
-Read = Callable[[memoryview, int, str], None]  # fills bytes from an offset of the file, for a tensor
 
 
 def pieces(nbytes: int, chunk_bytes: int) -> Iterator[tuple[int, int]]:
@@ -119,104 +118,106 @@ def _json(placed: Iterable[tuple[Entry, tuple[int, int]]], metadata: Mapping[str
 # Reading
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A tensor of the original. info: its `offset` is in the lossless file. chunks: of each the checksum and the bytes
-    of its planes. starts: of each chunk in the file, and the end of the last."""
+class Planes(NamedTuple):
+    """How a tensor of the original is kept. shrank: whether any of its chunks did. chunks: of each the checksum and the
+    bytes of its planes. starts: of each chunk in the file, and the end of the last."""
 
-    info: TensorInfo
-    planes: bool
+    shrank: bool
     chunks: list[list[int]]
     starts: list[int]
 
-    @property
-    def nbytes(self) -> int:
-        return self.starts[-1] - self.starts[0]
-
-    @property
-    def label(self) -> str:
-        return f"{self.info.dtype} as byte planes" if self.planes else self.info.dtype
-
 
 class Original:
-    """The file that a lossless one stands for. header: its first bytes, up to its data. Threads may read at once."""
+    """The file that one of byte planes stands for: a Reader of that file's tensors.
 
-    def __init__(self, path: Path, header: bytes, said: Mapping[str, Any], metadata: dict[str, str]) -> None:
-        self.path, self.header, self.metadata = path, header, metadata
+    container: the reader of the file of planes. size, sha256: of the original. FormatError where the file contradicts
+    itself; nothing is allocated that its own size does not bound, the header apart, which has a limit. ValueError where
+    zstandard is not installed.
+    """
+
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, container: Reader) -> None:
+        path, tensors, metadata = container.path, container.tensors, container.metadata
+        said = _checked(metadata[KEY], path)
+        self.path = path
         self.size: int = said["size"]
         self.sha256: str = said["sha256"]
         self.chunk_bytes: int = said["chunk_bytes"]
-        self.stored: dict[str, Stored] = {}
+        self._container = container
         self._coders = Coders()
         self._last = threading.local()
+        self._header = _header(container, said["header_bytes"])
+        try:
+            infos, self.metadata = parse_header(self._header[8:], self.size, path)
+        except FormatError as error:
+            raise FormatError(f"the header of the original is wrong: {error}", path=path, tensor=HEADER) from None
+        if {**self.metadata, KEY: metadata[KEY]} != metadata:
+            raise FormatError("__metadata__ must be that of the original", path=path)
+        numbers = _numbers(container, sum(numbers_of(t, self.chunk_bytes) for t in infos.values()))
+        rest = {name: t for name, t in tensors.items() if name not in (HEADER, TABLE)}
+        self.tensors: dict[str, TensorInfo] = {}
+        self._blobs: dict[str, TensorInfo] = {}
+        self._planes: dict[str, Planes] = {}
+        for name, info in infos.items():
+            self._blobs[name], self._planes[name] = _planes(info, numbers, self.chunk_bytes, rest, path)
+            self.tensors[name] = info._replace(offset=self._blobs[name].offset, path=path)
+        for name in rest:
+            raise FormatError("is no tensor of the original", path=path, tensor=name)
 
-    @property
-    def tensors(self) -> dict[str, TensorInfo]:
-        return {name: stored.info for name, stored in self.stored.items()}
+    def header(self) -> bytes:
+        """Return the first bytes of the original, up to its tensors."""
+        return self._header
 
-    def read(self, read: Read, name: str, view: memoryview, start: int) -> None:
-        """Fill `view` with a tensor's bytes from `start` on. FormatError where what is stored is not what was."""
+    def storage_of(self, name: str) -> tuple[str, int]:
+        blob, planes = self._blobs[name], self._planes[name]
+        return f"{self.tensors[name].dtype} as byte planes" if planes.shrank else blob.dtype, blob.nbytes
+
+    def check_unchanged(self) -> None:
+        self._container.check_unchanged()
+
+    def close(self) -> None:
+        self._container.close()
+
+    def read_into(self, tensor: TensorInfo, view: memoryview, start: int) -> None:
         done, step = 0, self.chunk_bytes
         while done < len(view):
             number, skip = divmod(start + done, step)
-            data = self._chunk(read, name, number)
+            data = self._chunk(tensor.name, number)
             count = min(len(view) - done, data.size - skip)
             view[done : done + count] = data[skip : skip + count].data
             done += count
 
-    def _chunk(self, read: Read, name: str, number: int) -> NDArray[np.uint8]:
-        """A chunk of a tensor; the last one of each thread is kept, since rows rarely end where chunks do."""
+    def _chunk(self, name: str, number: int) -> NDArray[np.uint8]:
+        """Return a chunk of a tensor; the last one of each thread is kept, since rows rarely end where chunks do."""
         if getattr(self._last, "key", None) == (name, number):
             held: NDArray[np.uint8] = self._last.data
             return held
-        stored = self.stored[name]
-        begin, end = stored.starts[number : number + 2]
-        nbytes = min(self.chunk_bytes, stored.info.nbytes - number * self.chunk_bytes)
+        info, blob, planes = self.tensors[name], self._blobs[name], self._planes[name]
+        begin, end = planes.starts[number : number + 2]
+        nbytes = min(self.chunk_bytes, info.nbytes - number * self.chunk_bytes)
         raw = np.empty(end - begin, np.uint8)
-        read(raw.data, begin, name)
-        crc, *sizes = stored.chunks[number]
+        self._container.read_into(blob, raw.data, begin - blob.offset)
+        crc, *sizes = planes.chunks[number]
         try:
-            data = self._coders.coder.decode(raw, sizes, nbytes, stored.info.numpy_dtype)
+            data = self._coders.coder.decode(raw, sizes, nbytes, info.numpy_dtype)
         except ValueError as error:
             raise FormatError(str(error), path=self.path, tensor=name, offset=begin) from None
         if checksum(data) != crc:
-            problem = f"the CRC-32 of chunk {number} is {checksum(data):#010x}, it was {crc:#010x}"
+            problem = f"CRC-32 mismatch in chunk {number}: expected {crc:#010x}, found {checksum(data):#010x}"
             raise FormatError(problem, path=self.path, tensor=name, offset=begin)
         self._last.key, self._last.data = (name, number), data
         return data
 
 
-def read_original(
-    fd: int, path: Path, tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]
-) -> Original | None:
-    """The original of a file with these tensors and metadata; None where it is no lossless file.
-
-    FormatError where the file contradicts itself; nothing is allocated that the file's own size does not bound, the
-    header apart, which has a limit. ValueError where zstandard is not installed.
-    """
-    if KEY not in metadata:
-        return None
-    said = _checked(metadata[KEY], path)
-    header = _header(fd, path, tensors, said["header_bytes"])
-    try:
-        infos, kept = parse_header(header[8:], said["size"], path)
-    except FormatError as error:
-        raise FormatError(f"the header of the original is wrong: {error}", path=path, tensor=HEADER) from None
-    if {**kept, KEY: metadata[KEY]} != metadata:
-        raise FormatError("__metadata__ must be that of the original", path=path)
-    original = Original(path, header, said, kept)
-    numbers = _numbers(fd, path, tensors, sum(numbers_of(t, original.chunk_bytes) for t in infos.values()))
-    rest = {name: t for name, t in tensors.items() if name not in (HEADER, TABLE)}
-    for name, info in infos.items():
-        original.stored[name] = _stored(info, numbers, original.chunk_bytes, rest, path)
-    for name in rest:
-        raise FormatError("is no tensor of the original", path=path, tensor=name)
-    return original
+def original_of(reader: Reader) -> Original | None:
+    """Return a reader of byte planes as what it is; None for any other."""
+    return reader if isinstance(reader, Original) else None
 
 
 def _checked(text: str, path: Path) -> dict[str, Any]:
     """What KEY says."""
-    said = strict_json.parse(text.encode("utf-8", "surrogatepass"), path, f"__metadata__ {KEY!r}")
+    said = parse(text.encode("utf-8", "surrogatepass"), path, f"__metadata__ {KEY!r}")
     if not isinstance(said, dict):
         raise FormatError(f"__metadata__ {KEY!r} must be an object", path=path, found=said)
     for name, (low, high) in _RANGES.items():
@@ -231,40 +232,43 @@ def _checked(text: str, path: Path) -> dict[str, Any]:
     return said
 
 
-def _blob(tensors: Mapping[str, TensorInfo], name: str, dtype: str, path: Path) -> TensorInfo:
-    found = tensors.get(name)
-    if found is None or found.dtype != dtype or len(found.shape) != 1:
-        what = None if found is None else f"{found.dtype} {list(found.shape)}"
-        raise FormatError("must be there", path=path, tensor=name, found=what, allowed=f"{dtype} of one dimension")
-    return found
-
-
-def _header(fd: int, path: Path, tensors: Mapping[str, TensorInfo], count: int) -> bytes:
-    blob = _blob(tensors, HEADER, "U8", path)
-    frame = bytes(read_exactly(fd, blob.nbytes, blob.offset, path))
+def _header(container: Reader, count: int) -> bytes:
+    blob, frame = _blob(container, HEADER, "U8")
     coder = Coder()
     try:
-        header = coder.decompress(frame, count)
+        header = coder.decompress(bytes(frame), count)
     except ValueError as error:
-        raise FormatError(str(error), path=path, tensor=HEADER, offset=blob.offset) from None
+        raise FormatError(str(error), path=blob.path, tensor=HEADER, offset=blob.offset) from None
     if header[:9] != struct.pack("<Qc", count - 8, b"{"):
         problem = "must begin with its length and '{'"
-        raise FormatError(problem, path=path, tensor=HEADER, offset=blob.offset, found=header[:9])
+        raise FormatError(problem, path=blob.path, tensor=HEADER, offset=blob.offset, found=header[:9])
     return header
 
 
-def _numbers(fd: int, path: Path, tensors: Mapping[str, TensorInfo], count: int) -> Iterator[int]:
-    blob = _blob(tensors, TABLE, "U32", path)
-    if blob.shape[0] != count:
-        problem = f"must hold {count} numbers for the tensors of the original, not {blob.shape[0]}"
-        raise FormatError(problem, path=path, tensor=TABLE, offset=blob.offset)
-    return iter(np.frombuffer(read_exactly(fd, blob.nbytes, blob.offset, path), "<u4").tolist())
+def _numbers(container: Reader, count: int) -> Iterator[int]:
+    found, data = _blob(container, TABLE, "U32")
+    if found.shape != (count,):
+        problem = f"must hold {count} numbers for the tensors of the original, not {found.shape[0]}"
+        raise FormatError(problem, path=found.path, tensor=TABLE, offset=found.offset)
+    return iter(np.frombuffer(data, "<u4").tolist())
 
 
-def _stored(
+def _blob(container: Reader, name: str, dtype: str) -> tuple[TensorInfo, bytearray]:
+    """Return a tensor of one dimension that must be there, and its bytes."""
+    found = container.tensors.get(name)
+    if found is None or found.dtype != dtype or len(found.shape) != 1:
+        what = None if found is None else f"{found.dtype} {list(found.shape)}"
+        allowed = f"{dtype} of one dimension"
+        raise FormatError("must be there", path=container.path, tensor=name, found=what, allowed=allowed)
+    data = bytearray(found.nbytes)
+    container.read_into(found, memoryview(data), 0)
+    return found, data
+
+
+def _planes(
     info: TensorInfo, numbers: Iterator[int], chunk_bytes: int, rest: dict[str, TensorInfo], path: Path
-) -> Stored:
-    """A tensor of the original with its chunks, whose numbers are taken; what stands for it is taken from `rest`."""
+) -> tuple[TensorInfo, Planes]:
+    """Return what stands for a tensor of the original, taken from `rest`, and how; its numbers are taken, too."""
     width = plane_count(info.numpy_dtype)
     chunks, starts, shrank = [], [0], False
     for first, nbytes in pieces(info.nbytes, chunk_bytes):
@@ -282,4 +286,4 @@ def _stored(
         what = None if found is None else f"{found.dtype} {list(found.shape)}"
         problem = "must be there for a tensor of the original"
         raise FormatError(problem, path=path, tensor=name, found=what, allowed=f"{dtype} {list(shape)}")
-    return Stored(info._replace(offset=found.offset, path=path), shrank, chunks, [found.offset + s for s in starts])
+    return found, Planes(shrank, chunks, [found.offset + start for start in starts])
