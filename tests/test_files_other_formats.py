@@ -114,3 +114,10 @@ def test_a_row_is_all_that_a_format_needs(tmp_path: Path) -> None:
 def test_a_folder_without_the_file_of_the_format(tmp_path: Path) -> None:
     (tmp_path / "training_args.bin").write_bytes(b"\x80\x04.")
     assert "must hold a .safetensors file" in refused(tmp_path)
+
+
+def test_an_npz_in_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.npz").write_bytes(b"PK")
+    assert f"'model.npz' is an .npz file (a zip of .npy): name that file, {str(tmp_path / 'model.npz')!r}" in refused(
+        tmp_path
+    )

@@ -97,6 +97,18 @@ FORMATS = {
             _imported(".safetensors.writer", "SafetensorsWriter"),
             weights="model.safetensors",
         ),
+        Format(
+            "npz",
+            (".npz",),
+            _imported(".npz.reader", "NpzReader"),
+            _imported(".npz.writer", "NpzWriter"),
+        ),
+        Format(
+            "npy",
+            (".npy",),
+            _imported(".npz.reader", "NpyReader"),
+            _imported(".npz.writer", "NpyWriter"),
+        ),
     )
 }
 
