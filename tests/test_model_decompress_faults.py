@@ -22,7 +22,7 @@ from files_helpers import nothing_written, write_tensors
 from model_helpers import save, save_folder, small_model, sparse_checkpoint, stored_tensors
 
 from quantrim.files import FormatError
-from quantrim.files.writer import FileWriter
+from quantrim.files.disk.writer import FileWriter
 from quantrim.model import chunks, compress, decompress
 
 MIB = 1 << 20

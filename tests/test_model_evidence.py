@@ -10,7 +10,7 @@ from files_helpers import nothing_written
 from model_helpers import save_folder, weights
 
 from quantrim.files import encode_header, open_checkpoint
-from quantrim.files.safetensors import count_bytes
+from quantrim.files.tensor_info import count_bytes
 from quantrim.model import compress, plan
 from quantrim.model.evidence import SIDE_FILES, quantized_evidence
 from quantrim.model.quantized_schemes import ROWS, Row

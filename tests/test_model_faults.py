@@ -18,7 +18,7 @@ from files_helpers import Snapshot, leftovers, nothing_written, put, random_dela
 from model_helpers import save, save_folder, small_model, sparse_checkpoint
 from model_killed import CompressServer
 
-from quantrim.files.writer import FileWriter
+from quantrim.files.disk.writer import FileWriter
 from quantrim.model import chunks, compress, compress_lossless
 
 KILLED = (

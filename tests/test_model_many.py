@@ -15,7 +15,7 @@ import pytest
 from model_helpers import Arrays, expected_parts, save, save_folder, stored_tensors, weights
 
 from quantrim.files import FormatError, open_checkpoint
-from quantrim.files.writer import FileWriter
+from quantrim.files.disk.writer import FileWriter
 from quantrim.layouts.compressed_tensors_config import StatedBits
 from quantrim.model import chunks, compress, decompress, plan
 from quantrim.model.encode import stacks

@@ -27,7 +27,7 @@ from safetensors.numpy import load_file
 import quantrim as qt
 from quantrim.demo.digits import model_file
 from quantrim.files import FormatError, open_checkpoint
-from quantrim.files.writer import FileWriter
+from quantrim.files.disk.writer import FileWriter
 from quantrim.model import merge_checkpoint, split_checkpoint, targets
 from quantrim.model.parts import layer_of, layers_of, plan_parts
 from quantrim.model.split import layer_scores, part_scores

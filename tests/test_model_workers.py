@@ -13,7 +13,7 @@ import pytest
 from model_helpers import save, small_model
 
 import quantrim as qt
-from quantrim.files.atomic import FileWriter
+from quantrim.files.disk.writer import FileWriter
 from quantrim.model import chunks, compress
 from quantrim.model.workers import Buffers, Workers
 

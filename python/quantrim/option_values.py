@@ -75,7 +75,7 @@ def codebook(name: str, value: Any) -> str | tuple[float, ...]:
 
 def prune(name: str, value: Any) -> float | str:
     from . import checks
-    from .files.errors import quote
+    from .files.disk.errors import quote
 
     if not isinstance(value, str):
         return checks.number(name, value, 0.0, 1.0)
@@ -88,7 +88,7 @@ def prune(name: str, value: Any) -> float | str:
 
 def prune_pattern(name: str, value: Any) -> str | tuple[int, int]:
     from . import checks
-    from .files.errors import quote
+    from .files.disk.errors import quote
 
     if isinstance(value, (list, tuple)) and len(value) == 2:
         return checks.integer(name, value[0], 1, 2**31 - 1), checks.integer(name, value[1], 1, 2**31 - 1)
@@ -99,7 +99,7 @@ def prune_pattern(name: str, value: Any) -> str | tuple[int, int]:
 
 
 def path(name: str, value: Any) -> str:
-    from .files.errors import quote
+    from .files.disk.errors import quote
 
     try:
         path = os.fspath(value)
@@ -111,7 +111,7 @@ def path(name: str, value: Any) -> str:
 
 
 def globs(name: str, value: Any) -> tuple[str, ...]:
-    from .files.errors import quote
+    from .files.disk.errors import quote
 
     globs = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else None
     if globs is None or not all(isinstance(glob, str) for glob in globs):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from . import checks
-from .files.errors import quote
+from .files.disk.errors import quote
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _READ = ("B", "kB", "MB", "GB", "TB", "PB")

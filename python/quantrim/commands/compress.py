@@ -15,7 +15,7 @@ from rich.console import Console
 
 from .. import backend, checks
 from ..files import refuse_same_file
-from ..files.errors import PATH_LIMIT, quote
+from ..files.disk.errors import PATH_LIMIT, quote
 from ..model import Plan, Report, TensorReport, plan
 from ..model import compress as compress_checkpoint
 from ..model.provenance import settings_table

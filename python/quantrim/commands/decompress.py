@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ..files import open_checkpoint, refuse_same_file
-from ..files.errors import PATH_LIMIT, quote
+from ..files.disk.errors import PATH_LIMIT, quote
 from ..model import DecodedTensor, Decompressed
 from ..model import decompress as decompress_checkpoint
 from ..model.decompress import check_dtype, described

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..files import AtomicFile
-from ..files.errors import PATH_LIMIT, quote
+from ..files.disk.errors import PATH_LIMIT, quote
 from . import terminal
 from .compress import check_new_file
 

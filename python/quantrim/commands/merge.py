@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from ..files import open_checkpoint, refuse_same_file
-from ..files.errors import PATH_LIMIT, quote
+from ..files.disk.errors import PATH_LIMIT, quote
 from ..model.split import Written, layer_scores, merge_checkpoint, plan_merge
 from . import progress, terminal
 from .compress import occupied, refuse_occupied

@@ -77,7 +77,7 @@ def os_error_text(error: OSError) -> str:
     >>> os_error_text(FileNotFoundError(2, "No such file or directory", "model.safetensors"))
     "'model.safetensors': No such file or directory"
     """
-    from ..files.errors import PATH_LIMIT, quote
+    from ..files.disk.errors import PATH_LIMIT, quote
 
     if error.strerror is None:
         return str(error) or type(error).__name__

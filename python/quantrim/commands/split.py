@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from ..files import open_checkpoint, refuse_same_file
-from ..files.errors import PATH_LIMIT, quote
+from ..files.disk.errors import PATH_LIMIT, quote
 from ..model.parts import Part, Score
 from ..model.split import Written, check_folder, part_scores, plan_split, split_checkpoint
 from ..sizes import parse_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ..files import TensorInfo
-from ..files.safetensors import count_bytes
+from ..files.tensor_info import count_bytes
 from ..layouts.base import SCALE_DTYPES, Grid, WritableLayout, stored_in
 from ..layouts.bitsandbytes import BitsAndBytes
 from ..layouts.codebook import POWERS, Codes

@@ -12,7 +12,7 @@ import numpy as np
 from .. import backend, checks, reference
 from ..checks import Array
 from ..files import open_checkpoint
-from ..files.errors import quote
+from ..files.disk.errors import quote
 from ..float_environment import default_floats
 from ..layouts.base import Chunk
 from .blocks import Tensor, measured

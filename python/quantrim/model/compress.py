@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 from .. import backend
 from ..files import AtomicFolder, Checkpoint, open_checkpoint, refuse_same_file
-from ..files.atomic import FileWriter
-from ..files.descriptors import named_path
-from ..files.errors import quote
-from ..files.index import INDEX_SUFFIX
-from ..files.usual_header import collector_paused
+from ..files.disk.descriptors import named_path
+from ..files.disk.errors import quote
+from ..files.disk.strict_json import collector_paused
+from ..files.disk.writer import FileWriter
+from ..files.folder import INDEX_SUFFIX
 from ..float_environment import default_floats
 from ..options import given
 from ..words import CodebookName, Float, NarrowFloat, Reader, Rounding, ScaleRule, Scope, Score, Storage, ThresholdMode

@@ -14,8 +14,8 @@ import numpy as np
 from .. import words
 from ..files import DTYPES, Checkpoint, encode_header
 from ..files.byteplanes.container import original_of
-from ..files.errors import PATH_LIMIT, quote
-from ..files.safetensors import count_bytes
+from ..files.disk.errors import PATH_LIMIT, quote
+from ..files.tensor_info import count_bytes
 from .streaming.tensors import KEY, LogicalTensor, logical_tensors, quantization_config
 from .undecoded import refuse_undecoded
 

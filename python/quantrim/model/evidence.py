@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..files import Checkpoint, TensorInfo
-from ..files.errors import PATH_LIMIT, quote
+from ..files.disk.errors import PATH_LIMIT, quote
 from ..files.folder import read_json
 from .quantized_schemes import DECOMPRESS, ELSEWHERE, ROWS, Row
 from .streaming.tensors import KEY

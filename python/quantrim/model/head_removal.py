@@ -10,7 +10,7 @@ import numpy as np
 
 from ..checks import Array
 from ..files import Checkpoint
-from ..files.errors import quote
+from ..files.disk.errors import quote
 from .recipe.unit_removal import Chain, UnitRemoval
 from .unit_layers import at, kept, layer, scores_of
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..files import Checkpoint
-from ..files.errors import quote
+from ..files.disk.errors import quote
 from ..layouts import registry
 from .readers import Readers, Reason
 from .recipe import Recipe

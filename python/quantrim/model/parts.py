@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import backend, checks
 from ..files import Checkpoint, FormatError, TensorInfo, encode_header
-from ..files.errors import quote
+from ..files.disk.errors import quote
 from ..layouts.base import Chunk
 from .blocks import measured
 from .index import whole_header

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ..checks import Array
 from ..files import Checkpoint, open_checkpoint
-from ..files.errors import PATH_LIMIT, quote
+from ..files.disk.errors import PATH_LIMIT, quote
 from ..float_environment import default_floats
 from ..layouts import registry
 from ..layouts.base import WEIGHT

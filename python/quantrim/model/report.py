@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import AtomicFile
-from ..files.errors import quote
+from ..files.disk.errors import quote
 from .provenance import stamp
 
 _COLUMNS = (

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..files.errors import quote
+from ..files.disk.errors import quote
 from ..sizes import readable
 
 if TYPE_CHECKING:

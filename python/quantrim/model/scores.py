@@ -13,8 +13,8 @@ import numpy as np
 from .. import backend, checks, importance
 from ..checks import Array
 from ..files import Checkpoint, FormatError, TensorInfo, open_checkpoint
-from ..files.checkpoint import from_little_endian
-from ..files.errors import quote
+from ..files.disk.errors import quote
+from ..files.tensor_info import from_little_endian
 from ..layouts.base import Chunk
 from .recipe.settings import Blocks, ScoredBy, Settings
 from .recipe.settings import Scored as ByScore

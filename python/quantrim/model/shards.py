@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..files import Checkpoint, encode_header
-from ..files.errors import PATH_LIMIT, quote
-from ..files.safetensors import count_bytes
+from ..files.disk.errors import PATH_LIMIT, quote
+from ..files.tensor_info import count_bytes
 from .parts import Entry, by_size, header_begin, part_name
 from .recipe import Recipe
 from .streaming.tensors import metadata_of

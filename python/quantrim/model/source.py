@@ -12,8 +12,8 @@ import numpy as np
 from .. import checks
 from ..checks import Array
 from ..files import Checkpoint, FormatError, TensorInfo
-from ..files.checkpoint import from_little_endian
-from ..files.errors import PATH_LIMIT, quote
+from ..files.disk.errors import PATH_LIMIT, quote
+from ..files.tensor_info import from_little_endian
 from ..layouts.base import Chunk
 from .workers import Buffers, Workers
 

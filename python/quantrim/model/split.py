@@ -11,10 +11,10 @@ from pathlib import Path
 
 from .. import checks
 from ..files import AtomicFolder, Checkpoint, TensorInfo, open_checkpoint, refuse_same_file
-from ..files.descriptors import named_path
-from ..files.errors import PATH_LIMIT, quote
-from ..files.index import INDEX_SUFFIX
-from ..files.writer import FileWriter
+from ..files.disk.descriptors import named_path
+from ..files.disk.errors import PATH_LIMIT, quote
+from ..files.disk.writer import FileWriter
+from ..files.folder import INDEX_SUFFIX
 from ..float_environment import default_floats
 from .index import index_of, whole_header
 from .parts import (

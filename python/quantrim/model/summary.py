@@ -15,7 +15,7 @@ import numpy as np
 from .. import backend, checks
 from ..checks import Array
 from ..files import DTYPES, open_checkpoint
-from ..files.usual_header import collector_paused
+from ..files.disk.strict_json import collector_paused
 from ..float_environment import default_floats
 from ..layouts.base import Chunk
 from .blocks import Tensor, measured

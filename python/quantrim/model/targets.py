@@ -17,6 +17,7 @@ from ..files import AtomicFile, AtomicFolder, Checkpoint, refuse_another_run, re
 from ..files.disk.errors import PATH_LIMIT, quote
 from ..files.disk.source_file import SourceFile
 from ..files.disk.writer import FileWriter
+from ..files.tensor_info import little_endian
 
 COPY_BYTES = 8 << 20  # of a tensor or a file that is copied, at a time
 NAMED = 10  # files in a note
@@ -53,12 +54,6 @@ class TensorFile:
         for _, run in groupby(range(len(offsets)), lambda k: offsets[k] - k * size):
             first, *others = run
             self._out.pwrite(pieces[first * size : (first + 1 + len(others)) * size], offsets[first])
-
-
-def little_endian(a: Array) -> Array:
-    """Return the same values in the byte order of files."""
-    unsigned = a.view(np.dtype(f"u{a.dtype.itemsize}"))
-    return unsigned.astype(unsigned.dtype.newbyteorder("<"), copy=False)
 
 
 def files_read(checkpoint: Checkpoint, source: str | os.PathLike[str]) -> list[Path]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ..files import TensorInfo
-from ..files.errors import quote
+from ..files.disk.errors import quote
 from ..layouts.base import WEIGHT, StoredTensor, WritableLayout, full_name, stored_in
 from ..layouts.compressed_tensors import INT, CompressedTensors
 from ..layouts.plain import Plain

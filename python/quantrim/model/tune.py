@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import checks
-from ..files.errors import quote
+from ..files.disk.errors import quote
 from ..float_environment import default_floats
 
 Evaluate = Callable[[dict[str, Any]], float]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..files import Checkpoint, TensorInfo
-from ..files.errors import PATH_LIMIT, quote
+from ..files.disk.errors import PATH_LIMIT, quote
 from ..layouts.compressed_tensors import why_not_read
 from .streaming.tensors import Catalog, LogicalTensor, quantization_config
 

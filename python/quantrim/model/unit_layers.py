@@ -10,7 +10,7 @@ import numpy as np
 from .. import importance
 from ..checks import Array
 from ..files import Checkpoint, FormatError, TensorInfo
-from ..files.errors import PATH_LIMIT, quote
+from ..files.disk.errors import PATH_LIMIT, quote
 from ..pruning import prune_mask
 from .recipe.unit_removal import Chain, Modules, UnitRemoval
 from .source import not_finite

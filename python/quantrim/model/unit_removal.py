@@ -13,7 +13,7 @@ import numpy as np
 
 from ..checks import Array
 from ..files import Checkpoint, open_checkpoint
-from ..files.errors import PATH_LIMIT, quote
+from ..files.disk.errors import PATH_LIMIT, quote
 from ..splitting import remove_units
 from .head_removal import Heads, config_of_heads, fewer_heads, heads_of
 from .overlay import Overlay

@@ -11,7 +11,7 @@ import numpy as np
 
 from ... import backend
 from ...checks import Array
-from ...files.safetensors import DTYPES
+from ...files.tensor_info import DTYPES
 from ...layouts.base import Chunk
 from ...quantization import dequantize
 from ...tensor import QuantizedTensor

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ...files.errors import quote
+from ...files.disk.errors import quote
 from ...option_values import NONE
 from ...options import ARGUMENTS, MIN_ELEMENTS, OF_RULES, OF_TOP, given
 from .resolve import Resolved, differences, prunes_alone, refuse_idle, resolve, settings_of

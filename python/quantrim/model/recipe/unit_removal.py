@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from ... import checks
-from ...files.descriptors import named_path
-from ...files.errors import quote
+from ...files.disk.descriptors import named_path
+from ...files.disk.errors import quote
 
 SCORES = ("l1", "l2", "given")
 ACTIVATIONS = ("relu", "gelu", "silu", "tanh")

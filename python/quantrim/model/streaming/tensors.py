@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ...checks import Array
-from ...files import DTYPES, Checkpoint, FormatError, TensorInfo, strict_json
+from ...files import DTYPES, Checkpoint, FormatError, TensorInfo
 from ...files import open_checkpoint as open_files
-from ...files.checkpoint import from_little_endian
-from ...files.errors import quote
+from ...files.disk import strict_json
+from ...files.disk.errors import quote
+from ...files.tensor_info import from_little_endian
 from ...layouts import registry
 from ...layouts.base import Layout, LayoutError
 from ...layouts.plain import Plain

@@ -1,1 +1,0 @@
-from .disk.descriptors import *  # noqa: F403

@@ -1,1 +1,0 @@
-from .disk.errors import *  # noqa: F403

@@ -1,1 +1,0 @@
-from .folder import *  # noqa: F403

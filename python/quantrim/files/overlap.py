@@ -1,1 +1,0 @@
-from .disk.overlap import *  # noqa: F403

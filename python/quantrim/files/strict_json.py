@@ -1,1 +1,0 @@
-from .disk.strict_json import *  # noqa: F403

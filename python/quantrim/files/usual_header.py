@@ -1,1 +1,0 @@
-from .disk.strict_json import collector_paused as collector_paused

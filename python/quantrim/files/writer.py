@@ -1,1 +1,0 @@
-from .disk.writer import *  # noqa: F403
