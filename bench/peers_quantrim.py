@@ -12,7 +12,7 @@ import quantrim as qt
 
 
 def versions() -> dict[str, str]:
-    return {"quantrim": f"{qt.__version__} ({qt.current_isa()})"}
+    return {"quantrim": f"{qt.__version__} ({qt.backend.current_isa()})"}
 
 
 def contestants(task: str, data: Data, threads: int) -> list[Contestant]:

@@ -106,7 +106,7 @@ def main() -> int:
             subprocess.run([sys.executable, *sys.argv, "--threads", str(threads)], check=True)
         return 0
     qt.use_threads(options.threads)
-    print(f"{cpu_name()}, {qt.current_isa()}")
+    print(f"{cpu_name()}, {qt.backend.current_isa()}")
     for size in options.size:
         rows, cols = map(int, size.split("x"))
         for values in options.values:

@@ -1,7 +1,5 @@
 #include "dispatch.h"
 
-#include <atomic>
-
 #include "parallel.h"
 
 namespace {
@@ -47,11 +45,6 @@ static const Kernels* find(const std::string& name) {
   return nullptr;
 }
 
-static std::atomic<const Kernels*>& chosen() {
-  static std::atomic<const Kernels*> kernels{find("")};
-  return kernels;
-}
-
 std::vector<std::string> built_isas() {
   std::vector<std::string> names;
   for (const Isa& row : isas()) names.push_back(row.kernels.isa);
@@ -67,13 +60,7 @@ std::vector<std::string> supported_isas() {
 
 const Kernels* kernels_of(const std::string& name) { return name.empty() ? nullptr : find(name); }
 
-bool use_isa(const std::string& name) {
-  const Kernels* kernels = kernels_of(name);
-  if (kernels) chosen() = kernels;
-  return kernels != nullptr;
-}
-
 const Kernels& active() {
   const auto* own = static_cast<const Kernels*>(own_choice.kernels);
-  return own ? *own : *chosen();
+  return own ? *own : *find("");
 }

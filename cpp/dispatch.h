@@ -17,5 +17,4 @@
 std::vector<std::string> built_isas();               // best first
 std::vector<std::string> supported_isas();           // those of them that run here
 const Kernels* kernels_of(const std::string& name);  // nullptr when unknown or not supported here
-bool use_isa(const std::string& name);               // for the process; false when unknown or not supported here
-const Kernels& active();  // those that this thread chose, or the process: the best supported ones, until use_isa
+const Kernels& active();  // those that this thread chose, or the best supported ones

@@ -8,29 +8,23 @@
 #include <immintrin.h>
 #endif
 
-inline std::atomic<int> thread_count{1};
-
-// What a thread has chosen for itself: kernels (dispatch.h says which) and a number of threads; nullptr and 0 where it
-// computes as the process does.
+// What the calling thread computes with, set before each call (bindings/choice.cpp): kernels (dispatch.h says which),
+// nullptr for the best, and how many threads it may use.
 struct Choice {
   const void* kernels = nullptr;
-  int threads = 0;
+  int threads = 1;
 };
 inline thread_local Choice own_choice;
 
 // Threads that a call may use.
-inline int thread_limit() {
-  return own_choice.threads ? own_choice.threads : thread_count.load(std::memory_order_relaxed);
-}
+inline int thread_limit() { return own_choice.threads; }
 
-// A choice that a thread has for a while: that of the thread for which it computes, or its own limit of threads, held
-// against other threads that change the process's.
+// The choice of the thread for which this one computes for a while.
 class Chosen {
   Choice saved_ = own_choice;
 
  public:
   explicit Chosen(Choice choice) { own_choice = choice; }
-  Chosen() { own_choice.threads = thread_limit(); }
   ~Chosen() { own_choice = saved_; }
   Chosen(const Chosen&) = delete;
   Chosen& operator=(const Chosen&) = delete;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import threading
@@ -16,8 +17,8 @@ import quantrim as qt
 from quantrim import _core, backend, reference
 
 KNOWN = {"x86_v2", "x86_v3", "x86_v4", "x86_v4_vnni", "x86_amx", "arm_neon", "arm_dotprod", "reference"}
-ISA = "import quantrim as qt; print(qt.current_isa())"
-THREADS = "import quantrim as qt; print(qt.current_threads())"
+ISA = "import quantrim as qt; print(qt.backend.current_isa())"
+THREADS = "import quantrim as qt; print(qt.backend.current_threads())"
 AVAILABLE = len(os.sched_getaffinity(0))
 
 
@@ -41,7 +42,7 @@ def test_forced_by_the_environment(isa: str) -> None:
 @pytest.mark.parametrize("isa", qt.isas())
 def test_forced_by_use_isa(isa: str) -> None:
     with qt.use_isa(isa):
-        assert qt.current_isa() == isa
+        assert backend.current_isa() == isa
         assert backend.active is (reference if isa == "reference" else _core)
         assert isa in ("reference", _core.current_isa())
 
@@ -81,32 +82,32 @@ def test_F128_an_absent_isa_is_an_error_that_lists_what_there_is(isa: str) -> No
 
 @pytest.mark.parametrize("isa", ["arm_neon" if "x86_v2" in qt.isas() else "x86_v2", "", None, 3])
 def test_F128_use_isa_lists_what_there_is_and_changes_nothing(isa: Any) -> None:
-    before = qt.current_isa()
+    before = backend.current_isa()
     with pytest.raises(ValueError, match=r"name must be an instruction set of this machine, one of .*'reference'"):
         qt.use_isa(isa)
-    assert qt.current_isa() == before
+    assert backend.current_isa() == before
 
 
 def test_context_managers_restore() -> None:
-    isa, threads = qt.current_isa(), qt.current_threads()
+    isa, threads = backend.current_isa(), backend.current_threads()
     with pytest.raises(RuntimeError), qt.use_isa("reference"), qt.use_threads(5):
-        assert (qt.current_isa(), qt.current_threads()) == ("reference", 5)
+        assert (backend.current_isa(), backend.current_threads()) == ("reference", 5)
         with qt.use_isa(qt.isas()[0]), qt.use_threads(2):
-            assert (qt.current_isa(), qt.current_threads()) == (qt.isas()[0], 2)
-        assert (qt.current_isa(), qt.current_threads()) == ("reference", 5)
+            assert (backend.current_isa(), backend.current_threads()) == (qt.isas()[0], 2)
+        assert (backend.current_isa(), backend.current_threads()) == ("reference", 5)
         raise RuntimeError
-    assert (qt.current_isa(), qt.current_threads()) == (isa, threads)
+    assert (backend.current_isa(), backend.current_threads()) == (isa, threads)
 
 
 def test_without_with_the_choice_stays() -> None:
-    code = "qt.use_isa('reference'); qt.use_threads(7); print(qt.current_isa(), qt.current_threads())"
+    code = "qt.use_isa('reference'); qt.use_threads(7); print(qt.backend.current_isa(), qt.backend.current_threads())"
     assert printed("import quantrim as qt;" + code) == "reference 7"
 
 
 def test_D28_blocks_that_overlap_in_threads_are_each_threads_own() -> None:
     """A enters, B enters, A leaves, B leaves: each saw its own choice and the others none of it, and none is left."""
     last = qt.isas()[-2]
-    before = qt.current_isa(), qt.current_threads()
+    before = backend.current_isa(), backend.current_threads()
     steps = [threading.Event() for _ in range(4)]
     seen: dict[str, Any] = {}
     w = np.linspace(-1, 1, 1 << 20, dtype=np.float32).reshape(1024, 1024)
@@ -115,8 +116,8 @@ def test_D28_blocks_that_overlap_in_threads_are_each_threads_own() -> None:
         with qt.use_isa("reference"), qt.use_threads(3):
             steps[0].set()
             steps[1].wait(60)
-            seen["a"] = qt.current_isa(), qt.current_threads(), backend.active is reference
-        seen["a after"] = qt.current_isa(), qt.current_threads()
+            seen["a"] = backend.current_isa(), backend.current_threads(), backend.active is reference
+        seen["a after"] = backend.current_isa(), backend.current_threads()
         steps[2].set()
 
     def b() -> None:
@@ -124,16 +125,16 @@ def test_D28_blocks_that_overlap_in_threads_are_each_threads_own() -> None:
         with qt.use_isa(last), qt.use_threads(2):
             steps[1].set()
             steps[2].wait(60)
-            seen["b"] = qt.current_isa(), qt.current_threads(), backend.active is reference
+            seen["b"] = backend.current_isa(), backend.current_threads(), backend.active is reference
             seen["codes"] = qt.quantize(w, 4).data
             steps[3].wait(60)
-        seen["b after"] = qt.current_isa(), qt.current_threads()
+        seen["b after"] = backend.current_isa(), backend.current_threads()
 
     threads = [threading.Thread(target=f) for f in (a, b)]
     for thread in threads:
         thread.start()
     steps[2].wait(60)
-    assert (qt.current_isa(), qt.current_threads()) == before
+    assert (backend.current_isa(), backend.current_threads()) == before
     steps[3].set()
     for thread in threads:
         thread.join()
@@ -146,57 +147,62 @@ def test_D28_blocks_that_overlap_in_threads_are_each_threads_own() -> None:
     }
 
 
-def test_D28_blocks_of_one_thread_that_end_out_of_order() -> None:
-    """As those of coroutines do: what is open last holds, and nothing in the end."""
-    before = qt.current_threads()
-    a, b = qt.use_threads(3), qt.use_threads(4)
-    a.__enter__()
-    b.__enter__()
-    a.__exit__(None, None, None)
-    assert qt.current_threads() == 4
-    b.__exit__(None, None, None)
-    assert qt.current_threads() == before
+def test_D28_blocks_give_back_what_they_changed_and_no_more() -> None:
+    before = backend.current_isa(), backend.current_threads()
     with qt.use_threads(2) as again, again:
-        assert qt.current_threads() == 2
-    assert qt.current_threads() == before
+        assert backend.current_threads() == 2
+    assert backend.current_threads() == before[1]
+    with qt.use_isa("reference"):
+        kept = qt.use_threads(3)
+    assert (backend.current_isa(), backend.current_threads()) == (before[0], 3)
+    qt.use_threads(5)
+    with kept:
+        assert backend.current_threads() == 3
+    assert (backend.current_isa(), backend.current_threads()) == before
 
 
-def test_D28_a_plain_call_is_of_the_process_but_for_blocks() -> None:
-    """Within a block it holds until that ends; a block that is made and entered later is no plain call."""
+def test_D28_tasks_have_their_own_choice() -> None:
+    """asyncio's tasks take turns in one thread: each keeps its own, blocks and plain calls alike."""
+    before, plain = backend.current_threads(), backend.current_threads() % 7 + 1
+
+    async def block(n: int) -> list[int]:
+        seen = []
+        with qt.use_threads(n):
+            for _ in range(3):
+                await asyncio.sleep(0)
+                seen += [backend.current_threads(), _core.current_threads()]
+        return seen
+
+    async def call() -> int:
+        qt.use_threads(plain)
+        await asyncio.sleep(0)
+        return backend.current_threads()
+
+    async def together() -> Any:
+        return await asyncio.gather(block(3), call(), block(4))
+
+    assert asyncio.run(together()) == [[3] * 6, plain, [4] * 6]
+    assert backend.current_threads() == before
+
+
+def test_D28_a_plain_call_is_the_calling_threads_alone() -> None:
+    """Another thread begins with what the environment says; a context that is handed on takes the choice along."""
     code = """
-import threading, quantrim as qt
-def elsewhere():
+import contextvars, threading, quantrim as qt
+def elsewhere(call):
     found = []
-    thread = threading.Thread(target=lambda: found.append(qt.current_threads()))
+    thread = threading.Thread(target=lambda: found.append(call()))
     thread.start()
     thread.join()
     return found[0]
 qt.use_threads(7)
-print(qt.current_threads(), elsewhere())
-with qt.use_threads(2):
-    print(qt.current_threads(), elsewhere())
-    qt.use_threads(3)
-    with qt.use_threads(4):
-        print(qt.current_threads(), elsewhere())
-    print(qt.current_threads(), elsewhere())
-    thread = threading.Thread(target=lambda: qt.use_threads(6))
-    thread.start()
-    thread.join()
-    print(qt.current_threads(), elsewhere())
-print(qt.current_threads(), elsewhere())
-kept, later = qt.use_threads(5), qt.use_threads(8)
-print(qt.current_threads(), elsewhere())
-with later:
-    print(qt.current_threads(), elsewhere())
-    with kept:
-        print(qt.current_threads(), elsewhere())
-print(qt.current_threads(), elsewhere())
-for n in range(1000):
-    qt.use_threads(n % 9 + 1)
-print(len(qt.backend._threads._plain))
+print(qt.backend.current_threads(), elsewhere(qt.backend.current_threads))
+print(elsewhere(lambda c=contextvars.copy_context(): c.run(qt.backend.current_threads)))
+elsewhere(lambda: qt.use_threads(6))
+print(qt.backend.current_threads(), elsewhere(qt.backend.current_threads))
+print(elsewhere(lambda c=qt.backend.as_here(threads=2): [c(), qt.backend.current_threads()][1]))
 """
-    want = "7 7, 2 7, 4 7, 3 7, 3 6, 6 6, 8 8, 8 5, 5 6, 6 6, 2"
-    assert printed(code) == want.replace(", ", "\n")
+    assert printed(code, QUANTRIM_THREADS="4").split("\n") == ["7 4", "7", "7 4", "2"]
 
 
 def test_D28_threads_of_a_kernel_compute_as_the_calling_thread() -> None:
@@ -210,7 +216,7 @@ def test_D28_threads_of_a_kernel_compute_as_the_calling_thread() -> None:
         while not stop.is_set():
             for n in (1, 5):
                 with qt.use_threads(n), qt.use_isa(qt.isas()[-2]):
-                    if qt.current_threads() != n:
+                    if backend.current_threads() != n:
                         wrong.append(n)
                     qt.use_threads(n)
 
@@ -219,7 +225,7 @@ def test_D28_threads_of_a_kernel_compute_as_the_calling_thread() -> None:
     try:
         with qt.use_threads(3):
             assert all(qt.importance.l2(w, 0).tobytes() == want for _ in range(50))
-            assert qt.current_threads() == 3
+            assert backend.current_threads() == 3
     finally:
         stop.set()
         worker.join()
@@ -233,7 +239,7 @@ import os, quantrim as qt
 with qt.use_threads(3), qt.use_isa("reference"):
     if os.fork() == 0:
         with qt.use_threads(2):
-            print(qt.current_threads(), qt.current_isa(), flush=True)
+            print(qt.backend.current_threads(), qt.backend.current_isa(), flush=True)
         os._exit(0)
     os.wait()
 """
@@ -262,7 +268,7 @@ def test_B45_F128_nothing_computes_in_a_bad_environment(name: str, value: str) -
 import numpy as np, quantrim as qt
 w = np.ones((2, 8), np.float32)
 uses = [
-    qt.current_isa, qt.current_threads, lambda: qt.use_isa("reference"), lambda: qt.use_threads(2),
+    qt.backend.current_isa, qt.backend.current_threads, lambda: qt.use_isa("reference"), lambda: qt.use_threads(2),
     lambda: qt.prune(w, 0.5), lambda: qt.quantize(w), lambda: qt.importance.share(w),
     lambda: qt.pack(w.astype("u1"), 4),
 ]
@@ -287,7 +293,7 @@ def test_B45_bad_omp_num_threads_is_ignored_with_a_warning(value: str) -> None:
         "with warnings.catch_warnings(record=True) as seen:\n"
         "    warnings.simplefilter('always')\n"
         "    import quantrim as qt\n"
-        "    count = qt.current_threads()\n"
+        "    count = qt.backend.current_threads()\n"
         "print(count, *(w.message for w in seen))"
     )
     result = child(code, OMP_NUM_THREADS=value)

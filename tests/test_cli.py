@@ -400,11 +400,11 @@ def test_compare_json_has_null_for_infinite_decibels(model: Path) -> None:
 
 def test_info_says_what_computes() -> None:
     data = json.loads(run("info", "--json").stdout)
-    assert (data["version"], data["isa"], data["found"]) == (qt.__version__, qt.current_isa(), qt.isas())
-    assert set(data["found"]) - {"reference"} <= set(data["isas"]) and data["threads"] == qt.current_threads()
+    assert (data["version"], data["isa"], data["found"]) == (qt.__version__, qt.backend.current_isa(), qt.isas())
+    assert set(data["found"]) - {"reference"} <= set(data["isas"]) and data["threads"] == qt.backend.current_threads()
     assert info_command.gather().numpy == np.__version__
     text = run("info").stdout
-    assert all(word in text for word in (qt.__version__, qt.current_isa(), np.__version__, "safetensors"))
+    assert all(word in text for word in (qt.__version__, qt.backend.current_isa(), np.__version__, "safetensors"))
 
 
 def test_demo_tells_the_story() -> None:

@@ -124,28 +124,6 @@ def test_E111_any_number_of_threads(f: Function) -> None:
                     assert bits_of(f.call(a)) == want, (n, shape)
 
 
-def test_E110_thread_counts_that_change_during_calls() -> None:
-    w = np.random.default_rng(0).standard_normal((ROWS, COLS)).astype(np.float32)
-    want = bits_of(qt.quantize(w, 4))
-    before = qt.current_threads()
-    stop = threading.Event()
-
-    def change() -> None:
-        n = 0
-        while not stop.is_set():
-            n += 1
-            qt.use_threads(n % 5 + 1)
-
-    worker = threading.Thread(target=change)
-    worker.start()
-    try:
-        assert all(bits_of(qt.quantize(w, 4)) == want for _ in range(50))
-    finally:
-        stop.set()
-        worker.join()
-        qt.use_threads(before)
-
-
 LONG: dict[str, Callable[[Array], Any]] = {
     "magnitude": qt.importance.magnitude,
     "l2": lambda w: qt.importance.l2(w, 0),

@@ -313,7 +313,7 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.slow
 def test_every_instruction_set_stores_the_same(rows: dict[str, demo.Row]) -> None:
-    for isa in {*qt.isas()} - {qt.current_isa(), "reference"}:
+    for isa in {*qt.isas()} - {qt.backend.current_isa(), "reference"}:
         with qt.use_isa(isa):
             again = {row.name: (row.nbytes, row.sparsity) for row in demo.run()}
         assert again == {name: (row.nbytes, row.sparsity) for name, row in rows.items()}

@@ -457,10 +457,10 @@ def test_E115_what_progress_raises_ends_the_work(
         if calls == at:
             raise error
 
-    alive, threads = threading.active_count(), qt.current_threads()
+    alive, threads = threading.active_count(), qt.backend.current_threads()
     with nothing_written(target), pytest.raises(error if isinstance(error, type) else type(error)):
         compress(source, target, progress=progress, prune=0.5)
-    assert (calls, threading.active_count(), qt.current_threads()) == (at, alive, threads)
+    assert (calls, threading.active_count(), qt.backend.current_threads()) == (at, alive, threads)
 
 
 def test_progress_counts_every_byte_in_the_calling_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -489,7 +489,7 @@ def test_E110_two_at_once_leave_the_threads_as_they_were(tmp_path: Path) -> None
             thread.start()
         for thread in running:
             thread.join()
-        assert qt.current_threads() == 3
+        assert qt.backend.current_threads() == 3
     assert len({target.read_bytes() for target in targets}) == 1
 
 

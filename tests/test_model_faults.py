@@ -160,7 +160,7 @@ INTERRUPTED = textwrap.dedent(
     try:
         qt.compress(sys.argv[1], sys.argv[2], prune=0.5, overwrite=True, progress=progress)
     except KeyboardInterrupt:
-        assert threading.active_count() == 1 and qt.current_threads() > 1
+        assert threading.active_count() == 1 and qt.backend.current_threads() > 1
         sys.exit(130)
     """
 )

@@ -106,19 +106,19 @@ def test_D28_E110_kernels_of_workers_are_single_threaded_and_no_others() -> None
     def seen() -> tuple[str, int]:
         started.wait(60)
         ended.wait(60)
-        return qt.current_isa(), qt.current_threads()
+        return qt.backend.current_isa(), qt.backend.current_threads()
 
     with ThreadPoolExecutor(1) as others, qt.use_threads(5), qt.use_isa("reference"):
-        outside = others.submit(lambda: (qt.current_isa(), qt.current_threads())).result()
+        outside = others.submit(lambda: (qt.backend.current_isa(), qt.backend.current_threads())).result()
         other = others.submit(seen)
         with Workers(2) as workers:
             results = workers.run([seen, seen])
             assert list(results) == [("reference", 1)] * 2
-            assert (qt.current_isa(), qt.current_threads()) == ("reference", 5)
+            assert (qt.backend.current_isa(), qt.backend.current_threads()) == ("reference", 5)
         assert other.result() == outside != ("reference", 5)
     with qt.use_threads(4), pytest.raises(RuntimeError), Workers(2) as workers:
         raise RuntimeError
-    assert qt.current_threads() == outside[1]
+    assert qt.backend.current_threads() == outside[1]
 
 
 def test_buffers_are_used_again_and_belong_to_a_thread() -> None:

@@ -464,13 +464,12 @@ def test_A38_B49_fuzzed_tensors_are_refused_or_right(isa: str) -> None:
 HOSTILE = """
 import numpy as np
 import quantrim as qt
-from quantrim import _core
 rng = np.random.default_rng(7)
 x = np.ones((4, 40), np.float32)
 w = np.asarray(qt.prune(rng.standard_normal((9, 40)).astype(np.float32), pattern="1:2"))
 q = qt.quantize(w, 3, group_size=7)
-for isa in _core.isas():
-    _core.use_isa(isa)
+for isa in qt.isas()[:-1]:
+    qt.use_isa(isa)
     for layout in ("bitmask", "csr", "1:2", "3:5"):
         for a in (w, q) if layout != "3:5" else (np.asarray(qt.prune(w, pattern=layout)),):
             s = qt.sparse.encode(a, layout)

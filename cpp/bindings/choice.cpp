@@ -1,36 +1,34 @@
-// Who computes: for the process, and for a thread that has chosen otherwise.
+// Who computes: what a context variable of Python says, so that a thread or a task has its own choice.
 #include "arrays.h"
 
-static std::atomic<PyObject*> common_module{nullptr};  // this module or the reference; never freed
-static thread_local PyObject* own_module = nullptr;
+static PyObject* choice_variable = nullptr;  // its values are what choice_of gives; never freed
 
 // A plain C function: it stands before every call of a kernel.
 static PyObject* active_module(PyObject*, PyObject*) {
-  PyObject* module = own_module ? own_module : common_module.load(std::memory_order_relaxed);
+  PyObject* choice = nullptr;
+  if (PyContextVar_Get(choice_variable, nullptr, &choice) < 0) return nullptr;
+  own_choice = {PyLong_AsVoidPtr(PyTuple_GET_ITEM(choice, 1)),
+                static_cast<int>(PyLong_AsLong(PyTuple_GET_ITEM(choice, 2)))};
+  PyObject* module = PyTuple_GET_ITEM(choice, 0);
   Py_INCREF(module);
+  Py_DECREF(choice);
   return module;
 }
-static PyMethodDef active_method = {"active", active_module, METH_O, "The module that computes for this thread."};
+static PyMethodDef active_method = {"active", active_module, METH_O,
+                                    "The module that computes in this context; its kernels and threads are set, too."};
 
-static void compute_with(const py::object& module) { common_module = module.inc_ref().ptr(); }
-
-// module: None, isa: "", threads: 0 for what the process has.
-static void compute_here(const py::object& module, const std::string& isa, int threads) {
-  const Kernels* kernels = isa.empty() ? nullptr : kernels_of(isa);
+// (module, address of its kernels or 0, threads)
+static py::tuple choice_of(const py::object& module, const std::string& isa, int threads) {
+  const Kernels* kernels = kernels_of(isa);
   if (!isa.empty() && !kernels) throw py::value_error("instruction set not available: " + isa);
-  own_module = module.is_none() ? nullptr : module.inc_ref().ptr();
-  own_choice = {kernels, std::max(threads, 0)};
+  auto address = py::reinterpret_steal<py::object>(PyLong_FromVoidPtr(const_cast<Kernels*>(kernels)));
+  return py::make_tuple(module, address, std::max(threads, 1));
 }
 
 void bind_choice(py::module_& m) {
-  compute_with(m);
   m.attr("active") = py::reinterpret_steal<py::object>(PyCFunction_New(&active_method, nullptr));
-  m.def("compute_with", &compute_with, "module"_a);
-  m.def("compute_here", &compute_here, "module"_a.none(true), "isa"_a, "threads"_a);
+  m.def("choose_by", [](const py::object& variable) { choice_variable = variable.inc_ref().ptr(); }, "variable"_a);
+  m.def("choice_of", &choice_of, "module"_a, "isa"_a, "threads"_a);
   m.def("current_isa", [] { return std::string(active().isa); });
-  m.def("use_isa", [](const std::string& name) {
-    if (!use_isa(name)) throw py::value_error("instruction set not available: " + name);
-  });
   m.def("current_threads", &thread_limit);
-  m.def("use_threads", [](int count) { thread_count = std::max(count, 1); });
 }

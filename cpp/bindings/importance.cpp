@@ -55,7 +55,6 @@ static bool norm_columns(const py::array& w, int power, py::array& out) {
   const Weights x = weights(w);
   float* o = numbers<float>("out", out, outer * cols);
   // Columns are summed in strips whose totals stay near the core.
-  const Chosen same_limit;
   const int64_t strip = std::min<int64_t>(cols, 16384), slices = thread_limit();
   std::vector<float> totals(static_cast<size_t>(slices * 16 * strip));
   const auto sum_columns = [&](int64_t k, int64_t first, int64_t count, int slice) {

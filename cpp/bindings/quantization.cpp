@@ -64,7 +64,6 @@ static bool fit_tensor(const py::array& w, int bits, bool symmetric, const std::
   const Weights x = weights(w);
   float* s = numbers<float>("scale", scale, 1);
   uint8_t* z = zero_point ? numbers<uint8_t>("zero_point", *zero_point, 1) : nullptr;
-  const Chosen same_limit;
   std::vector<float> low(static_cast<size_t>(thread_limit())), high = low;
   const bool finite = run_elements(n, [&](int64_t i, int64_t count, int slice) {
     return active().extent(x.at(i), count, symmetric, &low[static_cast<size_t>(slice)],

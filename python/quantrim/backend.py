@@ -6,13 +6,16 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from types import ModuleType
-from typing import Any
+from contextvars import ContextVar
+from functools import partial
+from types import ModuleType, TracebackType
+from typing import Any, TypeVar
 
 from . import _core, checks, reference
-from .choices import Choice, Setting
 
-active: ModuleType  # whose functions the public ones call: what the calling thread computes with
+C = TypeVar("C", bound="_Choice")
+
+active: ModuleType  # whose functions the public ones call, in the calling context
 MAX_THREADS = 1024
 
 
@@ -30,7 +33,7 @@ class _Refused:
 
 
 def isas() -> list[str]:
-    """Names that `use_isa` accepts on this machine, best first; the last is the numpy reference.
+    """List the names that `use_isa` accepts on this machine, best first; the last is the numpy reference.
 
     >>> isas()[-1]
     'reference'
@@ -39,7 +42,7 @@ def isas() -> list[str]:
 
 
 def current_isa() -> str:
-    """The name of the instruction set in use.
+    """Return the name of the instruction set in use.
 
     >>> current_isa() in isas()
     True
@@ -49,21 +52,36 @@ def current_isa() -> str:
 
 
 def current_threads() -> int:
-    """Threads that one call may use.
+    """Return how many threads one call may use.
 
     >>> current_threads() >= 1
     True
     """
-    module = _core.active(None)
-    return _core.current_threads() if module is reference else module.current_threads()
+    current_isa()  # a ValueError where the environment asked for what there is not
+    return _choice.get()[2]
 
 
-class use_isa(Choice[str]):
-    """Compute with this instruction set from now on, or within a `with` block. Results do not depend on it.
+class _Choice:
+    """A plain call, or a block that gives back what it changed."""
 
-    name: one of `isas()`; another is a ValueError that lists them. A block is the calling thread's alone. Without
-    `with` the choice holds until another for the whole process, but for threads within a block; within one, until it
-    ends.
+    def __init__(self, isa: str | None, threads: int | None) -> None:
+        self._chosen = isa, threads
+        self._before = isa and current_isa(), threads and current_threads()
+        _choose(isa, threads)
+
+    def __enter__(self: C) -> C:
+        _choose(*self._chosen)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        _choose(*self._before)
+
+
+class use_isa(_Choice):
+    """Compute with this instruction set from now on or, as a context manager, within a block. Results stay the same.
+
+    name: one of `isas()`; another is a ValueError that lists them. The choice is the calling context's alone, as that
+    of numpy's errstate: of a thread or, in asyncio, of a task. New threads begin with QUANTRIM_ISA, or the best.
 
     >>> with use_isa("reference"):
     ...     current_isa()
@@ -71,14 +89,14 @@ class use_isa(Choice[str]):
     """
 
     def __init__(self, name: str) -> None:
-        current_isa()  # a ValueError where the environment asked for what there is not
-        super().__init__(_isa, _known(name, "name"))
+        super().__init__(_known(name, "name"), None)
 
 
-class use_threads(Choice[int]):
-    """Let each call use up to `n` threads from now on, or within a `with` block. Results do not depend on it.
+class use_threads(_Choice):
+    """Let each call use up to `n` threads from now on or, as a context manager, within a block.
 
-    n: 1..1024. The choice holds for the calling thread or the process, as that of `use_isa`.
+    n: 1..1024. Results stay the same. The choice is the calling context's alone, as that of `use_isa`. New threads begin
+    with QUANTRIM_THREADS, or as many as there are processors.
 
     >>> with use_threads(1):
     ...     current_threads()
@@ -86,38 +104,36 @@ class use_threads(Choice[int]):
     """
 
     def __init__(self, n: int) -> None:
-        count = checks.integer("n", n, 1, MAX_THREADS)
-        current_threads()
-        super().__init__(_threads, count)
+        super().__init__(None, checks.integer("n", n, 1, MAX_THREADS))
 
 
 def as_here(threads: int) -> Callable[[], None]:
-    """What another thread calls to compute as this one from then on, with so many threads of its own for a call."""
-    isa = current_isa()
+    """Return what another thread calls to compute as this one from then on, with so many threads of its own."""
+    return partial(_choose, current_isa(), threads)
 
-    def adopt() -> None:
-        _isa.enter(isa)
-        _threads.enter(threads)
 
-    return adopt
+def _choose(isa: str | None, threads: int | None) -> None:
+    _choice.set(_choice_of(isa or current_isa(), threads or current_threads()))
+
+
+def _choice_of(isa: str, threads: int) -> _core.Choice:
+    is_reference = isa == "reference"
+    return _core.choice_of(reference if is_reference else _core, "" if is_reference else isa, threads)
+
+
+def _first_choice() -> _core.Choice:
+    """What the environment asks for."""
+    try:
+        threads = _default_threads()
+        return _choice_of(_known(os.environ.get("QUANTRIM_ISA") or isas()[0], "QUANTRIM_ISA"), threads)
+    except ValueError as error:
+        return _core.choice_of(_Refused(str(error)), "", 1)
 
 
 def _known(name: str, source: str) -> str:
     if name not in isas():
         raise ValueError(f"{source} must be an instruction set of this machine, one of {isas()}, not {name!r}")
     return name
-
-
-def _use_isa(name: str) -> None:
-    if name != "reference":
-        _core.use_isa(name)
-    _core.compute_with(reference if name == "reference" else _core)
-
-
-def _use_here() -> None:
-    isa, threads = _isa.here(), _threads.here()
-    module = None if isa is None else reference if isa == "reference" else _core
-    _core.compute_here(module, isa if isa and module is _core else "", threads or 0)
 
 
 def _default_threads() -> int:
@@ -145,8 +161,5 @@ class _Backend(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Backend
-try:
-    _threads = Setting(_default_threads(), _core.use_threads, _use_here)
-    _isa = Setting(_known(os.environ.get("QUANTRIM_ISA") or isas()[0], "QUANTRIM_ISA"), _use_isa, _use_here)
-except ValueError as error:
-    _core.compute_with(_Refused(str(error)))
+_choice = ContextVar("quantrim.choice", default=_first_choice())
+_core.choose_by(_choice)
