@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
 import re
 import shutil
@@ -18,7 +17,6 @@ from cases import CASES
 
 import quantrim as qt
 from quantrim import _core, reference
-from quantrim.float_environment import default_floats
 
 ROOT = Path(__file__).parents[1]
 CPP = sorted([*ROOT.glob("cpp/**/*.h"), *ROOT.glob("cpp/**/*.cpp")])
@@ -236,18 +234,6 @@ def public_functions() -> list[tuple[str, Any]]:
 @pytest.mark.parametrize("name,function", public_functions(), ids=[n for n, _ in public_functions()])
 def test_public_functions_show_an_example(name: str, function: Any) -> None:
     assert ">>> " in (inspect.getdoc(function) or ""), f"{name} needs a docstring with an example"
-
-
-FAMILIES = sorted(n for n in FLOORS[FLOORS.index({"layouts"}) - 1] if (PACKAGE / f"{n}.py").exists())
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_A6_F121_public_functions_compute_in_the_default_mode(family: str) -> None:
-    """numpy and Python compute in the caller's mode, unless @default_floats stands above a function."""
-    module = importlib.import_module(f"quantrim.{family}")
-    functions = [f for f in map(module.__dict__.get, module.__all__) if inspect.isfunction(f)]
-    guarded = default_floats(lambda: None).__code__
-    assert functions and [f.__name__ for f in functions if f.__code__ is not guarded] == []
 
 
 # Compiled objects

@@ -99,6 +99,9 @@ MORE: dict[str, Callable[[], Any]] = {
     "threshold-narrowed": lambda: qt.threshold(W, 0.3, mode="soft"),
     "threshold-subnormal": lambda: qt.threshold(SUBNORMAL, 1e-40),
     "float64": lambda: qt.importance.magnitude(DOUBLES),
+    "round_to_int-tenths": lambda: qt.round_to_int(W, 0.7),
+    "prune_mask-tie": lambda: qt.prune_mask(np.arange(45), 0.1),  # 4.5, or more where 0.1 * 45 is rounded up
+    "global_masks-tie": lambda: qt.pruning.global_masks([np.arange(45)], 0.1)[0],
     "quantize-given": lambda: qt.quantize(W, 4, scale=GIVEN),
     "quantize-given-subnormal": lambda: qt.quantize(SUBNORMAL, 4, scale=TINY),
     "quantize-tensor-subnormal": lambda: qt.quantize(SUBNORMAL, 4, group_size="tensor", symmetric=False),

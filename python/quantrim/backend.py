@@ -95,8 +95,8 @@ class use_isa(_Choice):
 class use_threads(_Choice):
     """Let each call use up to `n` threads from now on or, as a context manager, within a block.
 
-    n: 1..1024. Results stay the same. The choice is the calling context's alone, as that of `use_isa`. New threads begin
-    with QUANTRIM_THREADS, or as many as there are processors.
+    n: 1..1024. Results stay the same. The choice is the calling context's alone, as that of `use_isa`. New threads
+    begin with QUANTRIM_THREADS, or as many as there are processors.
 
     >>> with use_threads(1):
     ...     current_threads()
@@ -161,5 +161,5 @@ class _Backend(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Backend
-_choice = ContextVar("quantrim.choice", default=_first_choice())
+_choice = ContextVar("quantrim.choice", default=_first_choice())  # noqa: B039 (a tuple)
 _core.choose_by(_choice)

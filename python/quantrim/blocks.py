@@ -13,6 +13,7 @@ import numpy as np
 
 from . import backend, checks
 from .checks import Array
+from .float_environment import default_floats
 from .outputs import output
 
 Block = tuple[int, int]
@@ -54,6 +55,7 @@ def grouped(name: str, x: Array, axis: int | None, block: object, power: int, ou
     return total(scores.ravel(), power) if axis is None else scores
 
 
+@default_floats
 def norms(name: str, x: Array, axis: int | None, block: object, out: Array | None = None) -> Any:
     """Roots of the sums of squares that `grouped` gives; of slices so small that squares may have underflowed, those of
     2**100 times their weights, divided by it again, which changes no bit where none did."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from . import _core
+from .float_environment import default_floats
 
 Array = NDArray[Any]
 
@@ -90,6 +91,7 @@ def _in_order(a: Array) -> bool:
     return flags.c_contiguous and flags.aligned
 
 
+@default_floats
 def _narrowed(name: str, x: Array) -> Array:
     with np.errstate(all="ignore"):
         narrow = x.astype(np.float32)
@@ -114,8 +116,6 @@ def _exact(name: str, x: Array) -> Array:
 
 def vector(name: str, a: object, length: int) -> Array:
     """`a` as `length` finite, non-negative float32 values (one per column, say)."""
-    if _core.usual_vector(a, length):
-        return a
     x = floats(name, a, (length,)).astype(np.float32, copy=False)
     if x.size and not (x.min() >= 0 and x.max() < math.inf):  # NaN is neither
         at = int((~(x >= 0) | np.isinf(x)).argmax())
@@ -210,8 +210,6 @@ def output(
     """
     if out is None:
         return np.empty(shape, dtype)
-    if _core.usual_output(out, shape, dtype, *inputs):
-        return out
     into = writable(name, out, shape, dtype)
     for other in inputs:
         is_input(name, into, other, in_place)

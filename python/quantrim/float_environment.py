@@ -1,4 +1,4 @@
-"""Arithmetic in the default mode: to nearest, with subnormals, whatever the calling thread is set to."""
+"""The default floating-point mode: to nearest, with subnormals, whatever the calling thread is set to."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ DEFAULT = 0  # what `_core.float_mode` says of a thread that nobody has changed
 
 
 def default_floats(function: Callable[P, R]) -> Callable[P, R]:
-    """`function`, with numpy's arithmetic and Python's done as everywhere else, and the caller's mode given back.
+    """Wrap `function` so that numpy and Python compute in the default mode, and give the caller's mode back.
 
-    Libraries built with -ffast-math leave threads that flush subnormals to zero, others round up or down. Kernels look
-    after themselves (cpp/parallel.h); this is for what stands around them, and for the reference. Threads that
-    `function` starts inherit its mode. It costs 0.2 us a call.
+    Libraries built with -ffast-math leave threads that flush subnormals to zero, others round up or down. Kernels set
+    the mode themselves (cpp/parallel.h); this is for the reference, and for functions whose own numpy rounds, divides
+    or compares. Threads that `function` starts inherit its mode. It costs 0.2 us a call.
     """
 
     @functools.wraps(function)

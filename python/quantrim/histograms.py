@@ -48,7 +48,6 @@ class ActivationHistogram:
         self._grid = tuple(a.astype(np.float32) for a in (lift, first * lift, scale))
         self.counts = np.zeros((self.units, self.bins), np.int64)
 
-    @default_floats
     def update(self, activations: object) -> None:
         """Count a batch: (n, units) of floats. NaN or infinity is a ValueError; nothing is counted then."""
         x = _batch("activations", activations, self.units)

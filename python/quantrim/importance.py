@@ -43,7 +43,6 @@ __all__ = [
 Scores = NDArray[np.float32]
 
 
-@default_floats
 def magnitude(w: object, *, axis: Axis = EACH, block: object = None, out: Scores | None = None) -> Any:
     """|w| of every weight (Han et al. 2015, "Learning both weights and connections").
 
@@ -60,7 +59,6 @@ def magnitude(w: object, *, axis: Axis = EACH, block: object = None, out: Scores
     return scores
 
 
-@default_floats
 def taylor(w: object, grad: object, *, axis: Axis = EACH, block: object = None, out: Scores | None = None) -> Any:
     """|w * grad|: the first-order change of the loss when a weight goes (Molchanov et al. 2017).
 
@@ -80,7 +78,6 @@ def taylor(w: object, grad: object, *, axis: Axis = EACH, block: object = None, 
     return scores
 
 
-@default_floats
 def wanda(w: object, input_norm: object, *, axis: Axis = EACH, block: object = None, out: Scores | None = None) -> Any:
     """|w_ij| * input_norm_j (Sun et al. 2023, "A simple and effective pruning approach for large language models").
 
@@ -101,7 +98,6 @@ def wanda(w: object, input_norm: object, *, axis: Axis = EACH, block: object = N
     return scores
 
 
-@default_floats
 def fisher(w: object, grad_sq: object, *, axis: Axis = EACH, block: object = None, out: Scores | None = None) -> Any:
     """w**2 * grad_sq: what a weight's zero costs by the diagonal of the Fisher information, half of it (Theis et al.
     2018, "Faster gaze prediction with dense networks and Fisher pruning").
@@ -115,7 +111,6 @@ def fisher(w: object, grad_sq: object, *, axis: Axis = EACH, block: object = Non
     return _square_product(w, "grad_sq", grad_sq, 1.0, axis, block, out)
 
 
-@default_floats
 def obd(w: object, hessian_diag: object, *, axis: Axis = EACH, block: object = None, out: Scores | None = None) -> Any:
     """w**2 * h / 2, the saliency of optimal brain damage (LeCun, Denker and Solla 1990): the second-order rise of the
     loss when a weight goes, with h the diagonal of the Hessian.
@@ -129,7 +124,6 @@ def obd(w: object, hessian_diag: object, *, axis: Axis = EACH, block: object = N
     return _square_product(w, "hessian_diag", hessian_diag, 0.5, axis, block, out)
 
 
-@default_floats
 def predictive(
     w: object,
     x: object,
@@ -172,7 +166,6 @@ def predictive(
     return scores
 
 
-@default_floats
 def l1(w: object, axis: int | None = None, *, block: object = None, out: Scores | None = None) -> Any:
     """Sum of |w| over `axis`, `block` or everything (Li et al. 2017, "Pruning filters for efficient convnets").
 
@@ -185,7 +178,6 @@ def l1(w: object, axis: int | None = None, *, block: object = None, out: Scores 
     return grouped("w", checks.floats("w", w), axis, block, 1, out)
 
 
-@default_floats
 def l2(w: object, axis: int | None = None, *, block: object = None, out: Scores | None = None) -> Any:
     """Square root of the sum of w * w over `axis`, `block` or everything, summed as in `l1`; where squares underflow,
     after scaling by a power of two.
@@ -199,7 +191,6 @@ def l2(w: object, axis: int | None = None, *, block: object = None, out: Scores 
     return norms("w", checks.floats("w", w), axis, block, out)
 
 
-@default_floats
 def reduce(scores: object, axis: int | None = None, *, block: object = None, out: Scores | None = None) -> Any:
     """Scores of weights as scores of rows, columns, blocks or the whole: their sum, with signs.
 
@@ -232,7 +223,6 @@ def share(w: object) -> Scores:
     return parts / whole if whole > 0 else parts
 
 
-@default_floats
 def random(shape: int | tuple[int, ...], seed: int) -> Scores:
     """Uniform scores in [0, 1) from a counter: the same on every machine and number of threads.
 

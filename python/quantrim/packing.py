@@ -6,13 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backend, checks
-from .float_environment import default_floats
 from .tensor import row_bytes
 
 __all__ = ["pack", "unpack"]
 
 
-@default_floats
 def pack(codes: object, bits: int, *, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
     """Unsigned codes into bits: least significant bit first, element 0 lowest, every row starts on a byte.
 
@@ -31,7 +29,6 @@ def pack(codes: object, bits: int, *, out: NDArray[np.uint8] | None = None) -> N
     return packed
 
 
-@default_floats
 def unpack(packed: object, bits: int, count: int, *, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
     """The codes that `pack` packed.
 

@@ -16,7 +16,7 @@ from . import backend, checks
 from .blocks import Block, block_of, block_sums, norms, spread
 from .float_environment import default_floats
 from .outputs import output
-from .ranking import global_masks, prune_model
+from .ranking import global_masks, prune_model, removed
 from .words import THRESHOLD_MODES
 
 __all__ = [
@@ -54,7 +54,6 @@ def threshold(w: object, t: float, *, mode: str = "magnitude", out: NDArray[Any]
     return pruned
 
 
-@default_floats
 def prune_mask(
     scores: object, sparsity: float | None = None, *, axis: int | None = None, pattern: Pattern = None
 ) -> NDArray[np.bool_]:
@@ -86,12 +85,11 @@ def prune_mask(
         return mask
     sets, k = _comparison_sets(s, axis)
     mask = np.empty(sets.shape, np.bool_)
-    count = _removed(sparsity, sets.shape[1])
+    count = removed(sparsity, sets.shape[1])
     checks.finite("scores", s, backend.active.lowest_mask(sets, count, False, mask))
     return _original_shape(mask, s.shape, k)
 
 
-@default_floats
 def prune(
     w: object,
     sparsity: float | None = None,
@@ -130,7 +128,7 @@ def prune(
         sets, k = _comparison_sets(x, axis)
         by = sets if absolute else _comparison_sets(s, axis)[0]
         into = pruned.reshape(sets.shape) if k is None else np.empty(sets.shape, x.dtype)
-        finite = run.prune_lowest(sets, by, _removed(sparsity, sets.shape[1]), absolute, into)
+        finite = run.prune_lowest(sets, by, removed(sparsity, sets.shape[1]), absolute, into)
         if k is not None:
             pruned[...] = _original_shape(into, x.shape, k)
     if not finite:
@@ -139,7 +137,6 @@ def prune(
     return pruned
 
 
-@default_floats
 def apply_mask(w: object, mask: object, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
     """w where mask is True, 0 elsewhere.
 
@@ -160,7 +157,6 @@ def apply_mask(w: object, mask: object, *, out: NDArray[Any] | None = None) -> N
     return pruned
 
 
-@default_floats
 def sparsity(w: object) -> float:
     """The fraction of weights that are exactly zero; 0.0 for an empty array.
 
@@ -206,7 +202,6 @@ def shrink(
     return shrunk
 
 
-@default_floats
 def cubic_sparsity(step: int, begin: int, end: int, final: float, initial: float = 0.0) -> float:
     """The sparsity to prune to at a step of training, rising fast at first and then ever slower (Zhu and Gupta 2017,
     "To prune, or not to prune"): final + (initial - final) * (1 - (step - begin) / (end - begin))**3.
@@ -265,7 +260,7 @@ def _block_mask(name: str, scores: checks.Array, block: Block, sparsity: object,
     part = checks.number("sparsity", sparsity, 0.0, 1.0)
     sums = block_sums(name, checks.rows(scores), block, power)
     keep = np.empty((1, sums.size), np.bool_)
-    if not backend.active.lowest_mask(sums.reshape(1, -1), _removed(part, sums.size), False, keep):
+    if not backend.active.lowest_mask(sums.reshape(1, -1), removed(part, sums.size), False, keep):
         raise ValueError(f"{name} must have sums over blocks within float32, not ones that overflow it")
     return spread(keep.reshape(sums.shape), block, scores.shape)
 
@@ -277,10 +272,6 @@ def _group_factors(norms: checks.Array, l1: float, l2: float) -> checks.Array:
     kept = np.where(above, 1 - penalty / np.where(above, norms, 1), np.float32(0))
     factors: checks.Array = kept.astype(np.float32) / np.float32(1 + l2)
     return factors
-
-
-def _removed(sparsity: float, n: int) -> int:
-    return round(sparsity * n)
 
 
 def _comparison_sets(x: checks.Array, axis: int | None) -> tuple[checks.Array, int | None]:

@@ -103,7 +103,6 @@ def quantize(
     return q
 
 
-@default_floats
 def dequantize(q: QuantizedTensor, *, dtype: DTypeLike = np.float32, out: NDArray[Any] | None = None) -> NDArray[Any]:
     """The weights that the codes stand for: (code - zero) * scale, or codebook[code] * scale, in float32; then `dtype`.
 

@@ -55,7 +55,6 @@ def rank(scores: Mapping[K, object] | Sequence[object]) -> dict[K, NDArray[np.in
 def global_masks(scores: Mapping[K, object], sparsity: float) -> dict[K, Masks]: ...
 @overload
 def global_masks(scores: Sequence[object], sparsity: float) -> list[Masks]: ...
-@default_floats
 def global_masks(scores: Mapping[K, object] | Sequence[object], sparsity: float) -> dict[K, Masks] | list[Masks]:
     """Masks that remove the lowest scores of all arrays together: one budget for a model, not one for each array.
 
@@ -77,7 +76,6 @@ def global_masks(scores: Mapping[K, object] | Sequence[object], sparsity: float)
     return masks if names is None else dict(zip(names, masks, strict=True))
 
 
-@default_floats
 def prune_model(
     weights: Arrays[K], sparsity: float, *, scores: Arrays[K] | Score[K] | None = None
 ) -> Iterator[tuple[K, NDArray[Any]]]:
@@ -126,7 +124,6 @@ def _pruned(
         yield name, out
 
 
-@default_floats
 def _pruned_array(
     name: K, weights: object, scores: Arrays[K] | Score[K] | None, cut: int, ties: int
 ) -> tuple[int, NDArray[Any]]:
@@ -141,6 +138,12 @@ def _cut(scores: Callable[[], Iterator[tuple[str, Array]]], sparsity: float, abs
     return key_at(sparsity, lambda upper: _counted(scores(), absolute, upper))
 
 
+@default_floats
+def removed(sparsity: float, n: int) -> int:
+    """Count the weights that leave a comparison set of n."""
+    return round(sparsity * n)
+
+
 def key_at(sparsity: float, counted: Callable[[int | None], NDArray[np.int64]]) -> tuple[int, int]:
     """Keys below the first number go, and so many of those equal to it as the second says.
 
@@ -149,7 +152,7 @@ def key_at(sparsity: float, counted: Callable[[int | None], NDArray[np.int64]]) 
     """
     bins = counted(None)
     size = int(bins.sum())
-    count = round(sparsity * size)
+    count = removed(sparsity, size)
     if count in (0, size):
         return (2**31 - 1 if count else -(2**31)), 0
     upper, count = _bin_of(count, bins)

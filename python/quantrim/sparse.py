@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backend, checks
-from .float_environment import default_floats
 from .packing import pack, unpack
 from .sparse_tensor import SparseTensor, check_layout, places_form
 from .tensor import QuantizedTensor, by_row, columns_per_group, row_bytes
@@ -16,7 +15,6 @@ from .tensor import QuantizedTensor, by_row, columns_per_group, row_bytes
 __all__ = ["decode", "encode", "product", "smallest_layout"]
 
 
-@default_floats
 def encode(w: object, layout: str = "bitmask") -> SparseTensor:
     """Leave the zeros of a tensor out.
 
@@ -39,7 +37,6 @@ def encode(w: object, layout: str = "bitmask") -> SparseTensor:
     return SparseTensor(values, places, offsets, layout, x.shape)
 
 
-@default_floats
 def decode(s: SparseTensor, *, out: NDArray[Any] | None = None) -> NDArray[Any] | QuantizedTensor:
     """The tensor that `encode` was given: its array, or its QuantizedTensor.
 
@@ -63,7 +60,6 @@ def decode(s: SparseTensor, *, out: NDArray[Any] | None = None) -> NDArray[Any] 
     return s._quantized(data)
 
 
-@default_floats
 def product(x: object, s: SparseTensor, *, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
     """y[b, o] = sum_i w[o, i] * x[b, i], without restoring w.
 
@@ -101,7 +97,6 @@ def product(x: object, s: SparseTensor, *, out: NDArray[np.float32] | None = Non
     return y
 
 
-@default_floats
 def smallest_layout(shape: tuple[int, ...], sparsity: float, bits: int) -> str:
     """Which of "dense", "bitmask" and "csr" needs the fewest bytes for weights of `bits` bits, scales not counted.
 

@@ -23,7 +23,6 @@ Between = tuple[NDArray[Any] | None, ...]  # values of each unit between two lay
 Activation = Callable[[NDArray[Any]], object]
 
 
-@default_floats
 def split(w: object, parts: int | Sequence[int], axis: int = 0) -> list[Any]:
     """Cut an array along `axis`, or a list of layers into lists of them: tensor and pipeline parallel parts.
 
@@ -47,7 +46,6 @@ def split(w: object, parts: int | Sequence[int], axis: int = 0) -> list[Any]:
     return [x[cut] for cut in cuts]
 
 
-@default_floats
 def merge(parts: Sequence[Any], axis: int = 0) -> Any:
     """Put together what `split` cut: arrays along `axis`, or lists of layers end to end.
 
@@ -78,7 +76,6 @@ def merge(parts: Sequence[Any], axis: int = 0) -> Any:
     return np.concatenate(arrays, axis=k)
 
 
-@default_floats
 def remove_units(
     layers: Sequence[Sequence[object]], keep: Sequence[object], activation: Activation | None = None
 ) -> list[Any]:
@@ -121,6 +118,7 @@ def remove_units(
     return smaller
 
 
+@default_floats
 def _folded(i: int, layers: list[Layer], kept: NDArray[np.intp], rows: NDArray[np.intp], activation: Activation) -> Any:
     """The bias of layer i with what the units removed before it put out; as it is where that is nothing."""
     (_, before), (weight, bias) = layers[i - 1], layers[i]

@@ -5,6 +5,7 @@ returns whether they were all finite. There are no argument checks and no tricks
 kernel means.
 """
 
+from ..float_environment import default_floats
 from .activations import histogram, predictive, square_product
 from .blocks import block_sums, multiply
 from .codebooks import (
@@ -78,3 +79,6 @@ __all__ = [
     "unpack",
     "wanda",
 ]
+
+for _name in __all__:  # kernels look after their threads' mode themselves
+    globals()[_name] = default_floats(globals()[_name])
