@@ -77,7 +77,7 @@ def _given(data: Data) -> list[Contestant]:
         Contestant("round_to_int", lambda: qt.round_to_int(data.w, 1 / SCALE, out=out), in_rows(out)),
         Contestant(
             "quantize",
-            lambda: qt.quantize(data.w, 8, group_size="tensor", scale=SCALE, out=q),
+            lambda: qt.quantize(data.w, 8, group_size="tensor", scales=SCALE, out=q),
             lambda rows: _signed(q.data[rows]),
         ),
     ]

@@ -63,7 +63,8 @@ def about(threads: int) -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    machine = {"cpu": cpu_name(), "isa": qt.backend.current_isa(), "threads": threads, "python": platform.python_version()}
+    machine = {"cpu": cpu_name(), "isa": qt.backend.current_isa(), "threads": threads}
+    machine["python"] = platform.python_version()
     return {"date": date.today().isoformat(), **machine, "versions": versions, "models": {}}
 
 

@@ -54,10 +54,10 @@ def contestants(w: Any, x: Any, values: str, sparsity: float) -> dict[str, tuple
     for layout in layouts:
         if ":" in layout:
             pruned = qt.prune(w, pattern=layout)
-            s = qt.sparse.encode(qt.quantize(pruned, bits, group_size=GROUP) if bits else pruned, layout)
+            s = qt.sparse.from_dense(qt.quantize(pruned, bits, group_size=GROUP) if bits else pruned, layout)
         else:
-            s = qt.sparse.encode(stored, layout)
-        calls[layout] = (partial(s.product, x, out=np.empty((*x.shape[:-1], len(w)), np.float32)), s.bits_per_weight)
+            s = qt.sparse.from_dense(stored, layout)
+        calls[layout] = (partial(s.matmul, x.T), s.bits_per_weight)
     return calls
 
 

@@ -17,4 +17,4 @@
 std::vector<std::string> built_isas();               // best first
 std::vector<std::string> supported_isas();           // those of them that run here
 const Kernels* kernels_of(const std::string& name);  // nullptr when unknown or not supported here
-const Kernels& active();  // those that this thread chose, or the best supported ones
+const Kernels& active();                             // those that this thread chose, or the best supported ones

@@ -100,10 +100,10 @@ def labels(a: Array) -> Array:
     return np.arange(len(a) if a.ndim else 0) % 3
 
 
-def sparse_product(a: Array, **options: Any) -> Array:
+def sparse_product(a: Array) -> Array:
     """Vectors a times a matrix of their length; more axes than two become rows."""
     vectors = np.asarray(a).reshape(int(np.prod(a.shape[:-1])), columns(a)) if np.ndim(a) > 2 else a
-    return qt.sparse.product(vectors, qt.sparse.encode(wave((6, columns(a)))), **options)
+    return qt.sparse.matmul(qt.sparse.from_dense(wave((6, columns(a)))), vectors.T).T
 
 
 FUNCTIONS = [
@@ -201,10 +201,10 @@ FUNCTIONS = [
     Function("cluster-groups", lambda a: qt.cluster(a, 2, group_size=5)),
     Function("recognize_grid", qt.recognize_grid),
     Function("round_to_int", lambda a, **k: qt.round_to_int(a, 16, **k), out=lambda a: (a.shape, np.int8)),
-    Function("sparse.encode", qt.sparse.encode),
-    Function("sparse.encode-csr", lambda a: qt.sparse.encode(a, "csr")),
-    Function("sparse.encode-3:4", lambda a: qt.sparse.encode(qt.prune(a, pattern="3:4"), "3:4"), multiple=4),
-    Function("sparse.product", sparse_product),
+    Function("sparse.from_dense", qt.sparse.from_dense),
+    Function("sparse.from_dense-csr", lambda a: qt.sparse.from_dense(a, "csr")),
+    Function("sparse.from_dense-3:4", lambda a: qt.sparse.from_dense(qt.prune(a, pattern="3:4"), "3:4"), multiple=4),
+    Function("sparse.matmul", sparse_product),
     Function(
         "pack",
         lambda a, **k: qt.pack(a, BITS, **k),
@@ -230,5 +230,5 @@ FUNCTIONS = [
 
 def bits_of(result: Any) -> list[tuple[Any, ...]]:
     """Everything that two equal results share, down to the bit."""
-    parts = result.parts() if isinstance(result, (qt.QuantizedTensor, qt.SparseTensor)) else [np.asarray(result)]
+    parts = result.arrays() if isinstance(result, (qt.QuantizedTensor, qt.SparseTensor)) else [np.asarray(result)]
     return [(p.dtype, p.shape, p.tobytes()) for p in parts]

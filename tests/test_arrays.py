@@ -171,7 +171,7 @@ def test_every_public_function_is_in_the_table() -> None:
     }
     elsewhere = {  # in tests of their own
         "QuantizedTensor", "dequantize", "compress", "decompress", "open_checkpoint",
-        "importance.ActivationHistogram", "SparseTensor", "sparse.decode", "sparse.smallest_layout", "split", "merge",
+        "importance.ActivationHistogram", "SparseTensor", "sparse.to_dense", "sparse.smallest_layout", "split", "merge",
         "remove_units",
     }  # fmt: skip
     modules = {"": qt, "importance.": qt.importance, "sparse.": qt.sparse}
@@ -392,16 +392,16 @@ def test_D18_where_integers_come_from() -> None:
     assert qt.prune([1, -2, 3, 0], 0.5).tolist() == [0, -2, 3, 0]
     assert qt.prune(np.arange(6), 0.5).tolist() == [0, 0, 0, 3, 4, 5]
     for scale in (1, 2, np.int64(2), [2], np.uint8(3)):
-        want = qt.quantize(np.eye(4), 4, scale=float(np.ravel(scale)[0]))
-        assert bits_of(qt.quantize(np.eye(4), 4, scale=scale)) == bits_of(want)
+        want = qt.quantize(np.eye(4), 4, scales=float(np.ravel(scale)[0]))
+        assert bits_of(qt.quantize(np.eye(4), 4, scales=scale)) == bits_of(want)
     assert qt.threshold([1, 2, 3], 2).tolist() == [0, 2, 3]
     assert qt.threshold([1, 2, 3], np.int8(2)).tolist() == [0, 2, 3]
     assert qt.importance.wanda([[1, 2]], [3, 4]).tolist() == [[3, 8]]
     for held in (2**24, -(2**24), 2**24 + 2, -(2**63), 2**62 + 2**40, 2**63 - 2**39):
         assert qt.importance.magnitude([held]).tolist() == [abs(held)]
     for refused in ([True, False], np.bool_(1)):
-        with pytest.raises(TypeError, match=r"scale must be .* or integers, not bool"):
-            qt.quantize(np.eye(2), scale=refused)
+        with pytest.raises(TypeError, match=r"scales must be .* or integers, not bool"):
+            qt.quantize(np.eye(2), scales=refused)
 
 
 @by_function

@@ -383,7 +383,7 @@ w16 = w.astype(np.float16)
 def parts(isa):
     with qt.use_isa(isa):
         for x in (w, w16):
-            yield from qt.quantize(x, 4, group_size=32, scale="mse").parts()
+            yield from qt.quantize(x, 4, group_size=32, scale="mse").arrays()
             yield qt.quantize(x, 3, symmetric=False).dequantize(dtype=np.float16)
             yield qt.prune(x, 0.5)
             yield qt.prune(x, pattern="2:4")

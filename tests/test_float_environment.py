@@ -102,8 +102,8 @@ MORE: dict[str, Callable[[], Any]] = {
     "round_to_int-tenths": lambda: qt.round_to_int(W, 0.7),
     "prune_mask-tie": lambda: qt.prune_mask(np.arange(45), 0.1),  # 4.5, or more where 0.1 * 45 is rounded up
     "global_masks-tie": lambda: qt.pruning.global_masks([np.arange(45)], 0.1)[0],
-    "quantize-given": lambda: qt.quantize(W, 4, scale=GIVEN),
-    "quantize-given-subnormal": lambda: qt.quantize(SUBNORMAL, 4, scale=TINY),
+    "quantize-given": lambda: qt.quantize(W, 4, scales=GIVEN),
+    "quantize-given-subnormal": lambda: qt.quantize(SUBNORMAL, 4, scales=TINY),
     "quantize-tensor-subnormal": lambda: qt.quantize(SUBNORMAL, 4, group_size="tensor", symmetric=False),
 }
 

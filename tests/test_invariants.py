@@ -222,7 +222,7 @@ def test_A34_huge_codes(group_size: Any) -> None:
     q = qt.quantize(w, 4, group_size=group_size)
     whole = qt.unpack(q.data, 4, HUGE)
     assert np.flatnonzero(whole != 8).tolist() == list(SPOTS)
-    tail = qt.quantize(w[2**31 :], 4, group_size=group_size, scale=q.scales.max())
+    tail = qt.quantize(w[2**31 :], 4, group_size=group_size, scales=q.scales.max())
     if group_size == "tensor":
         assert bits_of(q.data[2**30 :]) == bits_of(tail.data)
         assert whole[list(SPOTS)].tolist() == [15, 1, 11, 3]

@@ -73,7 +73,7 @@ def same_everywhere(w: Array, bits: int, **options: Any) -> qt.QuantizedTensor:
     for isa in qt.isas():
         with qt.use_isa(isa):
             got = qt.quantize(w, bits, **options)
-        assert [bits_of(a) for a in got.parts()] == [bits_of(a) for a in want.parts()], (isa, bits, options)
+        assert [bits_of(a) for a in got.arrays()] == [bits_of(a) for a in want.arrays()], (isa, bits, options)
     return want
 
 
@@ -182,9 +182,9 @@ def test_D11_scales_of_either_sign_are_read_where_others_are(bits: int) -> None:
     assert q.scales.min() < 0 < q.scales.max()
     x = np.random.default_rng(1).standard_normal((3, 96)).astype(np.float32)
     for layout in ("bitmask", "csr"):
-        stored = qt.sparse.encode(q, layout)
-        assert [bits_of(a) for a in qt.sparse.decode(stored).parts()] == [bits_of(a) for a in q.parts()]
-        assert np.allclose(qt.sparse.product(x, stored), x @ q.dequantize().T, atol=1e-4)
+        stored = qt.sparse.from_dense(q, layout)
+        assert [bits_of(a) for a in qt.sparse.to_dense(stored).arrays()] == [bits_of(a) for a in q.arrays()]
+        assert np.allclose((stored @ x.T).T, x @ q.dequantize().T, atol=1e-4)
     found = qt.recognize_grid(q.dequantize(), group_size=32)
     assert found is not None
     assert found.bits <= max(bits, 2)

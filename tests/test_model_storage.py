@@ -276,7 +276,7 @@ def test_fixed_point_by_a_given_scale(tmp_path: Path, symmetric: bool, monkeypat
     with open_checkpoint(target) as checkpoint:
         found = logical_tensors(checkpoint)["a.weight"].quantized_rows(0, 64)
     assert (found.scales == 2**-6).all()
-    assert same_codes(found, qt.quantize(w, 6, group_size=32, scale=2**-6, symmetric=symmetric))
+    assert same_codes(found, qt.quantize(w, 6, group_size=32, scales=2**-6, symmetric=symmetric))
     if symmetric:
         np.testing.assert_array_equal(found.dequantize(), np.clip(np.rint(w * 64), -31, 31) / 64)
 

@@ -83,14 +83,14 @@ def test_scale_dtype_rounds_scales_before_codes(dtype: str) -> None:
     q = qt.quantize(w, 4, group_size=32, scale_dtype=dtype)
     rounded = qt.quantize(w, 4, group_size=32).scales.astype(np.dtype(dtype)).astype(np.float32)
     assert bits_of(q.scales) == bits_of(rounded)
-    assert bits_of(q) == bits_of(qt.quantize(w, 4, group_size=32, scale=rounded))
+    assert bits_of(q) == bits_of(qt.quantize(w, 4, group_size=32, scales=rounded))
 
 
 def test_given_scales_are_used() -> None:
     w = weights(5)
     per_row = np.linspace(0.1, 2, 7, dtype=np.float32)[:, None]
     for scale in (0.5, np.float16(0.5), per_row, per_row.astype(np.float64), np.asfortranarray(per_row)):
-        q = qt.quantize(w, 4, scale=scale)
+        q = qt.quantize(w, 4, scales=scale)
         assert (q.scales == np.broadcast_to(np.asarray(scale, np.float32), (7, 1))).all()
         want = [
             [max(-7, min(7, round(exact(x) / exact(s)))) for x in row] for row, s in zip(w, q.scales[:, 0], strict=True)
@@ -99,7 +99,7 @@ def test_given_scales_are_used() -> None:
 
 
 def test_given_scales_find_zero_points() -> None:
-    q = qt.quantize(np.array([[-3.0, 1.0], [2.0, 4.0]], np.float32), 4, symmetric=False, scale=0.5)
+    q = qt.quantize(np.array([[-3.0, 1.0], [2.0, 4.0]], np.float32), 4, symmetric=False, scales=0.5)
     assert q.zero_points is not None
     assert q.zero_points.tolist() == [[6], [0]]
     assert q.dequantize().tolist() == [[-3.0, 1.0], [2.0, 4.0]]
@@ -107,20 +107,22 @@ def test_given_scales_find_zero_points() -> None:
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf, 1e-46])
 def test_B44_given_scale_must_be_positive_and_finite(scale: float) -> None:
-    with pytest.raises(ValueError, match=r"scale must be positive and finite in float32, not .* at flat index 2"):
-        qt.quantize(weights(6), 4, scale=np.array([[1.0], [1.0], [scale], [1], [1], [1], [1]], np.float64))
+    with pytest.raises(ValueError, match=r"scales must be positive and finite in float32, not .* at flat index 2"):
+        qt.quantize(weights(6), 4, scales=np.array([[1.0], [1.0], [scale], [1], [1], [1], [1]], np.float64))
 
 
 def test_B44_given_scale_of_wrong_shape_or_type() -> None:
-    with pytest.raises(ValueError, match=r"scale must broadcast to shape \(7, 1\), not have shape \(3,\)"):
-        qt.quantize(weights(6), scale=np.ones(3, np.float32))
-    with pytest.raises(ValueError, match="scale must fit float32"):
-        qt.quantize(weights(6), scale=1e39)
+    with pytest.raises(ValueError, match=r"scales must broadcast to shape \(7, 1\), not have shape \(3,\)"):
+        qt.quantize(weights(6), scales=np.ones(3, np.float32))
+    with pytest.raises(ValueError, match="scales must fit float32"):
+        qt.quantize(weights(6), scales=1e39)
     with pytest.raises(ValueError, match="scale must be one of 'absmax', 'mse', 'power_of_two', not 'minmax'"):
         qt.quantize(weights(6), scale="minmax")
-    for wrong in (True, None, np.ma.masked_array([1.0])):
-        with pytest.raises(TypeError, match="scale must be"):
-            qt.quantize(weights(6), scale=wrong)
+    with pytest.raises(ValueError, match="scale must be left out where scales are given, not 'mse'"):
+        qt.quantize(weights(6), scale="mse", scales=1.0)
+    for wrong in (True, np.ma.masked_array([1.0])):
+        with pytest.raises(TypeError, match="scales must be"):
+            qt.quantize(weights(6), scales=wrong)
 
 
 # Groups
@@ -164,7 +166,7 @@ def test_A12_ties_go_to_even_at_every_code(bits: int) -> None:
     top = 2 ** (bits - 1) - 1
     halves = [k + 0.5 for k in range(-top - 1, top + 1)]
     for scale in (1.0, 2.0**-30, 2.0**30, 2.0**-130):
-        codes = one_group([h * scale for h in halves], bits, scale=scale).codes()[0].tolist()
+        codes = one_group([h * scale for h in halves], bits, scales=scale).codes()[0].tolist()
         assert codes == [max(-top, min(top, round(h))) for h in halves]
 
 
@@ -214,7 +216,7 @@ def test_stochastic_rounding_is_floor_of_x_plus_u(seed: int) -> None:
     want = [math.floor(np.float32(x) + np.float32(split_mix(seed, i))) for i, x in enumerate(w.reshape(-1) * 16)]
     got = qt.round_to_int(w, 16, rounding="stochastic", seed=seed)
     assert got.reshape(-1).tolist() == [max(-128, min(127, x)) for x in want]
-    codes = qt.quantize(w, 8, scale=1 / 16, rounding="stochastic", seed=seed, group_size=7).codes()
+    codes = qt.quantize(w, 8, scales=1 / 16, rounding="stochastic", seed=seed, group_size=7).codes()
     assert codes.reshape(-1).tolist() == [max(-127, min(127, x)) for x in want]
 
 
@@ -242,7 +244,7 @@ def test_stochastic_rounding_follows_its_seed() -> None:
 def test_A14_symmetric_codes_leave_out_the_lowest(bits: int) -> None:
     top = 2 ** (bits - 1) - 1
     for rounding in ("even", "away", "floor", "stochastic"):
-        codes = qt.quantize(weights(bits, 40, 64) * 100, bits, scale=0.5, rounding=rounding).codes()
+        codes = qt.quantize(weights(bits, 40, 64) * 100, bits, scales=0.5, rounding=rounding).codes()
         assert (codes.min(), codes.max()) == (-top, top)
 
 
@@ -280,7 +282,7 @@ def test_A8_scale_beyond_its_dtype_is_refused() -> None:
         qt.quantize(w, 8, group_size=4, scale_dtype="float16")
     assert qt.quantize(w, 8, group_size=4, scale_dtype="bfloat16").scales.max() == 65536
     with pytest.raises(ValueError, match="positive and finite in float16, not inf at flat index 0"):
-        qt.quantize(w, 8, scale=65520.0, scale_dtype="float16")
+        qt.quantize(w, 8, scales=65520.0, scale_dtype="float16")
 
 
 def test_A7_scale_below_its_dtype() -> None:
@@ -342,6 +344,6 @@ def test_A13_zero_point_of_a_range_far_beyond_a_given_scale() -> None:
     w = np.array([[-1e20, 1.0, 2.0]], np.float32)
     for isa in qt.isas():
         with qt.use_isa(isa):
-            q = qt.quantize(w, 4, symmetric=False, scale=0.5)
+            q = qt.quantize(w, 4, symmetric=False, scales=0.5)
         assert q.zero_points is not None
         assert (isa, q.zero_points.tolist(), q.codes().tolist()) == (isa, [[15]], [[0, 15, 15]])

@@ -46,8 +46,9 @@ def test_asymmetric_grids(bits: int) -> None:
 
 @by_dtype
 def test_power_of_two_scales_and_given_ones(dtype: Any) -> None:
-    for scale in ("power_of_two", 0.0371, 2.0**-20):
-        w = qt.quantize(weights(1, 8, 512), 4, scale=scale).dequantize(dtype=dtype)
+    grids: list[dict[str, Any]] = [{"scale": "power_of_two"}, {"scales": 0.0371}, {"scales": 2.0**-20}]
+    for grid in grids:
+        w = qt.quantize(weights(1, 8, 512), 4, **grid).dequantize(dtype=dtype)
         assert recognized(w, "channel").bits <= 4
 
 

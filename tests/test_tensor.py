@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from functions import bits_of
 
 import quantrim as qt
 
@@ -177,3 +183,79 @@ def test_strided_parts_are_read_as_they_are() -> None:
     assert not view.data.flags.c_contiguous
     assert (view.dequantize() == q.dequantize()).all()
     assert (view.codes() == q.codes()).all()
+
+
+# What a programmer expects of a container
+
+W = np.random.default_rng(5).standard_normal((6, 50)).astype(np.float32)
+CONTAINERS: dict[str, Any] = {
+    "QuantizedTensor(int4 group 16, 6x50, 6.56 bits/weight)": qt.quantize(W, 4, group_size=16),
+    "QuantizedTensor(uint3 per channel, 6x50, 3.84 bits/weight)": qt.quantize(W, 3, symmetric=False),
+    "QuantizedTensor(16-value codebook per tensor, 300, 5.81 bits/weight)": qt.cluster(W.ravel(), 16),
+    "SparseTensor(float16 csr, 6x50, sparsity 0.9, 4.69 bits/weight)": qt.sparse.from_dense(
+        qt.prune(W, 0.9).astype(np.float16), "csr"
+    ),
+    "SparseTensor(int4 group 16 2:4, 6x48, sparsity 0.5, 5.0 bits/weight)": qt.sparse.from_dense(
+        qt.quantize(qt.prune(W[:, :48], pattern="2:4"), 4, group_size=16), "2:4"
+    ),
+}
+by_container = pytest.mark.parametrize("t", CONTAINERS.values(), ids=CONTAINERS)
+
+
+@pytest.mark.parametrize("words", CONTAINERS)
+def test_repr_is_one_line(words: str) -> None:
+    assert repr(CONTAINERS[words]) == words
+
+
+@by_container
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))])
+def test_copies_hold_the_same_and_own_what_they_hold(t: Any, again: Callable[[Any], Any]) -> None:
+    other = again(t)
+    assert type(other) is type(t) and repr(other) == repr(t) and bits_of(other) == bits_of(t)
+    shared = [np.shares_memory(a, b) for a, b in zip(t.arrays(), other.arrays(), strict=True)]
+    assert shared == [again is copy.copy] * len(shared)
+    assert other != t and t == t  # by identity
+
+
+@by_container
+def test_dictionaries_and_npz_files(t: Any, tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", **t.to_dict())
+    with np.load(tmp_path / "t.npz") as saved:
+        for fields in (t.to_dict(), saved):
+            other = type(t).from_dict(fields)
+            assert bits_of(other) == bits_of(t) and repr(other) == repr(t)
+    with pytest.raises(ValueError, match=r"(scales|values) must have shape|must be None"):
+        type(t).from_dict(t.to_dict() | {"scales": np.ones(3, np.float32)})
+
+
+@by_container
+def test_numpy_reads_the_weights(t: Any) -> None:
+    dense = t if isinstance(t, qt.QuantizedTensor) else t.to_dense()
+    want = dense.dequantize() if isinstance(dense, qt.QuantizedTensor) else dense
+    assert bits_of(np.asarray(t)) == bits_of(want)
+    for dtype in ("float16", "float64"):
+        assert bits_of(np.asarray(t, dtype)) == bits_of(want.astype(dtype))
+    assert np.abs(t).shape == t.shape if isinstance(t, qt.QuantizedTensor) else True
+    with pytest.raises(ValueError, match="copy must not be False"):
+        t.__array__(copy=False)
+
+
+def test_dequantize_into() -> None:
+    q = qt.quantize(W, 4)
+    out = np.empty(W.shape, np.float16)
+    assert q.dequantize(out=out) is out and bits_of(out) == bits_of(q.dequantize(np.float16))
+
+
+def test_scipy_holds_the_same_matrix() -> None:
+    scipy_sparse = pytest.importorskip("scipy.sparse", reason="scipy is not installed")
+    for t in CONTAINERS.values():
+        if isinstance(t, qt.SparseTensor):
+            s = t.to_scipy()
+            assert isinstance(s, scipy_sparse.csr_array) and s.dtype == np.float32
+            assert (s.toarray() == np.asarray(t)).all() and s.nnz == np.count_nonzero(np.asarray(t))
+
+
+def test_scipy_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.sparse", None)
+    with pytest.raises(ImportError, match=r"SparseTensor.to_scipy\(\) needs scipy: pip install scipy"):
+        qt.sparse.from_dense(W).to_scipy()

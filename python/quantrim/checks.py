@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -19,6 +19,7 @@ from . import _core
 from .float_environment import default_floats
 
 Array = NDArray[Any]
+W = TypeVar("W", bound=str)
 
 FLOATS = tuple(np.dtype(t) for t in (np.float32, np.float16, ml_dtypes.bfloat16))
 LARGEST = {"float32": float(np.finfo(np.float32).max), "float16": 65504.0, "bfloat16": float.fromhex("0x1.fep127")}
@@ -155,12 +156,13 @@ def number(name: str, value: object, low: float, high: float) -> float:
     return x
 
 
-def choice(name: str, value: object, allowed: Collection[str]) -> str:
-    """`value` if it is one of the `allowed` words."""
-    if not isinstance(value, str) or value not in allowed:
-        words = ", ".join(map(repr, allowed))
-        raise ValueError(f"{name} must be one of {words}, not {value!r}{nearest(value, allowed)}")
-    return value
+def choice(name: str, value: object, allowed: Collection[W]) -> W:
+    """Return `value` if it is one of the `allowed` words."""
+    for word in allowed:
+        if isinstance(value, str) and value == word:
+            return word
+    words = ", ".join(map(repr, allowed))
+    raise ValueError(f"{name} must be one of {words}, not {value!r}{nearest(value, allowed)}")
 
 
 def nearest(value: object, allowed: Collection[str]) -> str:
@@ -229,6 +231,21 @@ def writable(name: str, out: object, shape: tuple[int, ...], dtype: DTypeLike) -
     if not _in_order(out):
         raise ValueError(f"{name} must be C-contiguous and aligned, not strides {out.strides} of shape {out.shape}")
     return out
+
+
+def held(name: str, a: object, dtype: DTypeLike, shape: tuple[int, ...]) -> None:
+    """Raise where an array that a container is to hold has another dtype or shape."""
+    if not isinstance(a, np.ndarray) or a.dtype != np.dtype(dtype):
+        raise TypeError(f"{name} must be {np.dtype(dtype)}, not {getattr(a, 'dtype', type(a).__name__)}")
+    if a.shape != shape:
+        needed, found = math.prod(shape) * a.itemsize, a.nbytes
+        raise ValueError(f"{name} must have shape {shape} ({needed} bytes), not {a.shape} ({found} bytes)")
+
+
+def fields(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a container as they were before `np.savez`, which makes arrays of numbers, words and shapes."""
+    plain = {name: value.item() if getattr(value, "ndim", None) == 0 else value for name, value in saved.items()}
+    return {**plain, "shape": tuple(map(int, plain["shape"]))}
 
 
 def is_input(name: str, out: Array, other: Array, in_place: bool = True) -> bool:

@@ -1,4 +1,4 @@
-"""Float weights on grids of any values: tables of other projects, signs, k-means, or values of the caller's."""
+"""Non-uniform grids: tables of other projects, signs, k-means, or values of the caller's."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from . import backend, checks
 from .float_environment import default_floats
 from .quantization import quantize, write_given_scales
 from .tensor import GroupSize, QuantizedTensor, blank, by_row, check_group_size, columns_per_group, scales_shape
-from .words import CODEBOOKS, SCALE_DTYPES
+from .words import CODEBOOKS, SCALE_DTYPES, Codebook, FloatDtype
 
 __all__ = ["cluster", "quantize_codebook"]
 
@@ -47,12 +47,12 @@ class Book:
 
 @default_floats
 def quantize_codebook(
-    w: object,
-    codebook: str | object,
+    w: ArrayLike,
+    codebook: Codebook | ArrayLike,
     *,
     group_size: GroupSize | None = None,
-    scale: object = None,
-    scale_dtype: str = "float32",
+    scales: ArrayLike | None = None,
+    scale_dtype: FloatDtype = "float32",
     out: QuantizedTensor | None = None,
 ) -> QuantizedTensor:
     """Round weights to the nearest of a few values times a scale: w ~ codebook[code] * scale.
@@ -74,9 +74,9 @@ def quantize_codebook(
 
     group_size: columns that share a scale, the last group of a row may be shorter; "channel": a row; "tensor": all.
         None: 64, or the 32 of MX.
-    scale: None, or for "nf4", "fp4" and arrays positive scales that broadcast to those of the result.
+    scales: None, or for "nf4", "fp4" and arrays positive scales that broadcast to those of the result.
     scale_dtype: "float16" or "bfloat16" rounds each scale to it before codes are computed; not for MX.
-    out: a QuantizedTensor of the same form, to be filled and returned.
+    out: a QuantizedTensor of the same shape, bits, group_size and codebook, to be filled and returned.
 
     A group of zeros has scale 0. NaN and infinity are a ValueError, and so is a scale beyond scale_dtype.
 
@@ -89,8 +89,8 @@ def quantize_codebook(
     name = checks.choice("codebook", codebook, CODEBOOKS) if isinstance(codebook, str) else ""
     scale_dtype = checks.choice("scale_dtype", scale_dtype, SCALE_DTYPES)
     size = _group_size(group_size, name)
-    if name in ("mxfp4", "mxint8", "binary", "ternary") and scale is not None:
-        raise ValueError(f"scale must be None for {name!r}, which finds its own")
+    if name in ("mxfp4", "mxint8", "binary", "ternary") and scales is not None:
+        raise ValueError(f"scales must be None for {name!r}, which finds its own")
     if name.startswith("mx") and scale_dtype != "float32":
         raise ValueError(f"scale_dtype must be 'float32' for {name!r} and its powers of two, not {scale_dtype!r}")
     x = checks.floats("w", w)
@@ -108,8 +108,8 @@ def quantize_codebook(
     elif name == "binary":
         _mean_magnitudes(x, size, q.scales, scale_dtype)
         code(x, book, "none", scale_dtype, q)
-    elif scale is not None:
-        write_given_scales(scale, q.scales, scale_dtype)
+    elif scales is not None:
+        write_given_scales(scales, q.scales, scale_dtype)
         _check_reach(q, book, x)
         code(x, book, "scale", scale_dtype, q)
     else:
@@ -119,15 +119,15 @@ def quantize_codebook(
 
 @default_floats
 def cluster(
-    w: object, k: int = 16, *, group_size: GroupSize = "tensor", out: QuantizedTensor | None = None
+    w: ArrayLike, k: int = 16, *, group_size: GroupSize = "tensor", out: QuantizedTensor | None = None
 ) -> QuantizedTensor:
-    """Let weights share k values, those with the least squared error: one-dimensional k-means.
+    """Cluster weights to k shared values of least squared error: one-dimensional k-means.
 
     w: (..., cols) float32, float16, bfloat16 or float64.
     k: 2..256 values; codes have the bits that k needs. Fewer distinct weights than k: exactly those.
     group_size: what shares a codebook: "tensor": everything, with a codebook of k values; "channel" (a row) or a number
         of columns: each its own, with a codebook of shape (*scales.shape, k). The scales are 1.
-    out: a QuantizedTensor of the same form with a codebook of its own, to be filled and returned.
+    out: a QuantizedTensor of the same shape, bits and group_size with a codebook of its own, to be filled and returned.
 
     The clusters of up to 65536 distinct weights are the best there are, by dynamic programming in float64 (Wang & Song
     2011, "Ckmeans.1d.dp"; Gronlund et al. 2017, "Fast exact k-means, k-medians and Bregman divergence clustering in
@@ -228,7 +228,8 @@ def _book_of(codebook: object) -> Book:
     ascends = values[1:] > values[:-1]
     if not ascends.all():
         at = int((~ascends).argmax()) + 1
-        raise ValueError(f"codebook must ascend, not go from {values[at - 1]} to {values[at]} at index {at}")
+        step = f"from {values[at - 1]} to {values[at]} at index {at}"
+        raise ValueError(f"codebook must be strictly increasing, not go {step}")
     return Book(values, ascending_edges(values))
 
 
@@ -269,7 +270,7 @@ def _check_reach(q: QuantizedTensor, book: Book, x: checks.Array) -> None:
     """Given scales may not let a value of the codebook overflow the dtype of the weights."""
     reach, most = float(q.scales.max()) * book.peak, checks.LARGEST[x.dtype.name]
     if reach > most:
-        raise ValueError(f"scale times the largest value of codebook must fit {x.dtype}, at most {most}, not {reach}")
+        raise ValueError(f"scales times the largest value of codebook must fit {x.dtype}, at most {most}, not {reach}")
 
 
 def _stored(scales: checks.Array, scale_dtype: str, x: checks.Array, into: NDArray[np.float32]) -> None:
@@ -344,6 +345,6 @@ def _mxint8(x: checks.Array, out: QuantizedTensor | None) -> QuantizedTensor:
     run = backend.active.quantize_codebook
     checks.finite("w", x, run(seen, group, "power_of_two", "float32", 1.0, edge, None, 8, None, scales))
     steps = (scales / 64).reshape(q.scales.shape)
-    quantize(x, 8, group_size=MX_GROUP_SIZE, scale=np.where(steps > 0, steps, np.float32(1)), out=q)
+    quantize(x, 8, group_size=MX_GROUP_SIZE, scales=np.where(steps > 0, steps, np.float32(1)), out=q)
     q.scales[...] = steps
     return q

@@ -6,9 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backend, checks
-from .tensor import row_bytes
 
-__all__ = ["pack", "unpack"]
+__all__ = ["pack", "row_bytes", "unpack"]
+
+
+def row_bytes(cols: int, bits: int) -> int:
+    """Count the bytes of one packed row: rows start on a byte.
+
+    >>> row_bytes(3, 4)
+    2
+    """
+    return -(-cols * bits // 8)
 
 
 def pack(codes: object, bits: int, *, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:

@@ -6,41 +6,41 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import backend, checks
 from .float_environment import default_floats
 from .tensor import GroupSize, QuantizedTensor, blank, by_row, check_group_size, columns_per_group
-from .words import ROUNDINGS, SCALE_DTYPES, SCALE_RULES
+from .words import NONFINITE, ROUNDINGS, SCALE_DTYPES, SCALE_RULES, FloatDtype, NonFinite, Rounding, ScaleRule
 
 __all__ = ["dequantize", "quantize", "round_to_int"]
-
-NONFINITE = ("raise", "zero", "saturate")
 
 
 @default_floats
 def quantize(
-    w: object,
+    w: ArrayLike,
     bits: int = 8,
     *,
     group_size: GroupSize = "channel",
     symmetric: bool = True,
-    scale: str | object = "absmax",
-    rounding: str = "even",
-    nonfinite: str = "raise",
-    scale_dtype: str = "float32",
+    scale: ScaleRule = "absmax",
+    scales: ArrayLike | None = None,
+    rounding: Rounding = "even",
+    nonfinite: NonFinite = "raise",
+    scale_dtype: FloatDtype = "float32",
     seed: int = 0,
     out: QuantizedTensor | None = None,
 ) -> QuantizedTensor:
-    """Round weights to a grid of `bits` bits: code = clip(round(w / scale)) + zero.
+    """Round weights to a grid of `bits` bits: code = clip(round(w / scale)) + zero_point.
 
-    w: (..., cols) float32, float16, bfloat16 or float64; groups run along the last axis.
+    w: (..., cols) float32, float16, bfloat16, or float64, which is narrowed to float32 and refused where it overflows
+        that; groups run along the last axis.
     bits: 2..8.
     group_size: columns that share a scale; the last group of a row may be shorter. "channel": a row. "tensor": all.
     symmetric: codes within +-(2**(bits-1) - 1) of zero, scale = absmax / (2**(bits-1) - 1), unless scale is "mse".
         Otherwise all 2**bits codes span min(w, 0)..max(w, 0), with a zero point that maps to exact 0.
-    scale: "absmax"; "mse", least squares, see below; "power_of_two", absmax rounded up to 2**n; or an array of positive
-        scales that broadcasts to those of the result.
+    scale: "absmax"; "mse", least squares, see below; or "power_of_two", absmax rounded up to 2**n.
+    scales: positive scales of your own in place of that rule, which broadcast to those of the result.
     rounding: "even" (half to even), "away" (half away from zero), "floor", or "stochastic": floor(x + u) with u from
         `seed` and the position of the weight (Gupta et al. 2015).
     nonfinite: "raise" a ValueError at NaN or infinity; "zero": count them as 0; "saturate": NaN as 0, infinities as the
@@ -48,7 +48,7 @@ def quantize(
     scale_dtype: "float16" or "bfloat16" rounds each scale to it before codes are computed, for files that store it so.
         A scale or a weight that overflows it is a ValueError. A group whose weights are all within half of its least
         positive value has scale 0 and decodes to zeros.
-    out: a QuantizedTensor of the same form, to be filled and returned.
+    out: a QuantizedTensor of the same shape, bits and group_size, to be filled and returned.
 
     "mse" has symmetric codes of the whole range -2**(bits-1)..2**(bits-1) - 1 and scales of either sign: for codes q
     the best scale is sum(w q) / sum(q q), and of the codes of a few first scales those are taken that leave the least
@@ -85,7 +85,7 @@ def quantize(
         q = blank(x.shape, bits, group_size, symmetric=symmetric)
     else:
         q = _reused(out, x, bits, group_size, symmetric)
-    rule = _scale_rule(scale, q.scales, scale_dtype)
+    rule = _scale_rule(scale, scales, q.scales, scale_dtype)
     if x.size == 0:
         q.data[...] = 0
         return q
@@ -94,21 +94,20 @@ def quantize(
         seen, data = _in_long_rows(seen, data, bits)
         _fit_tensor(x, symmetric, rule, scale_dtype, q)
         rule = "full" if rule == "mse" else "given"
-    scales, zeros = by_row(q.scales, len(seen)), by_row(q.zero_points, len(seen))
+    into = data, by_row(q.scales, len(seen)), by_row(q.zero_points, len(seen))
     group = columns_per_group(group_size, seen.shape[1])
     run = backend.active.quantize
-    checks.finite("w", x, run(seen, bits, group, symmetric, rule, scale_dtype, rounding, seed, data, scales, zeros))
+    checks.finite("w", x, run(seen, bits, group, symmetric, rule, scale_dtype, rounding, seed, *into))
     if scale_dtype != "float32":
         _check_scales_fit(q, x, scale_dtype)
     return q
 
 
 def dequantize(q: QuantizedTensor, *, dtype: DTypeLike = np.float32, out: NDArray[Any] | None = None) -> NDArray[Any]:
-    """The weights that the codes stand for: (code - zero) * scale, or codebook[code] * scale, in float32; then `dtype`.
+    """Decode codes to weights: (code - zero_point) * scale, or codebook[code] * scale, in float32; then `dtype`.
 
-    Where the scale is negative, code - zero = 0 gives -0.0, which is what compressed-tensors computes.
-
-    q: a QuantizedTensor. dtype: float32, float16 or bfloat16. Returns an array of q.shape.
+    q: a QuantizedTensor. dtype: float32, float16 or bfloat16. out: an array of q.shape, whose dtype then counts.
+    Returns an array of q.shape. Where the scale is negative, the code of zero gives -0.0, as in compressed-tensors.
 
     >>> q = quantize(np.array([[7.0, -3.0]], np.float32), bits=4)
     >>> dequantize(q)
@@ -116,36 +115,22 @@ def dequantize(q: QuantizedTensor, *, dtype: DTypeLike = np.float32, out: NDArra
     """
     if not isinstance(q, QuantizedTensor):
         raise TypeError(f"q must be a QuantizedTensor, not {type(q).__name__}")
-    kind = np.dtype(getattr(out, "dtype", dtype))
-    if kind not in checks.FLOATS:
-        raise TypeError(f"dtype must be float32, float16 or bfloat16, not {kind}")
-    data = np.ascontiguousarray(q.data)
-    w = checks.output(out, q.shape, kind, *q.parts(), in_place=False)
-    if w.size:
-        seen = checks.rows(w)
-        scales, zeros = by_row(q.scales, len(seen)), by_row(q.zero_points, len(seen))
-        group = columns_per_group(q.group_size, q.shape[-1])
-        if q.codebook is not None:
-            book = np.ascontiguousarray(q.codebook)
-            backend.active.dequantize_codebook(checks.rows(data), q.bits, group, book, scales, seen)
-            return w
-        backend.active.dequantize(checks.rows(data), q.bits, group, scales, zeros, seen)
-    return w
+    return q.dequantize(dtype, out=out)
 
 
 @default_floats
 def round_to_int(
-    w: object,
+    w: ArrayLike,
     multiplier: float,
     *,
     offset: int = 0,
     bits: int = 8,
     signed: bool = True,
-    rounding: str = "even",
+    rounding: Rounding = "even",
     seed: int = 0,
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
-    """clip(round(w * multiplier) + offset) as unpacked integers, the plain step under every uniform grid.
+    """Round to unpacked integers, the plain step under every uniform grid: clip(round(w * multiplier) + offset).
 
     w: any shape. multiplier: finite, a power of two for fixed point. offset: -65536..65536, added after rounding.
     bits: 1..8, signed or not: the range that results are clipped to. rounding, seed: as in `quantize`.
@@ -202,31 +187,35 @@ def _cleaned(x: checks.Array, nonfinite: str) -> checks.Array:
     return kept
 
 
-def _scale_rule(scale: object, scales: NDArray[np.float32], scale_dtype: str) -> str:
-    """The kernel's word for `scale`; given scales are written to `scales`."""
-    if isinstance(scale, str):
+def _scale_rule(
+    scale: ScaleRule, scales: ArrayLike | None, into: NDArray[np.float32], scale_dtype: FloatDtype
+) -> str:
+    """The kernel's word for how scales are found; given ones are written to `into`."""
+    if scales is None:
         return checks.choice("scale", scale, SCALE_RULES)
-    write_given_scales(scale, scales, scale_dtype)
+    if scale != "absmax":
+        raise ValueError(f"scale must be left out where scales are given, not {scale!r}")
+    write_given_scales(scales, into, scale_dtype)
     return "scale"
 
 
-def write_given_scales(scale: object, scales: NDArray[np.float32], scale_dtype: str) -> None:
-    """Positive scales of the caller's, rounded to scale_dtype, to `scales`, to which they broadcast."""
-    if type(scale) is float and scale_dtype == "float32" and _LEAST_SCALE <= scale <= _FLOAT32_MAX:
-        scales.fill(scale)  # one for all, in a tenth of the time
+def write_given_scales(scales: ArrayLike, into: NDArray[np.float32], scale_dtype: FloatDtype) -> None:
+    """Positive scales of the caller's, rounded to scale_dtype, to `into`, to which they broadcast."""
+    if type(scales) is float and scale_dtype == "float32" and _LEAST_SCALE <= scales <= _FLOAT32_MAX:
+        into.fill(scales)  # one for all, in a tenth of the time
         return
-    given = checks.floats("scale", np.atleast_1d(checks.array("scale", scale))).astype(np.float32, copy=False)
+    given = checks.floats("scales", np.atleast_1d(checks.array("scales", scales))).astype(np.float32, copy=False)
     with np.errstate(over="ignore"):
         given = given.astype(np.dtype(scale_dtype)).astype(np.float32)
     bad = ~(given > 0) | np.isinf(given)
     if bad.any():
         at = int(bad.ravel().argmax())
         worst = given.ravel()[at]
-        raise ValueError(f"scale must be positive and finite in {scale_dtype}, not {worst} at flat index {at}")
+        raise ValueError(f"scales must be positive and finite in {scale_dtype}, not {worst} at flat index {at}")
     try:
-        scales[...] = given
+        into[...] = given
     except ValueError:
-        raise ValueError(f"scale must broadcast to shape {scales.shape}, not have shape {given.shape}") from None
+        raise ValueError(f"scales must broadcast to shape {into.shape}, not have shape {given.shape}") from None
 
 
 def _in_long_rows(x: checks.Array, data: checks.Array, bits: int) -> tuple[checks.Array, checks.Array]:

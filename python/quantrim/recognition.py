@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from . import backend, checks
 from .codebooks import Book, ascending_edges, code
@@ -19,16 +19,16 @@ SAMPLE = 8191  # weights looked at for new values together
 
 
 @default_floats
-def recognize_grid(w: object, *, group_size: GroupSize = "channel") -> QuantizedTensor | None:
-    """The packed form of weights that have been on a grid before, without any change; None where there is no such grid.
+def recognize_grid(w: ArrayLike, *, group_size: GroupSize = "channel") -> QuantizedTensor | None:
+    """Pack weights that are already quantized without any change; None where they are on no grid.
 
     w: (..., cols) float32, float16, bfloat16 or float64 (narrowed to float32).
-    group_size: as in `quantize`: what shares a scale.
+    group_size: columns that share a scale, as in `quantize`.
 
     Returns the smaller of: codes of 2 to 8 bits where each group has a scale with w = (code - zero) * scale, in float32
     and then in the dtype of w; and codes with a codebook where the tensor has at most 256 distinct values. `dequantize`
     with the dtype of w gives every bit of w, and such a grid is found wherever there is one. Scales may be negative:
-    then the code of zero is -0, as in GGUF's Q4_0. A group with 0, -0 and others lies on no grid; `w + 0` has no -0.
+    then the code of zero is -0, as in GGUF's Q4_0. A group with 0, -0 and others is on no grid; `w + 0` has no -0.
     (Zeros are not taken for multiples that were too small for the dtype.) Grids with an offset that is no whole number
     of steps (GGUF's Q4_1, MLX) are not recognized.
 

@@ -1,61 +1,60 @@
-"""A weight tensor on a grid of few bits."""
+"""Codes of few bits with their scales: the container, and how it is decoded."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from . import checks
+from . import backend, checks
+from .packing import row_bytes as row_bytes
+from .packing import unpack
 
-GroupSize = int | str  # columns that share one scale, or "channel" (a row), or "tensor"
+GroupSize = int | Literal["channel", "tensor"]  # columns that share one scale, or a row of them, or all
 MAX_GROUP = 2**31 - 1
 KERNEL_AXIS = 64  # of three axes a last one below this is the width of a convolution, not the inputs of an expert
 
 
 def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
-    """(rows, cols) of a tensor seen as a matrix: rows of its last axis; but a convolution kernel, of four axes or more
-    or with a short last one, is (out, the rest)."""
+    """Return (rows, cols) of a tensor seen as a matrix: rows of its last axis, or (out, the rest) of a convolution
+    kernel, which has four axes or more or a short last one."""
     kernel = len(shape) >= 4 or (len(shape) == 3 and shape[-1] < KERNEL_AXIS)
     split = 1 if kernel else len(shape) - 1
     return math.prod(shape[:split]), math.prod(shape[split:])
 
 
-def row_bytes(cols: int, bits: int) -> int:
-    """Bytes of one packed row: rows start on a byte."""
-    return -(-cols * bits // 8)
-
-
 def check_group_size(group_size: object) -> GroupSize:
-    """`group_size` if it is one that `quantize` knows."""
-    if group_size in ("tensor", "channel"):
-        return str(group_size)
+    """Return `group_size` if it is one that `quantize` knows."""
     if isinstance(group_size, str):
+        if group_size == "tensor":
+            return "tensor"
+        if group_size == "channel":
+            return "channel"
         raise ValueError(f'group_size must be "tensor", "channel" or an integer of 1..{MAX_GROUP}, not {group_size!r}')
     return checks.integer("group_size", group_size, 1, MAX_GROUP)
 
 
 def columns_per_group(group_size: GroupSize, cols: int) -> int:
-    """Columns under one scale within a row; at least 1, so that an empty row has no groups."""
+    """Count the columns under one scale within a row; at least 1, so that an empty row has no groups."""
     return max(1, cols if isinstance(group_size, str) else min(group_size, cols))
 
 
 def scales_shape(shape: tuple[int, ...], group_size: GroupSize) -> tuple[int, ...]:
-    """Shape of the scales: one per group of a row, one per row, or a single one."""
+    """Return the shape of the scales: one per group of a row, one per row, or a single one."""
     if group_size == "tensor":
         return (1,) * len(shape)
     if group_size == "channel":
         return (*shape[:-1], 1)
-    return (*shape[:-1], -(-shape[-1] // int(group_size)))
+    return (*shape[:-1], -(-shape[-1] // group_size))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class QuantizedTensor:
-    """Codes of few bits with their scales: value = (code - zero) * scale, or codebook[code] * scale.
+    """Hold codes of few bits with their scales: value = (code - zero) * scale, or codebook[code] * scale.
 
     data: (..., bytes per row) uint8. Unsigned codes of `bits` bits, least significant bit first, element 0 lowest;
         every row of the last axis starts on a byte.
@@ -64,14 +63,17 @@ class QuantizedTensor:
     zero_points: uint8 of the shape of scales, or None where zero is 2**(bits-1) (symmetric).
     codebook: None for a uniform grid, or up to 2**bits float32 values by code: (values,) for all codes, or
         (*scales.shape, values) for each scale its own. Then there are no zero points. Codes past its end are its last.
-    bits, group_size, shape: of the tensor that these codes stand for; groups run along the last axis.
+    bits, group_size, shape: of the tensor that is encoded; groups run along the last axis.
+
+    `np.asarray(q)` dequantizes. Two of them are equal if they are one object; compare `arrays()` for their contents.
+    `np.savez(path, **q.to_dict())` saves one, `QuantizedTensor.from_dict(np.load(path))` loads it.
 
     >>> import numpy as np, quantrim as qt
     >>> q = qt.quantize(np.array([[3.5, -7.0, 1.75, 0.0]], np.float32), bits=4)
-    >>> q.data.tolist(), q.codes().tolist()
-    ([[28, 138]], [[4, -7, 2, 0]])
-    >>> round(q.bits_per_weight)
-    12
+    >>> q
+    QuantizedTensor(int4 per channel, 1x4, 12.0 bits/weight)
+    >>> q.data.tolist(), q.codes().tolist(), np.asarray(q).tolist()
+    ([[28, 138]], [[4, -7, 2, 0]], [[4.0, -7.0, 2.0, 0.0]])
     """
 
     data: NDArray[np.uint8]
@@ -90,8 +92,8 @@ class QuantizedTensor:
         for n in self.shape:
             checks.integer("shape", n, 0, 2**62)
         want = scales_shape(self.shape, self.group_size)
-        _part("data", self.data, np.uint8, (*self.shape[:-1], row_bytes(self.shape[-1], self.bits)))
-        _part("scales", self.scales, np.float32, want)
+        checks.held("data", self.data, np.uint8, (*self.shape[:-1], row_bytes(self.shape[-1], self.bits)))
+        checks.held("scales", self.scales, np.float32, want)
         signed = self.codebook is None
         good = np.isfinite(self.scales) & (signed | (self.scales >= 0))
         if not good.all():
@@ -99,7 +101,7 @@ class QuantizedTensor:
             wanted = "finite" if signed else "finite and not negative"
             raise ValueError(f"scales must be {wanted}, not {self.scales.ravel()[at]} at flat index {at}")
         if self.zero_points is not None:
-            _part("zero_points", self.zero_points, np.uint8, want)
+            checks.held("zero_points", self.zero_points, np.uint8, want)
             if self.bits < 8 and (self.zero_points >> self.bits).any():
                 most, found = 2**self.bits - 1, int(self.zero_points.max())
                 raise ValueError(f"zero_points must be codes of {self.bits} bits, at most {most}, not {found}")
@@ -110,45 +112,92 @@ class QuantizedTensor:
         if self.zero_points is not None:
             raise ValueError("zero_points must be None where there is a codebook")
         shape = getattr(book, "shape", ()) or (1,)
-        _part("codebook", book, np.float32, shape if len(shape) == 1 else (*self.scales.shape, shape[-1]))
+        checks.held("codebook", book, np.float32, shape if len(shape) == 1 else (*self.scales.shape, shape[-1]))
         if not 1 <= shape[-1] <= 2**self.bits:
             raise ValueError(f"codebook must have 1..{2**self.bits} values for {self.bits} bits, not {shape[-1]}")
         if not np.isfinite(book).all():
             raise ValueError("codebook must be finite")
+
+    def __repr__(self) -> str:
+        bits = f"{round(self.bits_per_weight, 2)} bits/weight"
+        return f"QuantizedTensor({grid_label(self)}, {shape_label(self.shape)}, {bits})"
 
     @property
     def symmetric(self) -> bool:
         """Whether there are no zero points: each is 2**(bits-1), or a codebook says the values."""
         return self.zero_points is None
 
-    def parts(self) -> list[NDArray[Any]]:
-        """Codes, scales, zero points and codebook: those that are there."""
+    def arrays(self) -> list[NDArray[Any]]:
+        """List codes, scales, zero points and codebook: those that are there."""
         return [a for a in (self.data, self.scales, self.zero_points, self.codebook) if a is not None]
 
     @property
     def nbytes(self) -> int:
         """Bytes of codes, scales, zero points and codebook together."""
-        return sum(a.nbytes for a in self.parts())
+        return sum(a.nbytes for a in self.arrays())
 
     @property
     def bits_per_weight(self) -> float:
-        """Stored bits, scales and all, per weight of the tensor."""
-        weights = int(np.prod(self.shape))
+        """Bits of codes, scales and all, per weight of the tensor; 0.0 for an empty one."""
+        weights = math.prod(self.shape)
         return 8 * self.nbytes / weights if weights else 0.0
 
     def codes(self) -> NDArray[Any]:
-        """The unpacked codes, of `shape`: int8 counted from zero where symmetric; else, or with a codebook, uint8."""
-        from .packing import unpack
-
+        """Unpack the codes, of `shape`: int8 counted from zero where symmetric; else, or with a codebook, uint8."""
         codes = unpack(self.data, self.bits, self.shape[-1])
         signed = self.symmetric and self.codebook is None
         return (codes - np.uint8(2 ** (self.bits - 1))).view(np.int8) if signed else codes
 
-    def dequantize(self, dtype: DTypeLike = np.float32) -> NDArray[Any]:
-        """The weights again, as `quantrim.dequantize` gives them."""
-        from .quantization import dequantize
+    def dequantize(self, dtype: DTypeLike = np.float32, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Decode the weights, as `quantrim.dequantize` says."""
+        kind = np.dtype(getattr(out, "dtype", dtype))
+        if kind not in checks.FLOATS:
+            raise TypeError(f"dtype must be float32, float16 or bfloat16, not {kind}")
+        w = checks.output(out, self.shape, kind, *self.arrays(), in_place=False)
+        if not w.size:
+            return w
+        into, data = checks.rows(w), checks.rows(np.ascontiguousarray(self.data))
+        scales, zeros = by_row(self.scales, len(into)), by_row(self.zero_points, len(into))
+        group = columns_per_group(self.group_size, self.shape[-1])
+        if self.codebook is None:
+            backend.active.dequantize(data, self.bits, group, scales, zeros, into)
+        else:
+            book = np.ascontiguousarray(self.codebook)
+            backend.active.dequantize_codebook(data, self.bits, group, book, scales, into)
+        return w
 
-        return dequantize(self, dtype=dtype)
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        return array_of(self.dequantize, dtype, copy)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name, those that are None left out; `from_dict` takes them back."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> QuantizedTensor:
+        """Make a tensor of what `to_dict` gave, or of what `np.load` gives of it."""
+        return cls(**{"zero_points": None, **checks.fields(fields)})
+
+
+def grid_label(t: Any) -> str:
+    """Name the grid of a QuantizedTensor, or of a SparseTensor of codes: "int4 group 32"."""
+    grid = f"{'int' if t.zero_points is None else 'uint'}{t.bits}"
+    if getattr(t, "codebook", None) is not None:
+        grid = f"{t.codebook.shape[-1]}-value codebook"
+    return f"{grid} per {t.group_size}" if isinstance(t.group_size, str) else f"{grid} group {t.group_size}"
+
+
+def shape_label(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def array_of(dense: Any, dtype: DTypeLike | None, copy: bool | None) -> NDArray[Any]:
+    """Answer numpy's `__array__` with `dense(dtype)`, which is an array of its own each time."""
+    if copy is False:
+        raise ValueError("copy must not be False: an array of weights has yet to be computed")
+    kind = np.dtype(np.float32 if dtype is None else dtype)
+    found: NDArray[Any] = dense(kind) if kind in checks.FLOATS else dense(np.float32).astype(kind)
+    return found
 
 
 def blank(
@@ -159,24 +208,16 @@ def blank(
     symmetric: bool = True,
     codebook: NDArray[np.float32] | None = None,
 ) -> QuantizedTensor:
-    """A QuantizedTensor to be filled: codes of any value, scales and zero points 0."""
+    """Make a QuantizedTensor to be filled: codes of any value, scales and zero points 0."""
     of_scales = scales_shape(shape, group_size)
     data = np.empty((*shape[:-1], row_bytes(shape[-1], bits)), np.uint8)
     zeros = None if symmetric else np.zeros(of_scales, np.uint8)
     return QuantizedTensor(data, np.zeros(of_scales, np.float32), zeros, bits, group_size, shape, codebook)
 
 
-def by_row(parts: NDArray[Any] | None, rows: int) -> Any:
-    """Scales or zero points as (rows, groups): those of a whole tensor are repeated, others only seen so."""
-    if parts is None:
+def by_row(grid: NDArray[Any] | None, rows: int) -> Any:
+    """View scales or zero points as (rows, groups); those of a whole tensor are repeated."""
+    if grid is None:
         return None
-    grid = checks.rows(np.ascontiguousarray(parts))
-    return grid if len(grid) == rows else np.repeat(grid, rows, axis=0)
-
-
-def _part(name: str, a: object, dtype: DTypeLike, shape: tuple[int, ...]) -> None:
-    if not isinstance(a, np.ndarray) or a.dtype != np.dtype(dtype):
-        raise TypeError(f"{name} must be {np.dtype(dtype)}, not {getattr(a, 'dtype', type(a).__name__)}")
-    if a.shape != shape:
-        needed, found = int(np.prod(shape)) * a.itemsize, a.nbytes
-        raise ValueError(f"{name} must have shape {shape} ({needed} bytes), not {a.shape} ({found} bytes)")
+    seen = checks.rows(np.ascontiguousarray(grid))
+    return seen if len(seen) == rows else np.repeat(seen, rows, axis=0)

@@ -357,7 +357,7 @@ def _stated_shape(
     return stated
 
 
-def _group_size(scales: tuple[int, int], rows: int, cols: int) -> int | str:
+def _group_size(scales: tuple[int, int], rows: int, cols: int) -> GroupSize:
     groups = scales[1]
     if scales[0] != rows or not groups or (groups > 1 and cols % groups):
         wanted = f"{rows} rows of one scale, or of a number that divides {cols} columns"

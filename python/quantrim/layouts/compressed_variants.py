@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..codebooks import E2M1
-from ..tensor import QuantizedTensor, blank, matrix_shape, row_bytes
+from ..tensor import GroupSize, QuantizedTensor, blank, matrix_shape, row_bytes
 from .base import SCALE_DTYPES, Arrays, Infos, Layout, Shape, decode_scales
 from .zero_points import ZERO_POINT_ROWS, unpack_zero_points
 
@@ -130,7 +130,7 @@ class Variant(Layout):
         global_scale = None if arrays.info("weight_global_scale") is None else arrays.array("weight_global_scale")
         scales = self.decode_scales(self._grid_rows(arrays, scale, at), global_scale)
         zeros = None if self.zeros is None else self._zero_points(arrays, first, count, at)
-        group: int | str = min(self.block[1], cols)
+        group: GroupSize = min(self.block[1], cols)
         if self.ordered:
             of_column = self._groups_of_columns(arrays)
             scales, group = scales[:, of_column], 1

@@ -22,10 +22,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import checks, sparse
+from .. import checks
 from ..packing import pack, unpack
 from ..sparse_tensor import SparseTensor
-from ..tensor import GroupSize, QuantizedTensor, columns_per_group, matrix_shape, row_bytes
+from ..tensor import GroupSize, QuantizedTensor, check_group_size, columns_per_group, matrix_shape, row_bytes
 from .base import (
     FLOATS,
     SCALE_DTYPES,
@@ -134,7 +134,7 @@ class Sparse(WritableLayout):
 
     def count(self, x: QuantizedTensor | Array) -> int:
         """How many elements a chunk takes."""
-        s = sparse.encode(x, "bitmask")
+        s = SparseTensor.from_dense(x, "bitmask")
         return int(self._row_ends(s)[-1])
 
     def of_size(self, size: int) -> Sparse:
@@ -151,7 +151,7 @@ class Sparse(WritableLayout):
         return _Encoder(self, matrix_shape(shape), counts)
 
     def decode(self, arrays: Arrays, first: int, count: int, shape: Shape) -> QuantizedTensor | Array:
-        return self.decode_sparse(arrays, first, count, shape).decode()
+        return self.decode_sparse(arrays, first, count, shape).to_dense()
 
     def decode_sparse(self, arrays: Arrays, first: int, count: int, shape: Shape) -> SparseTensor:
         rows, cols = matrix_shape(shape)
@@ -195,7 +195,7 @@ class _Encoder(Encoder):
 
     def encode(self, x: QuantizedTensor | Array, chunk: Chunk) -> Iterator[tuple[str, int, Array]]:
         layout, cols = self._layout, self._shape[1]
-        s = sparse.encode(x, "bitmask")
+        s = SparseTensor.from_dense(x, "bitmask")
         start = self._starts[chunk.number]
         yield "bitmask", chunk.row * self._width + chunk.col // 8, s.places
         ends = layout._row_ends(s)
@@ -266,8 +266,7 @@ def from_entry(entry: Mapping[str, Any], infos: Infos) -> tuple[Sparse, Shape]:
             raise ValueError("weight_scale is missing")
         names = {stored: name for name, (stored, _) in SCALE_DTYPES.items()}
         scale = names[checks.choice("dtype of weight_scale", infos["weight_scale"][0], names)]
-        assert isinstance(group, (int, str))
-        grid = Grid(bits, group, "weight_zero_point" not in infos, scale)
+        grid = Grid(bits, check_group_size(group), "weight_zero_point" not in infos, scale)
     name = _PACKED if Sparse(dtype, 0, grid).packed else _VALUES
     if name not in infos:
         raise ValueError(f"{name} is missing beside {', '.join(sorted(infos)) or 'nothing'}")

@@ -11,6 +11,7 @@ from ..files.disk.errors import quote
 from ..layouts.base import WEIGHT, StoredTensor, WritableLayout, full_name, stored_in
 from ..layouts.compressed_tensors import INT, CompressedTensors
 from ..layouts.plain import Plain
+from ..tensor import GroupSize
 from .choose_layout import code_layout, layout_bytes, own_grid, sparse_layout
 from .readers import BOTH, Readers, Reason
 from .recipe import Recipe
@@ -120,7 +121,7 @@ class TensorPlanner:
         self._one_group = self._group_of_all(matrices)
         self._planned: dict[_Likeness, TensorPlan] = {}
 
-    def _group_of_all(self, matrices: Iterable[TensorInfo]) -> int | str | None:
+    def _group_of_all(self, matrices: Iterable[TensorInfo]) -> GroupSize | None:
         """The group size of all codes for transformers, which decodes one scheme as it opens a model and so opens more;
         None where they cannot be of one scheme."""
         wishes, columns = set(), []
@@ -222,7 +223,7 @@ class TensorPlanner:
         sparse = None if self._recipe.simulate else sparse_layout(info, settings, codes)
         return TensorPlan(info, settings, sparse or codes, _label(sparse or codes, info, settings), reason, codes)
 
-    def _group_size(self, info: TensorInfo, settings: Settings) -> tuple[int | str, str]:
+    def _group_size(self, info: TensorInfo, settings: Settings) -> tuple[GroupSize, str]:
         """Return the group size that divides the columns, and why it is another than asked for."""
         if len(info.shape) != 2:
             return settings.group, ""
@@ -256,7 +257,7 @@ def _usual_scale_dtype(info: TensorInfo, settings: Settings) -> str:
     return "bfloat16" if info.dtype == "BF16" and settings.codebook is None else "float16"
 
 
-def _dividing_group(group: int | str, cols: int, usual: Iterable[int]) -> int | str:
+def _dividing_group(group: GroupSize, cols: int, usual: Iterable[int]) -> GroupSize:
     """The group size itself where it divides the columns, else the largest usual one below it that does, else
     a row."""
     if isinstance(group, str) or cols % group == 0:

@@ -92,7 +92,7 @@ class _Codebook(Coder):
         self.whole = layout.group_size == "tensor"
         self._book = codebook if isinstance(codebook, str) else np.array(codebook, np.float32)
         self._stored_scales: str | None = layout.scale_dtype
-        self._scale_dtype = "float32" if layout.scale_dtype not in SCALE_DTYPES else str(layout.scale_dtype)
+        self._scale_dtype: Any = "float32" if layout.scale_dtype not in SCALE_DTYPES else str(layout.scale_dtype)
 
     def codes(self, x: Array, chunk: Chunk) -> QuantizedTensor:
         q = quantize_codebook(x, self._book, group_size=self.group_size, scale_dtype=self._scale_dtype)
@@ -151,10 +151,9 @@ class UniformCoder(Coder):
         data = get("codes", (x.shape[0], row_bytes(x.shape[1], self._bits)), np.dtype(np.uint8))
         out = QuantizedTensor(data, scales, zero_points, self._bits, self._groups, (x.shape[0], x.shape[1]))
         seed = (s.seed + (chunk.row * self._shape[1] + chunk.col) * _COUNTER_STEP) % _U64
-        return quantize(
-            x, self._bits, group_size=self._groups, symmetric=s.symmetric, scale=s.scale_rule, rounding=s.rounding,
-            scale_dtype=self._scale_dtype, seed=seed, out=out,
-        )  # fmt: skip
+        options: dict[str, Any] = {"rounding": s.rounding, "scale_dtype": self._scale_dtype, "seed": seed}
+        options["scale" if isinstance(s.scale_rule, str) else "scales"] = s.scale_rule
+        return quantize(x, self._bits, group_size=self._groups, symmetric=s.symmetric, out=out, **options)
 
 
 def _extremes(x: Array) -> tuple[float, float]:
