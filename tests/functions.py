@@ -101,9 +101,9 @@ def labels(a: Array) -> Array:
 
 
 def sparse_product(a: Array) -> Array:
-    """Vectors a times a matrix of their length; more axes than two become rows."""
-    vectors = np.asarray(a).reshape(int(np.prod(a.shape[:-1])), columns(a)) if np.ndim(a) > 2 else a
-    return qt.sparse.matmul(qt.sparse.from_dense(wave((6, columns(a)))), vectors.T).T
+    """A sparse matrix times a; more axes than two become rows."""
+    x = two(a) if np.ndim(a) > 2 else a
+    return qt.sparse.matmul(qt.sparse.from_dense(wave((6, len(x) if np.ndim(x) else 1))), x)
 
 
 FUNCTIONS = [

@@ -99,6 +99,9 @@ MORE: dict[str, Callable[[], Any]] = {
     "threshold-narrowed": lambda: qt.threshold(W, 0.3, mode="soft"),
     "threshold-subnormal": lambda: qt.threshold(SUBNORMAL, 1e-40),
     "float64": lambda: qt.importance.magnitude(DOUBLES),
+    "float64-soft": lambda: qt.threshold(DOUBLES, 0.1, mode="soft"),
+    "float64-rows": lambda: qt.pruning.shrink(DOUBLES, l1=0.7, l2=0.1, axis=1),
+    "float64-prune": lambda: qt.prune(DOUBLES, 0.3),
     "round_to_int-tenths": lambda: qt.round_to_int(W, 0.7),
     "prune_mask-tie": lambda: qt.prune_mask(np.arange(45), 0.1),  # 4.5, or more where 0.1 * 45 is rounded up
     "global_masks-tie": lambda: qt.pruning.global_masks([np.arange(45)], 0.1)[0],

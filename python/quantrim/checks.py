@@ -22,7 +22,12 @@ Array = NDArray[Any]
 W = TypeVar("W", bound=str)
 
 FLOATS = tuple(np.dtype(t) for t in (np.float32, np.float16, ml_dtypes.bfloat16))
-LARGEST = {"float32": float(np.finfo(np.float32).max), "float16": 65504.0, "bfloat16": float.fromhex("0x1.fep127")}
+LARGEST = {
+    "float64": float(np.finfo(np.float64).max),
+    "float32": float(np.finfo(np.float32).max),
+    "float16": 65504.0,
+    "bfloat16": float.fromhex("0x1.fep127"),
+}
 MAX_M = 32  # of the pattern "n:m"
 _CHUNK = 1 << 22  # elements looked at together when an error needs a count
 
@@ -63,18 +68,22 @@ def _bfloat16_by_dlpack(a: Any) -> Array:
 
 
 def floats(name: str, a: object, shape: tuple[int, ...] | None = None) -> Array:
-    """`a` as a C-ordered, aligned, native array of float32, float16 or bfloat16 with at least one axis.
+    """Return `a` as a C-ordered, aligned, native array of float32, float16 or bfloat16 with at least one axis.
 
-    float64 is narrowed to float32 and refused where that overflows; integers become float32 where it holds each of
-    them exactly; every other dtype is a TypeError.
+    float64, which numpy makes of lists of Python's floats, is narrowed to float32 and refused where that overflows;
+    integers become float32 where it holds each of them exactly; every other dtype is a TypeError.
     """
+    x = weights(name, a, shape)
+    return _narrowed(name, x) if x.dtype == np.float64 else x
+
+
+def weights(name: str, a: object, shape: tuple[int, ...] | None = None) -> Array:
+    """Return `a` as `floats` does, but float64 as it is."""
     if _core.usual_input(a) and (shape is None or a.shape == shape):
         return a
     x = array(name, a)
     native = x.dtype.newbyteorder("=")
-    if native == np.float64:
-        x = _narrowed(name, x)
-    elif native in FLOATS:
+    if native == np.float64 or native in FLOATS:
         x = x.astype(native, copy=False)
     elif native.kind in "iu":
         x = _exact(name, x)

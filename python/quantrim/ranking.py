@@ -100,17 +100,17 @@ def prune_model(
 def _scored(weights: Arrays[K], scores: Arrays[K] | Score[K] | None) -> Iterator[tuple[str, Array]]:
     """The scores of each array, flat, with what to call them in an error."""
     for name in weights:
-        w = checks.floats(f"weights[{name!r}]", weights[name])
+        w = checks.weights(f"weights[{name!r}]", weights[name])
         if scores is None:
-            yield f"weights[{name!r}]", w.ravel()
+            yield f"weights[{name!r}]", _scores_of(name, w, None)
             continue
-        checks.finite(f"weights[{name!r}]", w, backend.active.is_finite(w.ravel()))
+        checks.finite(f"weights[{name!r}]", w, backend.kernels_of(w).is_finite(w.ravel()))
         yield f"scores[{name!r}]", _scores_of(name, w, scores)
 
 
 def _scores_of(name: K, w: Array, scores: Arrays[K] | Score[K] | None) -> Array:
     if scores is None:
-        return w.ravel()
+        return checks.floats(f"weights[{name!r}]", w).ravel()
     found = scores(name, w) if callable(scores) else scores[name]
     return checks.floats(f"scores[{name!r}]", found, w.shape).ravel()
 
@@ -128,9 +128,14 @@ def _pruned_array(
     name: K, weights: object, scores: Arrays[K] | Score[K] | None, cut: int, ties: int
 ) -> tuple[int, NDArray[Any]]:
     """How many of the ties it took, and the array."""
-    w = checks.floats(f"weights[{name!r}]", weights)
+    w = checks.weights(f"weights[{name!r}]", weights)
     out = np.empty_like(w)
     by = _scores_of(name, w, scores)
+    if w.dtype == np.float64:
+        keep = np.empty(w.shape, np.bool_)
+        taken = backend.active.mask_below(by, scores is None, cut, ties, keep.ravel())
+        backend.kernels_of(w).apply_mask(w, keep, out)
+        return taken, out
     return backend.active.prune_below(w.ravel(), by, scores is None, cut, ties, out.ravel()), out
 
 

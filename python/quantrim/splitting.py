@@ -90,7 +90,7 @@ def remove_units(
     weights alone: such a unit puts out activation(bias), whatever comes in, and that times its column is added to the
     next bias, in float64 (which is made where it was None). Folding needs weights of two axes: at the border of a
     padded image the sum would be another. Nor can anything stand between the layers then.
-    Returns a list of new tuples like `layers`, in their dtypes; float64 becomes float32. (Srinivas and Babu 2015,
+    Returns a list of new tuples like `layers`, in their dtypes. (Srinivas and Babu 2015,
     "Data-free parameter pruning for deep neural networks"; Han et al. 2015 on dead neurons.)
 
     >>> hidden = np.float32([[1, 2], [3, 4], [0, 0]]), np.float32([0, 0, 5])
@@ -138,7 +138,7 @@ def _folded(i: int, layers: list[Layer], kept: NDArray[np.intp], rows: NDArray[n
         sums += own.astype(np.float64)
     with np.errstate(over="ignore"):
         folded = sums.astype(weight.dtype if own is None else own.dtype)
-    if not np.isfinite(folded.astype(np.float32)).all():
+    if not np.isfinite(folded.astype(np.float64)).all():
         raise ValueError(f"layers[{i}] must have a folded bias within {folded.dtype}, not one that overflows it")
     return folded
 
@@ -152,18 +152,18 @@ def _layers(layers: object) -> tuple[list[Layer], dict[int, list[Between]]]:
     for i, layer in enumerate(layers):
         if 0 < i < len(layers) - 1 and _is_between(layer):
             shape, named = found[-1][0].shape[:1], enumerate(layer)
-            arrays = [None if a is None else checks.floats(f"layers[{i}][{k}]", a, shape) for k, a in named]
+            arrays = [None if a is None else checks.weights(f"layers[{i}][{k}]", a, shape) for k, a in named]
             between.setdefault(len(found) - 1, []).append(tuple(arrays))
             continue
         if not isinstance(layer, (list, tuple)) or len(layer) != 2:
             raise ValueError(f"layers[{i}] must be (weight, bias), not {type(layer).__name__}")
-        weight = checks.floats(f"layers[{i}] weight", layer[0])
+        weight = checks.weights(f"layers[{i}] weight", layer[0])
         if weight.ndim < 2:
             raise ValueError(f"layers[{i}] weight must be (out, in, ...), not of shape {weight.shape}")
         if found and weight.shape[1] != len(found[-1][0]):
             units, inputs = len(found[-1][0]), weight.shape[1]
             raise ValueError(f"layers[{i}] must have an input for each of {units} units before it, not {inputs}")
-        bias = None if layer[1] is None else checks.floats(f"layers[{i}] bias", layer[1], weight.shape[:1])
+        bias = None if layer[1] is None else checks.weights(f"layers[{i}] bias", layer[1], weight.shape[:1])
         found.append((weight, bias))
     return found, between
 

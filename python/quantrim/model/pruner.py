@@ -82,7 +82,7 @@ class _NOfM(Pruner):
         self._pattern, self._score = pattern, score
 
     def apply(self, x: Array, number: int, chunk: Chunk, out: Array) -> None:
-        prune(x, pattern=self._pattern, scores=self._score and self._score(x, chunk), out=out)
+        prune(x, pattern=self._pattern, scores=None if self._score is None else self._score(x, chunk), out=out)
 
 
 class _ByRow(Pruner):
@@ -92,7 +92,7 @@ class _ByRow(Pruner):
         self._sparsity, self._score = sparsity, score
 
     def apply(self, x: Array, number: int, chunk: Chunk, out: Array) -> None:
-        prune(x, self._sparsity, scores=self._score and self._score(x, chunk), axis=1, out=out)
+        prune(x, self._sparsity, scores=None if self._score is None else self._score(x, chunk), axis=1, out=out)
 
 
 class _Ranked(Pruner):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..checks import Array
-from .lanes import all_finite, sum_last_axis
+from .lanes import all_finite, real, sum_last_axis
 
 
 def block_sums(w: Array, block_rows: int, block_cols: int, power: int, out: Array) -> bool:
@@ -19,7 +19,7 @@ def block_sums(w: Array, block_rows: int, block_cols: int, power: int, out: Arra
 
 
 def multiply(w: Array, factor: Array, by_row: bool, out: Array) -> bool:
-    """w * factor, one for each row or one for each column; + 0 makes -0 a 0."""
+    """w * factor, one for each row or one for each column; + 0 makes -0 a 0. Also of float64."""
     with np.errstate(all="ignore"):
-        out[...] = (w.astype(np.float32) * (factor[:, None] if by_row else factor) + np.float32(0)).astype(w.dtype)
+        out[...] = (real(w) * (factor[:, None] if by_row else factor) + np.float32(0)).astype(w.dtype)
     return all_finite(w)

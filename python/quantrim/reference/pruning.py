@@ -1,15 +1,19 @@
-"""Thresholds, masks and N:M. Weights keep their dtype; a mask is True where a weight stays."""
+"""Thresholds, masks and N:M. Weights keep their dtype; a mask is True where a weight stays.
+
+Thresholds, masks, shrinkage, `count_nonzero` and `is_finite` take float64, too, and compute in it: no compiled kernel
+does, so these are what computes it on every instruction set."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ..checks import Array
-from .lanes import all_finite
+from .lanes import all_finite, real
 
 
 def threshold(w: Array, t: float, mode: str, out: Array) -> bool:
-    x, cut = w.astype(np.float32), np.float32(t)
+    x = real(w)
+    cut = x.dtype.type(t)
     if mode == "magnitude":
         out[...] = np.where(np.abs(x) < cut, 0, w)
     elif mode == "signed":
@@ -26,14 +30,15 @@ def apply_mask(w: Array, mask: Array, out: Array) -> bool:
 
 
 def shrink(w: Array, l1: float, divisor: float, out: Array) -> bool:
-    x, cut = w.astype(np.float32), np.float32(l1)
-    out[...] = np.copysign((np.abs(x) - cut) / np.float32(divisor), x).astype(w.dtype)
+    x = real(w)
+    cut, by = x.dtype.type(l1), x.dtype.type(divisor)
+    out[...] = np.copysign((np.abs(x) - cut) / by, x).astype(w.dtype)
     out[np.abs(x) <= cut] = 0
     return all_finite(w)
 
 
 def count_nonzero(w: Array) -> int:
-    return int(np.count_nonzero(w.astype(np.float32)))
+    return int(np.count_nonzero(real(w)))
 
 
 def is_finite(w: Array) -> bool:
