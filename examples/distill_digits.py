@@ -39,10 +39,10 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from train_digits import SEED, split
 
-import quantrim as qt
 from quantrim.demo import decoded
 from quantrim.demo.digits import WHITE, logits, model_file
 from quantrim.demo.network import Adam, Matrix, backward, batches, forward, fresh_layers
+from quantrim.distillation import distillation_loss
 
 SIZES = (64, 64, 10)
 LABELLED = 100
@@ -75,7 +75,7 @@ def student(lessons: Lessons, seed: int, steps: int) -> list[Matrix]:
     for step, batch in zip(range(steps), endless, strict=False):
         now = lessons.some(batch)
         values = forward(layers, now.images)
-        _, grad = qt.distillation_loss(values[-1], now.taught, now.labels, temperature=TEMPERATURE, alpha=now.alpha)
+        _, grad = distillation_loss(values[-1], now.taught, now.labels, temperature=TEMPERATURE, alpha=now.alpha)
         adam.step(layers, backward(layers, values, grad.astype(float) * len(batch)), LEARNING_RATE * (1 - step / steps))
     return layers
 

@@ -11,6 +11,9 @@ import ml_dtypes
 import numpy as np
 
 import quantrim as qt
+from quantrim import pruning
+from quantrim.distillation import distillation_loss
+from quantrim.pruning import shrink
 
 Array = np.ndarray[Any, Any]
 FLOATS: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -160,14 +163,14 @@ FUNCTIONS = [
         lambda a: qt.importance.predictive(wave((3, columns(a))), two(a), labels(two(a))),
     ),
     Function("importance.rank", lambda a: qt.importance.rank([a, other(a)])),
-    Function("global_masks", lambda a: qt.global_masks([other(a), a], 0.4)),
-    Function("prune_model", lambda a: [w for _, w in qt.prune_model({"a": a}, 0.6)]),
-    Function("prune_model-scores", lambda a: [w for _, w in qt.prune_model({0: other(a)}, 0.6, scores={0: a})]),
+    Function("global_masks", lambda a: pruning.global_masks([other(a), a], 0.4)),
+    Function("prune_model", lambda a: [w for _, w in pruning.prune_model({"a": a}, 0.6)]),
+    Function("prune_model-scores", lambda a: [w for _, w in pruning.prune_model({0: other(a)}, 0.6, scores={0: a})]),
     Function("prune-row", lambda a, **k: qt.prune(a, 0.5, pattern="row", **k), out=weights, in_place=True),
     Function("prune_mask-column", lambda a: qt.prune_mask(a, 0.5, pattern="column")),
-    Function("shrink", lambda a, **k: qt.shrink(a, l1=0.3, l2=0.1, **k), out=weights, in_place=True),
-    Function("shrink-rows", lambda a, **k: qt.shrink(a, l1=1, axis=-1, **k), out=weights, in_place=True),
-    Function("shrink-columns", lambda a, **k: qt.shrink(a, l1=1, l2=2, axis=0, **k), out=weights, in_place=True),
+    Function("shrink", lambda a, **k: shrink(a, l1=0.3, l2=0.1, **k), out=weights, in_place=True),
+    Function("shrink-rows", lambda a, **k: shrink(a, l1=1, axis=-1, **k), out=weights, in_place=True),
+    Function("shrink-columns", lambda a, **k: shrink(a, l1=1, l2=2, axis=0, **k), out=weights, in_place=True),
     *(
         Function(
             f"threshold-{m}",
@@ -217,14 +220,14 @@ FUNCTIONS = [
         "uint8",
         lambda a: ((*a.shape[:-1], columns(a) * 8 // BITS), np.uint8),
     ),
-    Function("distillation_loss", lambda a, **k: qt.distillation_loss(a, other(a), **k)[1], out=scores),
-    Function("distillation_loss-loss", lambda a: qt.distillation_loss(a, other(a), temperature=2)[0]),
+    Function("distillation_loss", lambda a, **k: distillation_loss(a, other(a), **k)[1], out=scores),
+    Function("distillation_loss-loss", lambda a: distillation_loss(a, other(a), temperature=2)[0]),
     Function(
         "distillation_loss-teacher",
-        lambda a, **k: qt.distillation_loss(other(a), [other(a), a], temperature=2, **k)[1],
+        lambda a, **k: distillation_loss(other(a), [other(a), a], temperature=2, **k)[1],
         out=scores,
     ),
-    Function("distillation_loss-labels", lambda a: qt.distillation_loss(logits(a), -logits(a), a)[1], "labels"),
+    Function("distillation_loss-labels", lambda a: distillation_loss(logits(a), -logits(a), a)[1], "labels"),
 ]
 
 

@@ -81,15 +81,67 @@ def test_D12_names_are_there_when_they_are_asked_for() -> None:
 
 def test_D12_editors_see_the_names_that_python_finds() -> None:
     """The imports for type checkers, the table for Python, and __all__ say the same."""
-    seen: dict[str, set[str]] = {}
+    seen: dict[str, str] = {}
+    modules: set[str] = set()
     for node in ast.walk(ast.parse((PACKAGE / "__init__.py").read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            seen.setdefault(node.module or "", set()).update(alias.name for alias in node.names)
-    assert seen.pop("") == set(qt._MODULES)
-    assert seen == {home: set(names) for home, names in qt._HOMES.items()}
-    assert set(qt.__all__) == {*qt._HOME_OF, "importance", "reference", "sparse"} and all(
-        hasattr(qt, name) for name in qt.__all__
-    )
+        if isinstance(node, ast.ImportFrom) and node.level and node.module != "_version":
+            for alias in node.names:
+                if node.module is None:
+                    modules.add(alias.name)
+                else:
+                    seen[alias.asname or alias.name] = node.module + (f":{alias.name}" if alias.asname else "")
+    assert modules == set(qt._MODULES) and seen == qt._HOMES
+    assert qt.__all__ == sorted([*modules, *seen])
+    for name in qt.__all__:
+        assert hasattr(qt, name) and name in dir(qt)
+
+
+IMPORTS = """
+import time
+import numpy
+before = time.process_time()
+import quantrim as qt
+{use}
+print(time.process_time() - before)
+"""
+IMPORT_SECONDS = 0.03
+
+
+@pytest.mark.parametrize("use", ["", "qt.prune, qt.quantize, qt.cluster, qt.pack, qt.sparse, qt.importance"])
+def test_importing_costs_little_beside_numpy(use: str) -> None:
+    """The best of some runs; ml_dtypes, and the extension's pages from the disk, are within a second such time."""
+    code = IMPORTS.format(use=use)
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(5)]
+    assert min(float(done.stdout) for done in runs) < (2 if use else 1) * IMPORT_SECONDS
+
+
+ELSEWHERE = """
+import sys
+for name in ("fcntl", "termios", "resource", "pwd", "grp", "typer", "rich"):
+    sys.modules[name] = None  # an ImportError
+import os
+for name in ("register_at_fork", "sched_getaffinity", "O_CLOEXEC", "fork"):
+    if hasattr(os, name):
+        delattr(os, name)
+import numpy as np, quantrim as qt
+w = np.eye(8, dtype=np.float32)
+print(qt.sparsity(qt.prune(w, 0.95)), qt.quantize(w, 4), qt.sparse.from_dense(w) @ w[0])
+for name in qt.__all__:
+    try:
+        getattr(qt, name)
+    except ImportError as error:
+        print(name, error.name)
+"""
+
+
+def test_arrays_need_nothing_that_only_posix_has() -> None:
+    """What opens files is the one thing that is missing there, and says so when it is asked for."""
+    done = subprocess.run([sys.executable, "-c", ELSEWHERE], capture_output=True, text=True, check=True)
+    first, *missing = done.stdout.splitlines()
+    assert first.startswith("0.95") and "QuantizedTensor(int4 per channel, 8x8" in first
+    assert missing and {line.split()[1] for line in missing} <= {"fcntl", "resource"}
+    models = {"compare", "compress", "decompress", "files", "inspect", "model", "open_checkpoint", "plan", "tune"}
+    assert {line.split()[0] for line in missing} == models
 
 
 # Ctrl-C

@@ -11,6 +11,7 @@ from functions import FLOATS, Array, bits_of
 
 import quantrim as qt
 from quantrim import backend
+from quantrim.distillation import distillation_loss
 from quantrim.reference.exponential import LOWEST_EXPONENT, exp_nonpositive, log
 
 DTYPES = pytest.mark.parametrize("dtype", FLOATS.values(), ids=FLOATS)
@@ -57,7 +58,7 @@ def exact_gradient(
 def agrees(student: Array, teachers: list[Array], labels: Array | None, temperature: float, alpha: float) -> None:
     weight = 1.0 if labels is None else alpha
     options = {} if labels is None else {"alpha": alpha}
-    loss, grad = qt.distillation_loss(student, teachers, labels, temperature=temperature, **options)
+    loss, grad = distillation_loss(student, teachers, labels, temperature=temperature, **options)
     rows = math.prod(student.shape[:-1])
     size = (weight * temperature + 1 - weight) / rows
     want = exact_gradient(student, teachers, labels, temperature, weight)
@@ -127,7 +128,7 @@ def test_gradient_agrees_with_finite_differences(teachers: int, labelled: bool) 
     student = logits(3, (4, 9)).astype(np.float64)
     taught = [logits(20 + k, (4, 9)) for k in range(teachers)]
     labels, alpha = (np.array([0, 8, 3, 3]), 0.4) if labelled else (None, 1.0)
-    _, grad = qt.distillation_loss(student, taught, labels, temperature=3, alpha=alpha)
+    _, grad = distillation_loss(student, taught, labels, temperature=3, alpha=alpha)
     for at in np.ndindex(*student.shape):
         up, down = student.copy(), student.copy()
         up[at] += step
@@ -148,7 +149,7 @@ def test_loss_and_gradient_agree_with_torch() -> None:
         )
         total = alpha * temperature**2 * soft + (1 - alpha) * functional.cross_entropy(s, y)
         total.backward()
-        loss, grad = qt.distillation_loss(s.detach(), t, y, temperature=temperature, alpha=alpha)
+        loss, grad = distillation_loss(s.detach(), t, y, temperature=temperature, alpha=alpha)
         assert loss == pytest.approx(total.item(), rel=1e-6)
         assert np.abs(grad - s.grad.numpy()).max() <= 2 * GRADIENT_ERROR * temperature / 64  # both err
 
@@ -156,27 +157,27 @@ def test_loss_and_gradient_agree_with_torch() -> None:
 def test_a_student_that_agrees_loses_nothing() -> None:
     """Exactly 0, not a rounding below it, and an exactly zero gradient; with several teachers within rounding."""
     x = logits(8, (17, 200), spread=6)
-    loss, grad = qt.distillation_loss(x, x, temperature=3)
+    loss, grad = distillation_loss(x, x, temperature=3)
     assert loss == 0 and not grad.any()
-    loss, grad = qt.distillation_loss(x, [x, x, x], temperature=3)
+    loss, grad = distillation_loss(x, [x, x, x], temperature=3)
     assert abs(loss) < 9 * LOSS_ERROR and np.abs(grad).max() < GRADIENT_ERROR * 3
 
 
 def test_rows_of_the_gradient_sum_to_zero() -> None:
-    _, grad = qt.distillation_loss(logits(9, (8, 3000)), logits(10, (8, 3000)), np.arange(8), temperature=2)
+    _, grad = distillation_loss(logits(9, (8, 3000)), logits(10, (8, 3000)), np.arange(8), temperature=2)
     assert np.abs(grad.astype(np.float64).sum(1)).max() < GRADIENT_ERROR
 
 
 def test_several_teachers_as_a_list_a_tuple_or_one_array() -> None:
     student, taught = logits(11, (6, 20)), logits(12, (3, 6, 20))
-    want = qt.distillation_loss(student, list(taught))
+    want = distillation_loss(student, list(taught))
     for form in (tuple(taught), taught, taught.tolist()):
-        loss, grad = qt.distillation_loss(student, form)
+        loss, grad = distillation_loss(student, form)
         assert loss == want[0] and bits_of(grad) == bits_of(want[1])
     mixed = [taught[0].astype(np.float16), taught[1].astype(np.float64), taught[2].astype(FLOATS["bfloat16"])]
     agrees(student, [np.asarray(t) for t in mixed], None, 2.0, 1.0)
-    one = qt.distillation_loss(student, taught[:1])
-    assert one[0] == qt.distillation_loss(student, taught[0])[0]
+    one = distillation_loss(student, taught[:1])
+    assert one[0] == distillation_loss(student, taught[0])[0]
 
 
 def test_A30_teachers_that_speak_dlpack_alone() -> None:
@@ -186,33 +187,33 @@ def test_A30_teachers_that_speak_dlpack_alone() -> None:
             self.__dlpack_device__ = a.__dlpack_device__
 
     student, taught = logits(11, (6, 20)), logits(12, (3, 6, 20))
-    want = qt.distillation_loss(student, taught)[0]
-    assert qt.distillation_loss(Foreign(student), [Foreign(t) for t in taught])[0] == want
-    assert qt.distillation_loss(student, Foreign(taught))[0] == want
+    want = distillation_loss(student, taught)[0]
+    assert distillation_loss(Foreign(student), [Foreign(t) for t in taught])[0] == want
+    assert distillation_loss(student, Foreign(taught))[0] == want
 
 
 def test_one_gradient_per_layout_of_the_batch() -> None:
     """(2, 3, classes) is six rows; (classes,) is one."""
     student, teacher, labels = logits(13, (6, 20)), logits(14, (6, 20)), np.arange(6)
-    want = qt.distillation_loss(student, teacher, labels)
-    loss, grad = qt.distillation_loss(student.reshape(2, 3, 20), teacher.reshape(2, 3, 20), labels.reshape(2, 3))
+    want = distillation_loss(student, teacher, labels)
+    loss, grad = distillation_loss(student.reshape(2, 3, 20), teacher.reshape(2, 3, 20), labels.reshape(2, 3))
     assert loss == want[0] and bits_of(grad.reshape(6, 20)) == bits_of(want[1])
-    single, row = qt.distillation_loss(student[0], teacher[0], np.int64(0))
-    assert bits_of(row) == bits_of(qt.distillation_loss(student[:1], teacher[:1], [0])[1][0])
-    assert single == qt.distillation_loss(student[:1], teacher[:1], [0])[0]
+    single, row = distillation_loss(student[0], teacher[0], np.int64(0))
+    assert bits_of(row) == bits_of(distillation_loss(student[:1], teacher[:1], [0])[1][0])
+    assert single == distillation_loss(student[:1], teacher[:1], [0])[0]
 
 
 def test_alpha_without_labels() -> None:
     student, teacher = logits(15, (6, 20)), logits(16, (6, 20))
-    want = qt.distillation_loss(student, teacher, temperature=2)
-    same = qt.distillation_loss(student, teacher, temperature=2, alpha=1)
-    labelled = qt.distillation_loss(student, teacher, np.zeros(6, int), temperature=2, alpha=1)
+    want = distillation_loss(student, teacher, temperature=2)
+    same = distillation_loss(student, teacher, temperature=2, alpha=1)
+    labelled = distillation_loss(student, teacher, np.zeros(6, int), temperature=2, alpha=1)
     for loss, grad in (same, labelled):
         assert loss == want[0]
         np.testing.assert_array_equal(grad, want[1])
     for alpha in (0.0, 0.3, 0.999):
         with pytest.raises(ValueError, match=f"alpha must be left out or be 1 without labels, not {alpha}"):
-            qt.distillation_loss(student, teacher, alpha=alpha)
+            distillation_loss(student, teacher, alpha=alpha)
 
 
 # Extremes
@@ -233,7 +234,7 @@ def test_A13_large_logits(name: str, isa: str) -> None:
     s, t, label, divergence, cross_entropy = LARGE[name]
     student, teacher, labels = np.array([s], np.float32), np.array([t], np.float32), np.array([label])
     with qt.use_isa(isa):
-        loss, grad = qt.distillation_loss(student, teacher, labels, alpha=0.25)
+        loss, grad = distillation_loss(student, teacher, labels, alpha=0.25)
     assert loss == pytest.approx(0.25 * divergence + 0.75 * cross_entropy, rel=1e-6)
     assert np.abs(grad - exact_gradient(student, [teacher], labels, 1, 0.25)).max() < GRADIENT_ERROR
 
@@ -241,13 +242,13 @@ def test_A13_large_logits(name: str, isa: str) -> None:
 def test_extreme_temperatures() -> None:
     student, teacher = logits(17, (5, 30)), logits(18, (5, 30))
     for temperature in (1e-6, 1e6):
-        loss, grad = qt.distillation_loss(student, [teacher, teacher], temperature=temperature)
+        loss, grad = distillation_loss(student, [teacher, teacher], temperature=temperature)
         assert math.isfinite(loss) and np.isfinite(grad).all()
     agrees(student, [teacher], None, 1e3, 1.0)
 
 
 def test_one_class() -> None:
-    loss, grad = qt.distillation_loss(logits(19, (4, 1)), logits(20, (4, 1)), np.zeros(4, int), temperature=3)
+    loss, grad = distillation_loss(logits(19, (4, 1)), logits(20, (4, 1)), np.zeros(4, int), temperature=3)
     assert loss == 0 and not grad.any()
 
 
@@ -255,9 +256,9 @@ def test_one_class() -> None:
 def test_A19_no_rows_or_no_classes(shape: tuple[int, ...]) -> None:
     nothing = np.zeros(shape, np.float32)
     for labels in (None, np.zeros(shape[:-1], int)) if 0 in shape[:-1] else (None,):
-        loss, grad = qt.distillation_loss(nothing, nothing, labels)
+        loss, grad = distillation_loss(nothing, nothing, labels)
         assert (loss, grad.shape, grad.dtype) == (0.0, shape, np.float32)
-    assert qt.distillation_loss(nothing, [nothing, nothing])[0] == 0
+    assert distillation_loss(nothing, [nothing, nothing])[0] == 0
 
 
 # Masked classes and labels that are ignored
@@ -285,7 +286,7 @@ def test_D5_masked_classes_count_0(isa: str, dtype: Any, teachers: int, temperat
     labels = np.array([int(np.flatnonzero(~row)[k]) for k, row in enumerate(marks)])
     places = np.arange(6)
     with qt.use_isa(isa):
-        loss, grad = qt.distillation_loss(student, taught, labels, temperature=temperature, alpha=0.3)
+        loss, grad = distillation_loss(student, taught, labels, temperature=temperature, alpha=0.3)
     inner = [a[~marks].reshape(6, few) for a in (student, *taught)]
     assert not grad[marks].any()
     assert loss == pytest.approx(exact(inner[0], inner[1:], places, temperature, 0.3), rel=1e-5)
@@ -299,7 +300,7 @@ def test_D5_classes_that_only_the_teacher_masks(isa: str) -> None:
     student, teacher = logits(1, (3, 20)), logits(2, (3, 20))
     teacher[:, 4:9] = -np.inf
     with qt.use_isa(isa):
-        loss, grad = qt.distillation_loss(student, teacher)
+        loss, grad = distillation_loss(student, teacher)
         agrees(student, [teacher], None, 1.0, 1.0)
         agrees(student, [teacher, logits(3, (3, 20))], None, 2.0, 1.0)
     assert math.isfinite(loss) and (grad[:, 4:9] > 0).all()
@@ -313,9 +314,9 @@ def test_D5_labels_that_are_ignored(isa: str, ignored: int) -> None:
     labels = np.array([[0, ignored, 2, 8, ignored], [ignored, 1, 1, 4, 6]])
     rows = labels.ravel() != ignored
     with qt.use_isa(isa):
-        loss, grad = qt.distillation_loss(student, teacher, labels, temperature=2, alpha=0.4, ignore_index=ignored)
-        nothing = qt.distillation_loss(student, teacher, np.full((2, 5), ignored), alpha=0.4, ignore_index=ignored)
-        soft = qt.distillation_loss(student, teacher)
+        loss, grad = distillation_loss(student, teacher, labels, temperature=2, alpha=0.4, ignore_index=ignored)
+        nothing = distillation_loss(student, teacher, np.full((2, 5), ignored), alpha=0.4, ignore_index=ignored)
+        soft = distillation_loss(student, teacher)
     x, t, y = student.reshape(10, 9), teacher.reshape(10, 9), labels.ravel()
     soft_part = exact(x, [t], np.zeros(10, int), 2, 1.0)
     hard_part = exact(x[rows], [t[rows]], y[rows], 2, 0.0)
@@ -330,9 +331,9 @@ def test_D5_labels_that_are_ignored(isa: str, ignored: int) -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint64, np.int64])
 def test_D5_ignored_labels_of_every_integer_dtype(dtype: Any) -> None:
     student, teacher = logits(4, (4, 9)), logits(5, (4, 9))
-    want = qt.distillation_loss(student, teacher, [0, -100, 8, 1])
+    want = distillation_loss(student, teacher, [0, -100, 8, 1])
     given = np.array([0, 3, 8, 1], dtype)
-    loss, grad = qt.distillation_loss(student, teacher, given, ignore_index=3)
+    loss, grad = distillation_loss(student, teacher, given, ignore_index=3)
     assert loss == want[0] and grad.tobytes() == want[1].tobytes() and given[1] == 3
 
 
@@ -347,23 +348,23 @@ def test_D5_what_masks_cannot_mean(isa: str) -> None:
         with pytest.raises(
             ValueError, match=r"not be -inf where the teachers' probability is above 0, as in row 1, cla.* 37"
         ):
-            qt.distillation_loss(masked, teacher)
+            distillation_loss(masked, teacher)
         with pytest.raises(
             ValueError, match=r"not be -inf where the teachers' probability is above 0, as in row 1, cla.* 37"
         ):
-            qt.distillation_loss(masked, [np.where(np.isinf(masked), masked, teacher), teacher], labels)
+            distillation_loss(masked, [np.where(np.isinf(masked), masked, teacher), teacher], labels)
         with pytest.raises(ValueError, match="student_logits must not be -inf at a label, as in row 2, class 3"):
-            qt.distillation_loss(masked, np.where(np.isinf(masked), masked, teacher), labels)
+            distillation_loss(masked, np.where(np.isinf(masked), masked, teacher), labels)
         with pytest.raises(ValueError, match="student_logits must not be -inf at a label, as in row 2, class 3"):
-            qt.distillation_loss(masked, teacher, labels, alpha=0)
+            distillation_loss(masked, teacher, labels, alpha=0)
         with pytest.raises(ValueError, match=r"teacher_logits must have a finite logit in each row, .* alone in row 2"):
-            qt.distillation_loss(student, alone)
+            distillation_loss(student, alone)
         with pytest.raises(ValueError, match=r"student_logits must have a finite logit in each row, .* alone in row 2"):
-            qt.distillation_loss(alone, teacher, labels)
-        loss, grad = qt.distillation_loss(masked, teacher, [1, 2, 4], alpha=0)  # the teachers' part is left out
+            distillation_loss(alone, teacher, labels)
+        loss, grad = distillation_loss(masked, teacher, [1, 2, 4], alpha=0)  # the teachers' part is left out
         assert loss == pytest.approx(-log_softmax(masked)[[0, 1, 2], [1, 2, 4]].mean(), rel=1e-5)
         assert grad[1, 37] == 0
-        qt.distillation_loss(masked, np.where(np.isinf(masked), masked, teacher), labels, alpha=1)
+        distillation_loss(masked, np.where(np.isinf(masked), masked, teacher), labels, alpha=1)
 
 
 @pytest.mark.parametrize("lowest", [-np.inf, -3e38])
@@ -373,7 +374,7 @@ def test_D5_what_alpha_leaves_out_is_nothing(isa: str, lowest: float) -> None:
     student, teacher = np.full((2, 40), lowest, np.float32), np.zeros((2, 40), np.float32)
     student[:, :2] = 0
     with qt.use_isa(isa):
-        loss, grad = qt.distillation_loss(student, teacher, [0, 1], alpha=0)
+        loss, grad = distillation_loss(student, teacher, [0, 1], alpha=0)
     assert loss == pytest.approx(math.log(2), rel=1e-6)
     np.testing.assert_allclose(grad[:, :2], [[-0.25, 0.25], [0.25, -0.25]], rtol=1e-6)
     assert not grad[:, 2:].any()
@@ -382,7 +383,7 @@ def test_D5_what_alpha_leaves_out_is_nothing(isa: str, lowest: float) -> None:
 @pytest.mark.parametrize("value", [True, 1.0, "1", None, 2**63], ids=repr)
 def test_D5_ignore_index(value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="ignore_index must be an integer of"):
-        qt.distillation_loss(logits(0, (4, 5)), logits(1, (4, 5)), [0, 0, 0, 0], ignore_index=value)
+        distillation_loss(logits(0, (4, 5)), logits(1, (4, 5)), [0, 0, 0, 0], ignore_index=value)
 
 
 # Refusals
@@ -400,64 +401,64 @@ def test_A1_A2_not_finite(isa: str, bad: float) -> None:
                 broken[k].reshape(-1)[at] = bad
                 found = f"{name} must be finite, but has 1 NaN .* of 74 values, the first {bad} at flat index {at}"
                 with pytest.raises(ValueError, match=found):
-                    qt.distillation_loss(broken[0], broken[1:], [0, 1])
+                    distillation_loss(broken[0], broken[1:], [0, 1])
 
 
 @pytest.mark.parametrize("label", [-1, 5, -101, 2**62], ids=repr)
 def test_A13_label_out_of_range(label: int) -> None:
     labels = np.array([0, 4, label, 9])
     with pytest.raises(ValueError, match=rf"labels must be 0\.\.4 or -100, not {label} at flat index 2"):
-        qt.distillation_loss(logits(0, (4, 5)), logits(1, (4, 5)), labels)
+        distillation_loss(logits(0, (4, 5)), logits(1, (4, 5)), labels)
 
 
 def test_A29_labels_of_other_dtypes() -> None:
     student, teacher = logits(0, (4, 5)), logits(1, (4, 5))
-    want = bits_of(qt.distillation_loss(student, teacher, [0, 4, 2, 2])[1])
+    want = bits_of(distillation_loss(student, teacher, [0, 4, 2, 2])[1])
     for dtype in ("i1", "u1", ">i2", "u8"):
-        assert bits_of(qt.distillation_loss(student, teacher, np.array([0, 4, 2, 2], dtype))[1]) == want
+        assert bits_of(distillation_loss(student, teacher, np.array([0, 4, 2, 2], dtype))[1]) == want
     for wrong in (np.zeros(4), np.zeros(4, bool), np.eye(4, 5), ["0"] * 4):
         with pytest.raises(TypeError, match="labels must be integers, not"):
-            qt.distillation_loss(student, teacher, wrong)
+            distillation_loss(student, teacher, wrong)
     with pytest.raises(ValueError, match=rf"labels must be 0\.\.4 or -100, not {2**64 - 1} at flat index 0"):
-        qt.distillation_loss(student, teacher, np.full(4, 2**64 - 1, np.uint64))
+        distillation_loss(student, teacher, np.full(4, 2**64 - 1, np.uint64))
 
 
 def test_B46_shapes_that_do_not_match() -> None:
     x = logits(0, (4, 5))
     for wrong in (x[:3], x.T, x[:, :4], x[None, :3], x[None, None], np.zeros((0, 4, 5), np.float32), x[0]):
         with pytest.raises(ValueError, match=r"teacher_logits must have shape \(4, 5\), or one axis more"):
-            qt.distillation_loss(x, wrong)
+            distillation_loss(x, wrong)
     with pytest.raises(ValueError, match=r"teacher_logits\[1\] must have shape \(4, 5\), not \(3, 5\)"):
-        qt.distillation_loss(x, [x, x[:3]])
+        distillation_loss(x, [x, x[:3]])
     with pytest.raises(ValueError, match="teacher_logits must hold at least one teacher, not none"):
-        qt.distillation_loss(x, [])
+        distillation_loss(x, [])
     for labels in (np.zeros(3, int), np.zeros((4, 1), int), np.zeros((4, 5), int), 0):
         with pytest.raises(ValueError, match=r"labels must have shape \(4,\), one for each row of student_logits, not"):
-            qt.distillation_loss(x, x, labels)
+            distillation_loss(x, x, labels)
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, math.nan, math.inf, True, "0.5", None, 1j], ids=repr)
 def test_B44_alpha(alpha: Any) -> None:
     for labels in (None, np.zeros(4, int)):
         with pytest.raises((ValueError, TypeError), match=r"alpha must be a number of 0\.0\.\.1\.0, not"):
-            qt.distillation_loss(logits(0, (4, 5)), logits(1, (4, 5)), labels, alpha=alpha)
+            distillation_loss(logits(0, (4, 5)), logits(1, (4, 5)), labels, alpha=alpha)
 
 
 @pytest.mark.parametrize("temperature", [0, -1.0, 1e-7, 1e7, math.nan, math.inf, True, "1", None], ids=repr)
 def test_B44_temperature(temperature: Any) -> None:
     with pytest.raises((ValueError, TypeError), match=r"temperature must be a number of 1e-06\.\.1000000\.0, not"):
-        qt.distillation_loss(logits(0, (4, 5)), logits(1, (4, 5)), temperature=temperature)
+        distillation_loss(logits(0, (4, 5)), logits(1, (4, 5)), temperature=temperature)
 
 
 def test_A32_out_may_not_share_memory_with_labels_or_logits() -> None:
     x = logits(0, (4, 5))
     memory = np.zeros(20, np.int64)
     with pytest.raises(ValueError, match="out must be apart from every input"):
-        qt.distillation_loss(x, x, memory[:4], out=memory.view(np.float32)[:20].reshape(4, 5))
+        distillation_loss(x, x, memory[:4], out=memory.view(np.float32)[:20].reshape(4, 5))
     for student, teacher in ((x, x + 1), (x + 1, x), (x + 1, np.stack([x, x]))):
         out = teacher[0] if teacher.ndim == 3 else x
         with pytest.raises(ValueError, match="out must be apart from every input"):
-            qt.distillation_loss(student, teacher, out=out)
+            distillation_loss(student, teacher, out=out)
 
 
 def test_the_compiled_module_reads_and_writes_within_its_arrays() -> None:

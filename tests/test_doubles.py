@@ -69,8 +69,9 @@ def test_shrinkage_in_float64() -> None:
         w = W * scale
         for axis in (0, 1):
             norm = np.linalg.norm(w / scale, axis=axis, keepdims=True)
+            want = np.maximum(0, 1 - 6 * T / norm) * (w / scale)
             found = qt.pruning.shrink(w, l1=6 * T * scale, axis=axis) / scale
-            assert np.allclose(found, np.maximum(0, 1 - 6 * T / norm) * (w / scale), rtol=1e-12, atol=2.0**-1074 / scale)
+            assert np.allclose(found, want, rtol=1e-12, atol=2.0**-1074 / scale)
     assert not qt.pruning.shrink(np.zeros((2, 3)), l1=T, axis=1).any()
     assert qt.pruning.shrink(np.zeros((0, 3)), l1=T, axis=0).shape == (0, 3)
 

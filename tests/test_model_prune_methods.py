@@ -101,7 +101,7 @@ def test_one_budget_for_all_tensors(tmp_path: Path, score: str, monkeypatch: pyt
     order = [t.name for t in plan(source, recipe=recipe).tensors if t.name != "1.weight"]
     shared = {name: arrays[name] for name in order}
     scores = {name: scores_of(score, w, data[name], 3) for name, w in shared.items()}
-    want = dict(qt.prune_model(shared, 0.6, scores=None if score == "magnitude" else scores))
+    want = dict(qt.pruning.prune_model(shared, 0.6, scores=None if score == "magnitude" else scores))
     alone = arrays["1.weight"]
     want["1.weight"] = qt.prune(alone, 0.6, scores=scores_of(score, alone, data["1.weight"], 3))
     assert_same_arrays(stored_tensors(tmp_path / "t"), want)
@@ -115,8 +115,8 @@ def test_one_budget_for_all_tensors(tmp_path: Path, score: str, monkeypatch: pyt
         ({"threshold": 0.1}, lambda w: qt.threshold(w, 0.1)),
         ({"threshold": 0.1, "threshold_mode": "soft"}, lambda w: qt.threshold(w, 0.1, mode="soft")),
         ({"threshold": -0.05, "threshold_mode": "signed"}, lambda w: qt.threshold(w, -0.05, mode="signed")),
-        ({"shrink_l1": 0.05, "shrink_l2": 0.5}, lambda w: qt.shrink(w, l1=0.05, l2=0.5)),
-        ({"shrink_l1": 1.0, "shrink_axis": 1}, lambda w: qt.shrink(w, l1=1.0, axis=1)),
+        ({"shrink_l1": 0.05, "shrink_l2": 0.5}, lambda w: qt.pruning.shrink(w, l1=0.05, l2=0.5)),
+        ({"shrink_l1": 1.0, "shrink_axis": 1}, lambda w: qt.pruning.shrink(w, l1=1.0, axis=1)),
     ],
     ids=["magnitude", "soft", "signed", "elastic net", "group lasso"],
 )

@@ -82,7 +82,7 @@ def test_D14_norms_whose_squares_underflow(
 def test_B43_one_budget_for_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: Any) -> None:
     arrays = model()
     axis = {"row": {"axis": 1}, "column": {"axis": 0}}.get(pattern, {"block": pattern})
-    masks = qt.global_masks({name: importance.l1(arrays[name], **axis) for name in SHAPES}, 0.5)
+    masks = qt.pruning.global_masks({name: importance.l1(arrays[name], **axis) for name in SHAPES}, 0.5)
     expected = {}
     for name in SHAPES:
         w, mask = arrays[name], masks[name]
@@ -100,7 +100,7 @@ def test_B43_blocks_by_scores_of_weights(tmp_path: Path, monkeypatch: pytest.Mon
     arrays = model()
     data = {name: np.round(weights(*shape, seed=9) * 16) / 16 for name, shape in SHAPES.items()}
     sums = {name: importance.reduce(importance.obd(arrays[name], data[name]), block=(4, 16)) for name in SHAPES}
-    masks = qt.global_masks(sums, 0.4)
+    masks = qt.pruning.global_masks(sums, 0.4)
     expected = {n: qt.apply_mask(arrays[n], np.kron(masks[n], np.ones((4, 16), bool))) for n in SHAPES}
     options = {"prune": 0.4, "prune_pattern": (4, 16), "prune_scope": "global", "prune_score": "obd"}
     options["prune_data"] = save(tmp_path / "data.safetensors", data)
@@ -116,7 +116,7 @@ def test_B43_the_first_among_equals(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     if scope == "global":
         block = {"row": (1, 64), "column": (96, 1)}.get(pattern, pattern)
         arrays = {name: np.ones((96, 64), np.float32) for name in SHAPES}
-        masks = qt.global_masks([np.ones((96 // block[0], 64 // block[1]), np.float32)] * 3, 0.3)
+        masks = qt.pruning.global_masks([np.ones((96 // block[0], 64 // block[1]), np.float32)] * 3, 0.3)
         expected = {name: np.kron(m, np.ones(block)).astype(np.float32) for name, m in zip(SHAPES, masks, strict=True)}
     options = {"prune": 0.3, "prune_pattern": pattern, "prune_scope": scope}
     run_all(tmp_path, monkeypatch, arrays, expected, options)

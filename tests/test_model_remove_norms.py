@@ -150,12 +150,12 @@ def test_D6_remove_units_of_arrays_takes_what_stands_between() -> None:
     norm = tuple(arrays[f"bn1.{part}"] for part in PARTS)
     keep = np.arange(24) % 3 > 0
     layers = [(arrays["fc1.weight"], None), norm, (norm[0], None), (arrays["fc2.weight"], None)]
-    found = qt.remove_units(layers, [keep])
+    found = qt.splitting.remove_units(layers, [keep])
     assert [len(entry) for entry in found] == [2, 4, 2, 2]
     for new, old in zip(found[1], norm, strict=True):
         assert new.tobytes() == old[keep].tobytes()
     assert found[2][1] is None and found[3][0].shape == (7, 16)
     with pytest.raises(ValueError, match=r"layers\[1\]\[0\] must have shape \(24,\), not \(23,\)"):
-        qt.remove_units([layers[0], (norm[0][1:],), layers[3]], [keep])
+        qt.splitting.remove_units([layers[0], (norm[0][1:],), layers[3]], [keep])
     with pytest.raises(ValueError, match="activation must be None with arrays between layers"):
-        qt.remove_units(layers, [keep], np.tanh)
+        qt.splitting.remove_units(layers, [keep], np.tanh)

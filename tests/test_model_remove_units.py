@@ -39,7 +39,7 @@ def smaller(arrays: Arrays, score: str, activation: str | None, data: Arrays | N
         scores = data[f"{name}.weight"] if data else getattr(qt.importance, score)(w, axis=1)
         keep.append(qt.prune_mask(scores, 0.4))
     act = None if activation is None else ACTIVATIONS[activation]
-    found = qt.remove_units(layers, keep, act and (lambda b: act(b.astype(np.float64))))
+    found = qt.splitting.remove_units(layers, keep, act and (lambda b: act(b.astype(np.float64))))
     parts = {f"{name}.weight": w for name, (w, _) in zip(LAYERS, found, strict=True)}
     biases = {f"{name}.bias": b for name, (_, b) in zip(LAYERS, found, strict=True) if b is not None}
     return {**arrays, **parts, **biases}

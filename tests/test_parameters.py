@@ -243,13 +243,13 @@ def test_B42_patterns_of_blocks_need_a_sparsity_and_no_axis() -> None:
 def test_B44_penalties(value: Any) -> None:
     for penalty in ("l1", "l2"):
         with pytest.raises((ValueError, TypeError), match=rf"{penalty} must be a number of 0\.0\.\."):
-            qt.shrink(weights(0), **{penalty: value})
+            qt.pruning.shrink(weights(0), **{penalty: value})
 
 
 @pytest.mark.parametrize("axis", [2, -3, 1.0, "0", True], ids=repr)
 def test_B45_axis_of_shrink(axis: Any) -> None:
     with pytest.raises((ValueError, TypeError), match=r"axis must be an integer of -2\.\.1, not"):
-        qt.shrink(weights(0), l1=1, axis=axis)
+        qt.pruning.shrink(weights(0), l1=1, axis=axis)
 
 
 @pytest.mark.parametrize(
@@ -269,4 +269,4 @@ def test_B45_axis_of_shrink(axis: Any) -> None:
 )
 def test_B42_schedule(arguments: Any, words: str) -> None:
     with pytest.raises((ValueError, TypeError), match=words):
-        qt.cubic_sparsity(*arguments)
+        qt.pruning.cubic_sparsity(*arguments)

@@ -245,8 +245,8 @@ def test_shrink(dtype: Any) -> None:
     for l1, l2 in ((0.0, 0.0), (0.5, 0.0), (0.0, 0.3), (0.25, 2.0), (5.0, 1.0)):
         soft = np.copysign(np.maximum(np.abs(x) - np.float32(l1), 0), x) / np.float32(1 + l2)
         want = np.where(np.abs(x) <= np.float32(l1), np.float32(0), soft).astype(dtype)
-        assert bits_of(qt.shrink(w, l1=l1, l2=l2)) == bits_of(want)
-    assert bits_of(qt.shrink(w, l1=0.25)) == bits_of(qt.threshold(w, 0.25, mode="soft"))
+        assert bits_of(qt.pruning.shrink(w, l1=l1, l2=l2)) == bits_of(want)
+    assert bits_of(qt.pruning.shrink(w, l1=0.25)) == bits_of(qt.threshold(w, 0.25, mode="soft"))
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2, -1])
@@ -258,7 +258,7 @@ def test_shrink_groups(axis: int, dtype: Any) -> None:
     norms = np.sqrt((exact**2).sum(axis, keepdims=True))
     l1 = float(np.median(norms))
     want = exact * np.maximum(0, 1 - l1 / norms) / 1.5
-    found = qt.shrink(w, l1=l1, l2=0.5, axis=axis)
+    found = qt.pruning.shrink(w, l1=l1, l2=0.5, axis=axis)
     ulp = float(np.finfo(np.float32).eps if dtype == np.float32 else 2.0**-8)
     np.testing.assert_allclose(found.astype(np.float64), want, rtol=ulp, atol=ulp * 40)
     assert 0.4 < np.mean(~found.astype(np.float32).any(axis)) < 0.6
@@ -266,14 +266,14 @@ def test_shrink_groups(axis: int, dtype: Any) -> None:
 
 def test_shrink_of_zeros_and_to_zero() -> None:
     zeros = np.float32([[0, -0.0], [3, -4]])
-    assert qt.shrink(zeros, axis=1).tolist() == zeros.tolist()
-    assert qt.shrink(zeros, l1=5, axis=1).tolist() == [[0, 0], [0, 0]]
-    assert not np.signbit(qt.shrink(zeros, l1=5, axis=1)).any()
-    assert not np.signbit(qt.shrink(np.float32([-1, -0.0]), l1=1)).any()
-    assert qt.shrink(np.float32([[1e30, 1e30]]), l1=1, axis=1).tolist() == np.float32([[1e30, 1e30]]).tolist()
+    assert qt.pruning.shrink(zeros, axis=1).tolist() == zeros.tolist()
+    assert qt.pruning.shrink(zeros, l1=5, axis=1).tolist() == [[0, 0], [0, 0]]
+    assert not np.signbit(qt.pruning.shrink(zeros, l1=5, axis=1)).any()
+    assert not np.signbit(qt.pruning.shrink(np.float32([-1, -0.0]), l1=1)).any()
+    assert qt.pruning.shrink(np.float32([[1e30, 1e30]]), l1=1, axis=1).tolist() == np.float32([[1e30, 1e30]]).tolist()
     for shape in ((0, 3), (3, 0)):
-        assert qt.shrink(np.zeros(shape, np.float32), l1=1, axis=0).shape == shape
-        assert qt.shrink(np.zeros(shape, np.float32), l1=1, axis=1).shape == shape
+        assert qt.pruning.shrink(np.zeros(shape, np.float32), l1=1, axis=0).shape == shape
+        assert qt.pruning.shrink(np.zeros(shape, np.float32), l1=1, axis=1).shape == shape
 
 
 def test_A1_shrink_of_nan_leaves_an_array_in_place_as_it_was() -> None:
@@ -281,7 +281,7 @@ def test_A1_shrink_of_nan_leaves_an_array_in_place_as_it_was() -> None:
     before = w.tobytes()
     for axis in (None, 0, 1):
         with pytest.raises(ValueError, match="w must be finite, but has 1 NaN"):
-            qt.shrink(w, l1=1, axis=axis, out=w)
+            qt.pruning.shrink(w, l1=1, axis=axis, out=w)
         assert w.tobytes() == before
 
 
@@ -289,8 +289,8 @@ def test_A1_shrink_of_nan_leaves_an_array_in_place_as_it_was() -> None:
 
 
 def test_cubic_sparsity() -> None:
-    steps = [qt.cubic_sparsity(t, 10, 110, 0.9, 0.1) for t in range(130)]
+    steps = [qt.pruning.cubic_sparsity(t, 10, 110, 0.9, 0.1) for t in range(130)]
     assert steps[:11] == [0.1] * 11 and steps[110:] == [0.9] * 20
     assert all(a < b for a, b in itertools.pairwise(steps[10:111]))
     assert steps[60] == pytest.approx(0.9 - 0.8 / 8)
-    assert qt.cubic_sparsity(5, 0, 10, 0.2, 0.6) == pytest.approx(0.2 + 0.4 / 8)
+    assert qt.pruning.cubic_sparsity(5, 0, 10, 0.2, 0.6) == pytest.approx(0.2 + 0.4 / 8)

@@ -13,6 +13,7 @@ from functions import FLOATS, Array, bits_of
 
 import quantrim as qt
 from quantrim.demo.digits import model_file
+from quantrim.pruning import global_masks, prune_model
 
 SHAPES = [(7, 5), (3,), (1, 1), (0, 4), (40, 33), (2, 3, 4)]
 
@@ -52,7 +53,7 @@ def test_B42_B43_global_masks(isa: str, sparsity: float) -> None:
     with qt.use_isa(isa):
         for seed in range(3):
             arrays = model(seed, tuple(FLOATS.values()))
-            masks = qt.global_masks(arrays, sparsity)
+            masks = global_masks(arrays, sparsity)
             count = round(sparsity * flat(arrays).size)
             assert [m.shape for m in masks.values()] == SHAPES
             assert (flat(masks) == ~lowest(flat(arrays), count)).all()
@@ -76,7 +77,7 @@ def test_B43_global_masks_of_large_arrays(threads: int) -> None:
     with qt.use_threads(threads):
         for name, arrays in sets.items():
             for sparsity in (0.2, 0.5, 0.7):
-                masks = qt.global_masks(arrays, sparsity)
+                masks = global_masks(arrays, sparsity)
                 whole = flat(dict(enumerate(arrays)))
                 gone = lowest(whole, round(sparsity * whole.size))
                 assert (np.concatenate(masks) == ~gone).all(), (name, sparsity)
@@ -91,12 +92,12 @@ def test_B43_prune_model(isa: str, sparsity: float) -> None:
         before = {k: v.tobytes() for k, v in arrays.items()}
         count = round(sparsity * flat(arrays).size)
         for by, order in ((None, np.abs(flat(arrays))), (scores, flat(scores))):
-            pruned = dict(qt.prune_model(arrays, sparsity, scores=by))
+            pruned = dict(prune_model(arrays, sparsity, scores=by))
             want = np.where(lowest(order, count), 0, flat(arrays))
             assert list(pruned) == list(arrays)
             assert [p.dtype for p in pruned.values()] == [a.dtype for a in arrays.values()]
             assert (flat(pruned) == want).all()
-        called = dict(qt.prune_model(arrays, sparsity, scores=lambda name, w: scores[name]))
+        called = dict(prune_model(arrays, sparsity, scores=lambda name, w: scores[name]))
         assert [bits_of(p) for p in called.values()] == [bits_of(p) for p in pruned.values()]
         assert {k: v.tobytes() for k, v in arrays.items()} == before
 
@@ -104,8 +105,8 @@ def test_B43_prune_model(isa: str, sparsity: float) -> None:
 def test_one_array_is_what_prune_makes_of_it() -> None:
     w = np.random.default_rng(2).standard_normal((300, 411)).astype(np.float32)
     for sparsity in (0.1, 0.5, 0.99):
-        assert bits_of(dict(qt.prune_model({"w": w}, sparsity))["w"]) == bits_of(qt.prune(w, sparsity))
-        assert bits_of(qt.global_masks([w], sparsity)[0]) == bits_of(qt.prune_mask(w, sparsity))
+        assert bits_of(dict(prune_model({"w": w}, sparsity))["w"]) == bits_of(qt.prune(w, sparsity))
+        assert bits_of(global_masks([w], sparsity)[0]) == bits_of(qt.prune_mask(w, sparsity))
 
 
 def test_a_checkpoint_is_asked_for_one_array_at_a_time() -> None:
@@ -128,14 +129,14 @@ def test_a_checkpoint_is_asked_for_one_array_at_a_time() -> None:
             return w
 
     arrays = Arrays()
-    sums = {name: float(w.sum()) for name, w in qt.prune_model(arrays, 1 / 3)}
+    sums = {name: float(w.sum()) for name, w in prune_model(arrays, 1 / 3)}
     assert sums == {"a": 0.0, "b": 98e4, "c": 99e4}
     assert arrays.asked == ["a", "b", "c"] * 3
 
 
 def test_prune_model_of_a_file() -> None:
     with model_file() as path, qt.open_checkpoint(path) as checkpoint:
-        pruned = dict(qt.prune_model(checkpoint, 0.75))
+        pruned = dict(prune_model(checkpoint, 0.75))
         arrays = {name: checkpoint[name] for name in checkpoint}
     sizes = sum(w.size for w in arrays.values())
     assert sum(int(np.count_nonzero(w == 0)) for w in pruned.values()) == round(0.75 * sizes)
@@ -145,7 +146,7 @@ def test_prune_model_of_a_file() -> None:
 
 @pytest.mark.parametrize("sparsity", [math.nan, -0.1, 1.0000001, "0.5", None, True], ids=repr)
 def test_B42_sparsity(sparsity: Any) -> None:
-    for call in (qt.global_masks, qt.prune_model):
+    for call in (global_masks, prune_model):
         with pytest.raises((ValueError, TypeError), match=r"sparsity must be a number of 0\.0\.\.1\.0, not"):
             call({"w": np.ones(3, np.float32)}, sparsity)
 
@@ -154,14 +155,14 @@ def test_B46_what_is_no_model() -> None:
     w = np.ones(3, np.float32)
     for wrong in (w, 3, "w", None):
         with pytest.raises(TypeError, match="scores must be a mapping or a list of arrays, not"):
-            qt.global_masks(wrong, 0.5)  # type: ignore[call-overload]
+            global_masks(wrong, 0.5)  # type: ignore[call-overload]
         with pytest.raises(TypeError, match="scores must be a mapping or a list of arrays, not"):
             qt.importance.rank(wrong)  # type: ignore[call-overload]
     for listed in ([w], (w,), w, "w"):
         with pytest.raises(TypeError, match="weights must be arrays by name, not"):
-            qt.prune_model(listed, 0.5)  # type: ignore[arg-type]
+            prune_model(listed, 0.5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"weights\['b'\] must be float32, .*, or integers, not bool"):
-        qt.prune_model({"a": w, "b": np.ones(3, np.bool_)}, 0.5)
+        prune_model({"a": w, "b": np.ones(3, np.bool_)}, 0.5)
     with pytest.raises(TypeError, match=r"scores\[1\] must be .*not <U1"):
         qt.importance.rank([w, np.array("w")])
 
@@ -169,12 +170,12 @@ def test_B46_what_is_no_model() -> None:
 def test_A1_B46_bad_values_are_named_at_once() -> None:
     w, bad = np.ones(3, np.float32), np.float32([1, math.nan, 2])
     with pytest.raises(ValueError, match=r"weights\['b'\] must be finite, but has 1 .* flat index 1"):
-        qt.prune_model({"a": w, "b": bad}, 0.5)
+        prune_model({"a": w, "b": bad}, 0.5)
     with pytest.raises(ValueError, match=r"weights\['b'\] must be finite"):
-        qt.prune_model({"a": w, "b": bad}, 0.5, scores={"a": w, "b": w})
+        prune_model({"a": w, "b": bad}, 0.5, scores={"a": w, "b": w})
     with pytest.raises(ValueError, match=r"scores\['b'\] must be finite"):
-        qt.prune_model({"a": w, "b": w}, 0.5, scores={"a": w, "b": bad})
+        prune_model({"a": w, "b": w}, 0.5, scores={"a": w, "b": bad})
     with pytest.raises(ValueError, match=r"scores\['b'\] must have shape \(3,\), not \(2,\)"):
-        qt.prune_model({"a": w, "b": w}, 0.5, scores={"a": w, "b": w[:2]})
+        prune_model({"a": w, "b": w}, 0.5, scores={"a": w, "b": w[:2]})
     with pytest.raises(ValueError, match=r"scores\[1\] must be finite"):
-        qt.global_masks([w, bad], 0.5)
+        global_masks([w, bad], 0.5)

@@ -13,6 +13,7 @@ from functions import Array, bits_of
 
 import quantrim as qt
 from quantrim.demo.digits import LAYERS, held_out, model_file
+from quantrim.splitting import merge, remove_units, split
 
 Net = list[tuple[Array, Any]]
 EPSILON = 2.0**-23  # a unit in the last place of a float32 near 1
@@ -67,14 +68,14 @@ DTYPES: list[Any] = [
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_merge_undoes_split(dtype: Any, parts: int, axis: int) -> None:
     w = (np.arange(6 * 7 * 5).reshape(6, 7, 5) % 100).astype(dtype)
-    cut = qt.split(w, parts, axis)
+    cut = split(w, parts, axis)
     sizes = [p.shape[axis] for p in cut]
     assert len(cut) == parts and max(sizes) - min(sizes) <= 1 and sizes == sorted(sizes, reverse=True)
     assert all(np.shares_memory(p, w) for p in cut)
-    assert bits_of(qt.merge(cut, axis)) == bits_of(w)
+    assert bits_of(merge(cut, axis)) == bits_of(w)
     uneven = [1, 0, w.shape[axis] - 1]
-    assert [p.shape[axis] for p in qt.split(w, uneven, axis)] == uneven
-    assert bits_of(qt.merge(qt.split(w, uneven, axis), axis)) == bits_of(w)
+    assert [p.shape[axis] for p in split(w, uneven, axis)] == uneven
+    assert bits_of(merge(split(w, uneven, axis), axis)) == bits_of(w)
 
 
 def test_split_of_strided_arrays_and_of_nothing() -> None:
@@ -82,25 +83,25 @@ def test_split_of_strided_arrays_and_of_nothing() -> None:
     for a in (w.T, w[::-1, ::2], np.asfortranarray(w), np.broadcast_to(w[0], (4, 6)), w[:0], w[:, :0]):
         for axis in (0, 1):
             count = min(2, max(a.shape[axis], 1))
-            assert bits_of(qt.merge(qt.split(a, count, axis), axis)) == bits_of(np.array(a, order="C"))
+            assert bits_of(merge(split(a, count, axis), axis)) == bits_of(np.array(a, order="C"))
 
 
 def test_layers_are_cut_between() -> None:
     layers = network(0, (3, 4, 5, 6, 7, 8))
     for parts in (1, 2, 3, 5, [2, 3], [0, 5]):
-        cut = qt.split(layers, parts)
+        cut = split(layers, parts)
         assert all(isinstance(part, list) for part in cut)
-        merged = qt.merge(cut)
+        merged = merge(cut)
         assert len(merged) == 5 and all(a is b for a, b in zip(merged, layers, strict=True))
-    assert [len(part) for part in qt.split(tuple(layers), 2)] == [3, 2]
+    assert [len(part) for part in split(tuple(layers), 2)] == [3, 2]
 
 
 def test_columns_and_rows_of_parts_compute_the_whole() -> None:
     """Tensor parallel: rows give parts of the result, columns give sums."""
     (w, b), x = network(1, (40, 30))[0], np.random.default_rng(2).standard_normal((5, 40), np.float32)
-    rows = [x @ p.T for p in qt.split(w, 4)]
+    rows = [x @ p.T for p in split(w, 4)]
     np.testing.assert_allclose(np.concatenate(rows, 1), x @ w.T, rtol=0, atol=100 * EPSILON)
-    columns = [a @ p.T for a, p in zip(qt.split(x, 3, 1), qt.split(w, 3, 1), strict=True)]
+    columns = [a @ p.T for a, p in zip(split(x, 3, 1), split(w, 3, 1), strict=True)]
     np.testing.assert_allclose(sum(columns) + b, x @ w.T + b, rtol=0, atol=100 * EPSILON)
 
 
@@ -123,45 +124,45 @@ def test_columns_and_rows_of_parts_compute_the_whole() -> None:
 def test_B41_parts(parts: Any, error: type[Exception], words: str) -> None:
     for whole in (np.zeros((6, 2)), list(range(6))):
         with pytest.raises(error, match=words):
-            qt.split(whole, parts)
+            split(whole, parts)
 
 
 def test_B45_axes_and_arrays_of_split_and_merge() -> None:
     w = np.zeros((6, 2), np.float32)
     for axis in (2, -3, 1.0, True):
         with pytest.raises((ValueError, TypeError), match=r"axis must be an integer of -2\.\.1"):
-            qt.split(w, 2, axis)  # type: ignore[arg-type]
+            split(w, 2, axis)  # type: ignore[arg-type]
         with pytest.raises((ValueError, TypeError), match=r"axis must be an integer of -2\.\.1"):
-            qt.merge([w], axis)  # type: ignore[arg-type]
+            merge([w], axis)  # type: ignore[arg-type]
     for axis in (1, True, "0"):
         with pytest.raises(ValueError, match="axis must be 0 for"):
-            qt.split([w, w], 2, axis)  # type: ignore[arg-type]
+            split([w, w], 2, axis)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="axis must be 0 for"):
-            qt.merge([[w], [w]], axis)  # type: ignore[arg-type]
+            merge([[w], [w]], axis)  # type: ignore[arg-type]
     for hidden in (np.ma.masked_array(w), w.view(np.matrix)):
         with pytest.raises(TypeError, match="must be a plain array"):
-            qt.split(hidden, 2)
+            split(hidden, 2)
         with pytest.raises(TypeError, match=r"parts\[1\] must be a plain array"):
-            qt.merge([w, hidden])
+            merge([w, hidden])
     with pytest.raises(ValueError, match=r"w must have at least one axis, not shape \(\)"):
-        qt.split(np.float32(1), 1)
+        split(np.float32(1), 1)
 
 
 def test_parts_that_do_not_fit() -> None:
     w = np.zeros((6, 2), np.float32)
     with pytest.raises(TypeError, match=r"parts must have one dtype, not float32 and, in parts\[1\], float16"):
-        qt.merge([w, w.astype(np.float16)])
+        merge([w, w.astype(np.float16)])
     with pytest.raises(
         ValueError, match=r"parts must be alike in all axes but 0, not \(6, 2\) and, in parts\[1\], \(6, 3\)"
     ):
-        qt.merge([w, np.zeros((6, 3), np.float32)])
+        merge([w, np.zeros((6, 3), np.float32)])
     with pytest.raises(ValueError, match="parts must be alike in all axes but 1"):
-        qt.merge([w, w[0]], 1)
+        merge([w, w[0]], 1)
     with pytest.raises(ValueError, match="parts must hold a part or more, not none"):
-        qt.merge([])
+        merge([])
     for wrong in (w, 3, "w", {"a": w}):
         with pytest.raises(TypeError, match="parts must be a list of arrays or of lists, not"):
-            qt.merge(wrong)  # type: ignore[arg-type]
+            merge(wrong)  # type: ignore[arg-type]
 
 
 # remove_units
@@ -175,7 +176,7 @@ def test_the_smaller_network_computes_what_the_masked_one_did(activation: Any, b
     layers = network(4, (20, 30, 25, 7), bias)
     keep = [rng.random(30) < 0.5, rng.random(25) < 0.3]
     x = rng.standard_normal((50, 20), np.float32) * np.float32(0.1)
-    small = qt.remove_units(layers, keep, activation)
+    small = remove_units(layers, keep, activation)
     assert [w.shape for w, _ in small] == [(keep[0].sum(), 20), (keep[1].sum(), keep[0].sum()), (7, keep[1].sum())]
     want = run(masked(layers, keep, biases=activation is None), x, activation or relu)
     scale = float(np.abs(want).max()) * 30
@@ -187,31 +188,31 @@ def test_control_without_folding_the_result_is_another() -> None:
     layers, x = network(5, (8, 12, 4)), np.random.default_rng(6).standard_normal((9, 8), np.float32)
     keep = [np.arange(12) % 2 == 0]
     want = run(masked(layers, keep, biases=False), x)
-    assert np.abs(run(qt.remove_units(layers, keep), x) - want).max() > 0.1
-    assert np.abs(run(qt.remove_units(layers, keep, relu), x) - want).max() < 1e-5
+    assert np.abs(run(remove_units(layers, keep), x) - want).max() > 0.1
+    assert np.abs(run(remove_units(layers, keep, relu), x) - want).max() < 1e-5
 
 
 def test_keep_as_a_mask_as_indices_and_none() -> None:
     layers = network(7, (5, 6, 4, 3))
     mask = np.array([True, False, True, True, False, True])
-    by_mask = qt.remove_units(layers, [mask, None])
-    by_index = qt.remove_units(layers, [np.flatnonzero(mask), [0, 1, 2, 3]])
+    by_mask = remove_units(layers, [mask, None])
+    by_index = remove_units(layers, [np.flatnonzero(mask), [0, 1, 2, 3]])
     assert [bits_of(a) for pair in by_mask for a in pair] == [bits_of(a) for pair in by_index for a in pair]
     order = [5, 3, 2, 0]
     x = np.random.default_rng(8).standard_normal((4, 5), np.float32)
     np.testing.assert_allclose(
-        run(qt.remove_units(layers, [order, None]), x), run(by_mask, x), rtol=0, atol=50 * EPSILON
+        run(remove_units(layers, [order, None]), x), run(by_mask, x), rtol=0, atol=50 * EPSILON
     )
-    none = qt.remove_units(layers, [None, None])
+    none = remove_units(layers, [None, None])
     assert [bits_of(a) for pair in none for a in pair] == [bits_of(a) for pair in layers for a in pair]
     assert not any(np.shares_memory(a, b) for p, q in zip(none, layers, strict=True) for a, b in zip(p, q, strict=True))
 
 
 def test_no_unit_is_left() -> None:
     layers, x = network(9, (5, 6, 3)), np.ones((2, 5), np.float32)
-    silent = run(qt.remove_units(layers, [np.zeros(6, np.bool_)]), x)
+    silent = run(remove_units(layers, [np.zeros(6, np.bool_)]), x)
     assert (silent == layers[1][1]).all()
-    constant = run(qt.remove_units(layers, [[]], relu), x)
+    constant = run(remove_units(layers, [[]], relu), x)
     want = layers[1][1] + layers[1][0] @ relu(layers[0][1])
     np.testing.assert_allclose(constant, np.stack([want, want]), rtol=0, atol=20 * EPSILON)
 
@@ -219,25 +220,25 @@ def test_no_unit_is_left() -> None:
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
 def test_half_precision_stays(dtype: Any) -> None:
     layers = [(w.astype(dtype), b.astype(dtype)) for w, b in network(10, (4, 6, 3))]
-    small = qt.remove_units(layers, [[1, 3]], relu)
+    small = remove_units(layers, [[1, 3]], relu)
     assert {a.dtype for pair in small for a in pair} == {np.dtype(dtype)}
     with pytest.raises(ValueError, match=r"layers\[1\] must have a folded bias within"):
         huge = layers[0][0], np.full(6, 60000 if dtype == np.float16 else 3e38, dtype)
-        qt.remove_units([huge, (np.ones((3, 6), dtype), None)], [[]], relu)
+        remove_units([huge, (np.ones((3, 6), dtype), None)], [[]], relu)
 
 
 def test_channels_of_convolutions() -> None:
     """Filters of one layer and input channels of the next."""
     rng = np.random.default_rng(11)
     first, second = rng.standard_normal((8, 3, 3, 3), np.float32), rng.standard_normal((4, 8, 3, 3), np.float32)
-    (a, b), (c, _) = qt.remove_units([(first, np.ones(8, np.float32)), (second, None)], [[0, 5, 6]])
+    (a, b), (c, _) = remove_units([(first, np.ones(8, np.float32)), (second, None)], [[0, 5, 6]])
     assert bits_of(a) == bits_of(first[[0, 5, 6]]) and bits_of(c) == bits_of(second[:, [0, 5, 6]])
     assert b.tolist() == [1, 1, 1]  # type: ignore[union-attr]
     with pytest.raises(
         ValueError, match=r"layers\[1\] must have a weight of two axes to fold biases into it, not \(4, 8"
     ):
-        qt.remove_units([(first, np.ones(8, np.float32)), (second, None)], [[0, 5, 6]], relu)
-    assert qt.remove_units([(first, np.zeros(8)), (second, None)], [[0]], relu)[1][1] is None
+        remove_units([(first, np.ones(8, np.float32)), (second, None)], [[0, 5, 6]], relu)
+    assert remove_units([(first, np.zeros(8)), (second, None)], [[0]], relu)[1][1] is None
 
 
 def test_B46_what_remove_units_refuses() -> None:
@@ -265,10 +266,10 @@ def test_B46_what_remove_units_refuses() -> None:
     ]
     for given, keep, error, words in bad:
         with pytest.raises(error, match=words):
-            qt.remove_units(given, keep)
+            remove_units(given, keep)
     for activation in (lambda x: x[:1], lambda x: x * np.nan, lambda x: 1.0):
         with pytest.raises(ValueError, match="activation must give a finite value for each of 4 biases"):
-            qt.remove_units(layers, [[0, 1]], activation)
+            remove_units(layers, [[0, 1]], activation)
 
 
 # The network that reads digits
@@ -292,7 +293,7 @@ def test_digits_without_half_of_their_units() -> None:
     assert [int(k.sum()) for k in keep] == [128, 64]
     x = images.astype(np.float32) / 16
     for biases, activation in ((True, None), (False, relu)):
-        small = qt.remove_units(layers, keep, activation)
+        small = remove_units(layers, keep, activation)
         whole = run(masked(layers, keep, biases), x)
         np.testing.assert_allclose(run(small, x), whole, rtol=0, atol=200 * EPSILON * float(np.abs(whole).max()))
         assert (run(small, x).argmax(1) == whole.argmax(1)).all()
@@ -304,7 +305,7 @@ def test_digits_without_half_of_their_units() -> None:
 def test_digits_are_read_faster_without_half_of_their_units() -> None:
     layers = digits()
     keep = halves(layers)
-    small, large = qt.remove_units(layers, keep), masked(layers, keep, True)
+    small, large = remove_units(layers, keep), masked(layers, keep, True)
     x = np.random.default_rng(13).random((20_000, 64), np.float32)
 
     def seconds(net: Net) -> float:

@@ -1,13 +1,16 @@
 """quantrim makes neural-network weights smaller on a CPU.
 
-Modules are loaded when a name of theirs is first used: what only wants a version or a help text pays for no more.
+Modules are loaded when a name of theirs is first used: arrays need neither the model floor nor the files below it, and
+what only wants a version or a help text pays for no more.
 """
 
 from __future__ import annotations
 
 import importlib
 
-TYPE_CHECKING = False  # as in typing, whose import would take longer than all that stands here
+from ._version import __version__ as __version__
+
+TYPE_CHECKING = False  # as in typing, whose import would take longer than all that is here
 if TYPE_CHECKING:  # for type checkers and editors: the names of _HOMES and _MODULES once more
     from typing import Any
 
@@ -25,97 +28,101 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _HOMES and _MOD
     from . import reference as reference
     from . import sparse as sparse
     from . import splitting as splitting
-    from .backend import current_isa, current_threads, isas, use_isa, use_threads
+    from .backend import isas, use_isa, use_threads
     from .codebooks import cluster, quantize_codebook
-    from .distillation import distillation_loss
     from .files import open_checkpoint
+    from .model.compare import compare
     from .model.compress import compress
     from .model.decompress import decompress
+    from .model.plan import plan
+    from .model.summary import summarize as inspect
+    from .model.tune import tune
     from .packing import pack, unpack
-    from .pruning import (
-        apply_mask,
-        cubic_sparsity,
-        global_masks,
-        prune,
-        prune_mask,
-        prune_model,
-        shrink,
-        sparsity,
-        threshold,
-    )
+    from .pruning import apply_mask, prune, prune_mask, sparsity, threshold
     from .quantization import dequantize, quantize, round_to_int
     from .recognition import recognize_grid
     from .sparse_tensor import SparseTensor
-    from .splitting import merge, remove_units, split
     from .tensor import QuantizedTensor
 
-__version__ = "0.1.0"
-
-__all__ = [
-    "QuantizedTensor",
-    "SparseTensor",
-    "apply_mask",
-    "cluster",
-    "compress",
-    "cubic_sparsity",
-    "current_isa",
-    "current_threads",
-    "decompress",
-    "dequantize",
-    "distillation_loss",
-    "global_masks",
-    "importance",
-    "isas",
-    "merge",
-    "open_checkpoint",
-    "pack",
-    "prune",
-    "prune_mask",
-    "prune_model",
-    "quantize",
-    "quantize_codebook",
-    "recognize_grid",
-    "reference",
-    "remove_units",
-    "round_to_int",
-    "shrink",
-    "sparse",
-    "sparsity",
-    "split",
-    "threshold",
-    "unpack",
-    "use_isa",
-    "use_threads",
-]
-
-_HOMES = {  # module -> public names that it has
-    "backend": ("current_isa", "current_threads", "isas", "use_isa", "use_threads"),
-    "codebooks": ("cluster", "quantize_codebook"),
-    "distillation": ("distillation_loss",),
-    "files": ("open_checkpoint",),
-    "model.compress": ("compress",),
-    "model.decompress": ("decompress",),
-    "packing": ("pack", "unpack"),
-    "pruning": (
-        *("apply_mask", "cubic_sparsity", "global_masks", "prune", "prune_mask", "prune_model", "shrink"),
-        *("sparsity", "threshold"),
-    ),
-    "quantization": ("dequantize", "quantize", "round_to_int"),
-    "recognition": ("recognize_grid",),
-    "sparse_tensor": ("SparseTensor",),
-    "splitting": ("merge", "remove_units", "split"),
-    "tensor": ("QuantizedTensor",),
+_HOMES = {  # public name -> the module that has it, and its name there where that is another
+    "QuantizedTensor": "tensor",
+    "SparseTensor": "sparse_tensor",
+    "apply_mask": "pruning",
+    "cluster": "codebooks",
+    "compare": "model.compare",
+    "compress": "model.compress",
+    "decompress": "model.decompress",
+    "dequantize": "quantization",
+    "inspect": "model.summary:summarize",
+    "isas": "backend",
+    "open_checkpoint": "files",
+    "pack": "packing",
+    "plan": "model.plan",
+    "prune": "pruning",
+    "prune_mask": "pruning",
+    "quantize": "quantization",
+    "quantize_codebook": "codebooks",
+    "recognize_grid": "recognition",
+    "round_to_int": "quantization",
+    "sparsity": "pruning",
+    "threshold": "pruning",
+    "tune": "model.tune",
+    "unpack": "packing",
+    "use_isa": "backend",
+    "use_threads": "backend",
 }
 _MODULES = (
     *("backend", "codebooks", "distillation", "files", "importance", "layouts", "model", "packing", "pruning"),
     *("quantization", "recognition", "reference", "sparse", "splitting"),
 )
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "QuantizedTensor",
+    "SparseTensor",
+    "apply_mask",
+    "backend",
+    "cluster",
+    "codebooks",
+    "compare",
+    "compress",
+    "decompress",
+    "dequantize",
+    "distillation",
+    "files",
+    "importance",
+    "inspect",
+    "isas",
+    "layouts",
+    "model",
+    "open_checkpoint",
+    "pack",
+    "packing",
+    "plan",
+    "prune",
+    "prune_mask",
+    "pruning",
+    "quantization",
+    "quantize",
+    "quantize_codebook",
+    "recognition",
+    "recognize_grid",
+    "reference",
+    "round_to_int",
+    "sparse",
+    "sparsity",
+    "splitting",
+    "threshold",
+    "tune",
+    "unpack",
+    "use_isa",
+    "use_threads",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME_OF:
-        found = getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
+    if name in _HOMES:
+        home, _, there = _HOMES[name].partition(":")
+        found = getattr(importlib.import_module(f".{home}", __name__), there or name)
         globals()[name] = found  # from now on without this function
         return found
     if name in _MODULES:
@@ -124,4 +131,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+    return sorted({*globals(), *__all__})

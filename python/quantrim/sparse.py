@@ -13,7 +13,7 @@ from .packing import row_bytes
 from .sparse_tensor import SparseTensor
 from .tensor import QuantizedTensor
 
-__all__ = ["SparseTensor", "from_dense", "matmul", "smallest_layout", "to_dense"]
+__all__ = ["from_dense", "matmul", "smallest_layout", "to_dense"]
 
 
 def from_dense(w: ArrayLike | QuantizedTensor, layout: str = "bitmask") -> SparseTensor:

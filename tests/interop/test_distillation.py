@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import quantrim as qt
+from quantrim.distillation import distillation_loss
 
 pytestmark = pytest.mark.interop
 torch: Any = pytest.importorskip("torch", reason="needs torch: pip install quantrim[interop]")
@@ -31,7 +31,7 @@ def test_D5_masked_classes_and_ignored_labels(dtype: str, temperature: float, al
     divergence = torch.where(p > 0, p * (p.clamp_min(1e-45).log() - log_q.where(p > 0, p)), p).sum() / 64
     loss = alpha * temperature**2 * divergence + (1 - alpha) * functional.cross_entropy(x, labels)
     loss.backward()
-    found, grad = qt.distillation_loss(student, teacher, labels, temperature=temperature, alpha=alpha)
+    found, grad = distillation_loss(student, teacher, labels, temperature=temperature, alpha=alpha)
     assert found == pytest.approx(loss.item(), rel=2e-6)
     assert np.isfinite(grad).all() and not grad[masked.numpy()].any()
     assert np.abs(grad - x.grad.numpy()).max() <= 1e-6
@@ -42,5 +42,5 @@ def test_D5_no_label_counts() -> None:
     x = torch.randn(4, 5)
     none = torch.full((4,), -100)
     assert torch.nn.functional.cross_entropy(x, none).isnan()
-    loss, grad = qt.distillation_loss(x, x, none, alpha=0)
+    loss, grad = distillation_loss(x, x, none, alpha=0)
     assert loss == 0 and not grad.any()

@@ -27,7 +27,7 @@ def test_D17_tensors_and_parameters(dtype: str) -> None:
         assert bits_of(qt.prune(w[:, ::2], 0.5, scores=w[:, 1::2])) == bits_of(
             qt.prune(want[:, ::2], 0.5, scores=want[:, 1::2])
         )
-        small = qt.remove_units([(w, None), (w.T, None)], [[0, 3]])
+        small = qt.splitting.remove_units([(w, None), (w.T, None)], [[0, 3]])
         assert small[0][0].shape == (2, 64)
     assert tensors[1].requires_grad == x.is_floating_point()
 

@@ -9,7 +9,8 @@ from importlib import metadata
 
 from rich.console import Console
 
-from .. import __version__, _core, backend
+from .. import _core, backend
+from .._version import __version__
 from .terminal import console, print_json, print_pairs
 
 READS = (

@@ -122,7 +122,7 @@ def one_of(values: Sequence[str]) -> dict[str, Any]:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from .. import __version__
+        from .._version import __version__
 
         terminal.print_line(terminal.console(), f"quantrim {__version__}")
         raise typer.Exit

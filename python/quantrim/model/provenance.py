@@ -8,7 +8,8 @@ import sys
 from importlib import metadata
 from typing import Any
 
-from .. import __version__, backend
+from .. import backend
+from .._version import __version__
 from ..option_values import NONE
 from .recipe import Recipe, Settings, table_of
 

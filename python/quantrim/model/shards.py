@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .._version import __version__
 from ..files import Checkpoint, encode_header
 from ..files.disk.errors import PATH_LIMIT, quote
 from ..files.tensor_info import count_bytes
@@ -84,6 +85,4 @@ def _plan_shard(checkpoint: Checkpoint, shard: str, plans: list[TensorPlan], met
 
 def _provenance(recipe: Recipe) -> dict[str, str]:
     """What made a file, for its metadata: the same on every machine and at every time."""
-    from .. import __version__
-
     return {"quantrim_version": __version__, "quantrim_recipe": recipe.to_toml()}
