@@ -146,7 +146,8 @@ def test_A11_the_largest_weights_decode_to_finite_ones(dtype: Any) -> None:
     for symmetric in (True, False):
         for bits in range(2, 9):
             for rule in ("absmax", "mse", "power_of_two", np.float32(top / 2)):
-                q = qt.quantize(w, bits, symmetric=symmetric, scale=rule)
+                options: dict[str, Any] = {"scale" if isinstance(rule, str) else "scales": rule}
+                q = qt.quantize(w, bits, symmetric=symmetric, **options)
                 decoded = q.dequantize(dtype=dtype).astype(np.float64)
                 assert np.isfinite(decoded).all()
                 if isinstance(rule, str) and rule == "absmax":

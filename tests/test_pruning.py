@@ -220,9 +220,9 @@ def test_A19_patterns_of_nothing() -> None:
 
 def test_sums_of_blocks_beyond_float32_are_refused() -> None:
     w = np.full((2, 2), 3e38, np.float32)
-    with pytest.raises(ValueError, match="w must have sums over blocks within float32"):
+    with pytest.raises(ValueError, match="sums of w over blocks overflow float32"):
         qt.prune(w, 0.5, pattern="row")
-    with pytest.raises(ValueError, match="scores must have sums over blocks within float32"):
+    with pytest.raises(ValueError, match="sums of scores over blocks overflow float32"):
         qt.prune_mask(w, 0.5, pattern="column")
 
 

@@ -158,7 +158,7 @@ def test_parts_that_do_not_fit() -> None:
         merge([w, np.zeros((6, 3), np.float32)])
     with pytest.raises(ValueError, match="parts must be alike in all axes but 1"):
         merge([w, w[0]], 1)
-    with pytest.raises(ValueError, match="parts must hold a part or more, not none"):
+    with pytest.raises(ValueError, match="parts must not be empty"):
         merge([])
     for wrong in (w, 3, "w", {"a": w}):
         with pytest.raises(TypeError, match="parts must be a list of arrays or of lists, not"):

@@ -64,7 +64,7 @@ def current_threads() -> int:
 
 
 class _Choice:
-    """A plain call, or a block that gives back what it changed."""
+    """Choose by a plain call, or for a block that gives back what it changed."""
 
     def __init__(self, isa: str | None, threads: int | None) -> None:
         self._chosen = isa, threads
@@ -130,7 +130,7 @@ def _choice_of(isa: str, threads: int) -> _core.Choice:
 
 
 def _first_choice() -> _core.Choice:
-    """What the environment asks for."""
+    """Make the choice that the environment asks for."""
     try:
         threads = _default_threads()
         return _choice_of(_known(os.environ.get("QUANTRIM_ISA") or isas()[0], "QUANTRIM_ISA"), threads)

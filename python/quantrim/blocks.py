@@ -7,35 +7,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import backend, checks
 from .checks import Array
 from .float_environment import default_floats
 from .outputs import output
 
+Scores = NDArray[np.float32]
 Block = tuple[int, int]
-Axis = int | str | None
-EACH = "each"  # the axis of one score per weight
+Axis = int | Literal["each"] | None
+EACH: Final = "each"  # the axis of one score per weight
 LIFT = np.float32(2.0**100)
 TINY = np.float32(2.0**-50)  # a norm below which squares of its weights may be subnormal, or zero
 _GATHERED = 1 << 22  # weights that are enlarged together
 
 
 def of_many(axis: Axis, block: object) -> bool:
-    """Whether a score is for more than one weight."""
+    """Tell whether a score is for more than one weight."""
     return block is not None or not (isinstance(axis, str) and axis == EACH)
 
 
-def reduced(scores: Array, axis: Any, block: object, out: Array | None) -> Any:
-    """Scores of weights as those that `axis` and `block` ask for."""
+def reduced(scores: Array, axis: Any, block: object, out: Array | None) -> Scores:
+    """Sum scores of weights to those that `axis` and `block` ask for."""
     return grouped("scores", scores, None if isinstance(axis, str) and axis == EACH else axis, block, 0, out)
 
 
-def grouped(name: str, x: Array, axis: int | None, block: object, power: int, out: Array | None) -> Any:
-    """Sums of x (power 0), |x| (1) or x * x (2) over `axis`, over blocks of the last two axes, or over everything.
+def grouped(name: str, x: Array, axis: int | None, block: object, power: int, out: Array | None) -> Scores:
+    """Sum x (power 0), |x| (1) or x * x (2) over `axis`, over blocks of the last two axes, or over everything.
 
     Returns float32 without that axis; (..., rows / block rows, cols / block cols) for blocks; a scalar for neither.
     """
@@ -52,14 +54,17 @@ def grouped(name: str, x: Array, axis: int | None, block: object, power: int, ou
     k = x.ndim - 1 if axis is None else checks.axis(axis, x.ndim)
     scores = output(out, x.shape[:k] + x.shape[k + 1 :], np.float32, **{name: x})
     sums(name, x, k, power, scores)
-    return total(scores.ravel(), power) if axis is None else scores
+    if axis is not None:
+        return scores
+    whole: Scores = total(scores.ravel(), power)  # a scalar, which does as an array without axes
+    return whole
 
 
 @default_floats
-def norms(name: str, x: Array, axis: int | None, block: object, out: Array | None = None) -> Any:
-    """Roots of the sums of squares that `grouped` gives; of slices so small that squares may have underflowed, those of
-    2**100 times their weights, divided by it again, which changes no bit where none did."""
-    roots = np.sqrt(grouped(name, x, axis, block, 2, out), out=out)
+def norms(name: str, x: Array, axis: int | None, block: object, out: Array | None = None) -> Scores:
+    """Take the roots of the sums of squares that `grouped` gives; of slices so small that squares may have underflowed,
+    those of 2**100 times their weights, divided by it again, which changes no bit where none did."""
+    roots: Scores = np.sqrt(grouped(name, x, axis, block, 2, out), out=out)
     small = roots < TINY
     if x.dtype == np.float16 or not small.any():
         return roots
@@ -67,7 +72,8 @@ def norms(name: str, x: Array, axis: int | None, block: object, out: Array | Non
     if not tiny.size:
         return roots
     if roots.ndim == 0:
-        return np.divide(np.sqrt(grouped(name, _enlarged(x), axis, block, 2, None)), LIFT, out=out)
+        root: Scores = np.divide(np.sqrt(grouped(name, _enlarged(x), axis, block, 2, None)), LIFT, out=out)
+        return root
     flat = roots.reshape(-1)
     if block is not None:
         rows, cols = size = block_of(name, block, x.shape)
@@ -93,7 +99,7 @@ def _enlarged(x: Array) -> Array:
 
 
 def sums(name: str, x: Array, axis: int, power: int, out: Array) -> None:
-    """Sums over an axis of x. out: a value for each of the others' places."""
+    """Sum over an axis of x. out: a value for each of the others' places."""
     n, after = x.shape[axis], 1 if axis == x.ndim - 1 else math.prod(x.shape[axis + 1 :])
     if not x.size:
         out[...] = 0
@@ -106,7 +112,7 @@ def sums(name: str, x: Array, axis: int, power: int, out: Array) -> None:
 
 
 def total(parts: Array, power: int = 1) -> Any:
-    """Sum of the sums of rows, as the float32 scalar that a row of them gives."""
+    """Sum the sums of rows to the float32 scalar that a row of them gives."""
     whole = np.zeros(1, np.float32)
     if power:
         backend.active.norm_rows(parts[None], 1, whole)
@@ -116,7 +122,7 @@ def total(parts: Array, power: int = 1) -> Any:
 
 
 def block_of(name: str, block: object, shape: tuple[int, ...], parameter: str = "block") -> Block:
-    """`block` as (rows, cols) that divide the last two axes of an array called `name`."""
+    """Return `block` as (rows, cols) that divide the last two axes of an array called `name`."""
     if not isinstance(block, Sequence) or isinstance(block, (str, bytes)) or len(block) != 2:
         raise TypeError(f"{parameter} must be (rows, cols), not {block!r}")
     rows, cols = (checks.integer(parameter, n, 1, 2**62) for n in block)
@@ -126,7 +132,7 @@ def block_of(name: str, block: object, shape: tuple[int, ...], parameter: str = 
 
 
 def block_sums(name: str, x: Array, block: Block, power: int, out: Array | None = None) -> Array:
-    """Sums of each block of x: (rows, cols) floats in C order, a multiple of the block.
+    """Sum each block of x: (rows, cols) floats in C order, a multiple of the block.
 
     Returns float32 (rows / block rows, cols / block cols).
     """
@@ -137,5 +143,5 @@ def block_sums(name: str, x: Array, block: Block, power: int, out: Array | None 
 
 
 def spread(marks: Array, block: Block, shape: tuple[int, ...]) -> Array:
-    """Marks of blocks, (block rows, block cols), as marks of the weights of an array of `shape`."""
+    """Spread marks of blocks, (block rows, block cols), to marks of the weights of an array of `shape`."""
     return np.repeat(np.repeat(marks, block[1], axis=1), block[0], axis=0).reshape(shape)

@@ -1,4 +1,4 @@
-"""What public functions insist on, once for every backend: which arrays come in, which may be written.
+"""Checks of public arguments, once for every backend: which arrays come in, which may be written.
 
 An error names the argument, says what it must be and what it is.
 """
@@ -29,11 +29,11 @@ LARGEST = {
     "bfloat16": float.fromhex("0x1.fep127"),
 }
 MAX_M = 32  # of the pattern "n:m"
-_CHUNK = 1 << 22  # elements looked at together when an error needs a count
+_CHUNK = 1 << 22  # elements scanned together when an error needs a count
 
 
 def array(name: str, a: object) -> Array:
-    """`a` as an ndarray that hides nothing: no mask, no matrix semantics. Memory of other libraries is not copied."""
+    """Return `a` as an ndarray without a mask or matrix semantics. Memory of other libraries is not copied."""
     if isinstance(a, (np.ma.MaskedArray, np.matrix)):
         raise TypeError(f"{name} must be a plain array, not {type(a).__name__}; fill or drop the mask first")
     try:
@@ -43,7 +43,7 @@ def array(name: str, a: object) -> Array:
 
 
 def _foreign(a: Any) -> Array:
-    """What another library's array holds: its numpy form, or its memory by DLPack; TypeError with the first refusal."""
+    """Read another library's array, as numpy does or by DLPack; TypeError with the first refusal."""
     if getattr(a, "requires_grad", False):  # a Parameter of torch, of which only the values count
         a = a.detach()
     why = ""  # the error itself would hold this frame and the callers', and so the arrays, until they are collected
@@ -113,7 +113,7 @@ def _narrowed(name: str, x: Array) -> Array:
 
 
 def _exact(name: str, x: Array) -> Array:
-    """Integers as float32, which has 24 bits for what stands before the zeros that an integer ends with."""
+    """Return integers as float32, which has 24 bits for what precedes the zeros that an integer ends with."""
     if x.size and x.dtype.itemsize > 2 and not -(2**24) <= x.min() <= x.max() <= 2**24:
         bits = x.astype(np.uint64)
         size = np.where(x < 0, -bits, bits)  # of the lowest int64, too
@@ -125,7 +125,7 @@ def _exact(name: str, x: Array) -> Array:
 
 
 def vector(name: str, a: object, length: int) -> Array:
-    """`a` as `length` finite, non-negative float32 values (one per column, say)."""
+    """Return `a` as `length` finite, non-negative float32 values (one per column, say)."""
     x = floats(name, a, (length,)).astype(np.float32, copy=False)
     if x.size and not (x.min() >= 0 and x.max() < math.inf):  # NaN is neither
         at = int((~(x >= 0) | np.isinf(x)).argmax())
@@ -134,7 +134,7 @@ def vector(name: str, a: object, length: int) -> Array:
 
 
 def integer(name: str, value: object, low: int, high: int) -> int:
-    """`value` as an int of low..high; numpy integers pass, bool, float and str do not."""
+    """Return `value` as an int of low..high; numpy integers pass, bool, float and str do not."""
     if type(value) is int and low <= value <= high:
         return value
     if isinstance(value, (bool, np.bool_)):
@@ -149,7 +149,7 @@ def integer(name: str, value: object, low: int, high: int) -> int:
 
 
 def number(name: str, value: object, low: float, high: float) -> float:
-    """`value` as a finite float of low..high."""
+    """Return `value` as a finite float of low..high."""
     if type(value) is float and low <= value <= high and math.isfinite(value):
         return value
     if isinstance(value, (bool, np.bool_, str, bytes)):
@@ -175,7 +175,7 @@ def choice(name: str, value: object, allowed: Collection[W]) -> W:
 
 
 def nearest(value: object, allowed: Collection[str]) -> str:
-    """'; did you mean ...?' with the word of `allowed` that comes near `value`, or ''.
+    """Return '; did you mean ...?' with the word of `allowed` that comes near `value`, or ''.
 
     >>> nearest("sparce", ["auto", "dense", "sparse"])
     "; did you mean 'sparse'?"
@@ -187,14 +187,14 @@ def nearest(value: object, allowed: Collection[str]) -> str:
 
 
 def n_of_m(text: str) -> tuple[int, int] | None:
-    """(n, m) of "n:m" with 1 <= n < m <= MAX_M; None for another text."""
+    """Return (n, m) of "n:m" with 1 <= n < m <= MAX_M; None for another text."""
     found = re.fullmatch(r"([0-9]{1,2}):([0-9]{1,2})", text)
     n, m = (int(found[1]), int(found[2])) if found else (0, 0)
     return (n, m) if 1 <= n < m <= MAX_M else None
 
 
 def flag(name: str, value: object) -> bool:
-    """`value` if it is True or False."""
+    """Return `value` if it is True or False."""
     if value is True or value is False:
         return value
     if not isinstance(value, (bool, np.bool_)):
@@ -203,7 +203,7 @@ def flag(name: str, value: object) -> bool:
 
 
 def axis(value: object, ndim: int) -> int:
-    """An axis number of -ndim..ndim-1 as 0..ndim-1."""
+    """Return an axis number of -ndim..ndim-1 as 0..ndim-1."""
     return integer("axis", value, -ndim, ndim - 1) % ndim
 
 
@@ -215,7 +215,7 @@ def output(
     name: str = "out",
     in_place: bool = True,
 ) -> Array:
-    """`out` if results may be written to it, or a fresh array where it is None.
+    """Return `out` if results may be written to it, or a fresh array where it is None.
 
     It may not overlap any of `inputs`, except that where `in_place` it may be one of them, element for element.
     """
@@ -228,7 +228,7 @@ def output(
 
 
 def writable(name: str, out: object, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-    """`out` if it is a plain array of this form that may be written."""
+    """Return `out` if it is a plain array of this shape and dtype that may be written."""
     if not isinstance(out, np.ndarray) or (type(out) is not np.ndarray and not isinstance(out, np.memmap)):
         raise TypeError(f"{name} must be a plain ndarray, not {type(out).__name__}")
     if out.dtype != np.dtype(dtype):
@@ -252,13 +252,13 @@ def held(name: str, a: object, dtype: DTypeLike, shape: tuple[int, ...]) -> None
 
 
 def fields(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a container as they were before `np.savez`, which makes arrays of numbers, words and shapes."""
+    """Return fields of a container as they were before `np.savez`, which makes arrays of numbers, words and shapes."""
     plain = {name: value.item() if getattr(value, "ndim", None) == 0 else value for name, value in saved.items()}
     return {**plain, "shape": tuple(map(int, plain["shape"]))}
 
 
 def is_input(name: str, out: Array, other: Array, in_place: bool = True) -> bool:
-    """Whether `out` is `other`, element for element; a ValueError where it overlaps it otherwise, or may not be it."""
+    """Tell whether `out` is `other`, element for element; ValueError where it overlaps otherwise or may not be it."""
     if out is not other and not np.may_share_memory(out, other):
         return False
     if not (in_place and same_buffer(out, other)):
@@ -268,7 +268,7 @@ def is_input(name: str, out: Array, other: Array, in_place: bool = True) -> bool
 
 
 def same_buffer(a: Array, b: Array) -> bool:
-    """Whether two contiguous arrays are the same bytes, element for element."""
+    """Tell whether two contiguous arrays are the same bytes, element for element."""
     return a is b or (np.may_share_memory(a, b) and _same_bytes(a, b))
 
 
@@ -277,7 +277,7 @@ def _same_bytes(a: Array, b: Array) -> bool:
 
 
 def rows(a: Array) -> Array:
-    """A C-ordered array seen as (rows, cols): cols is its last axis."""
+    """View a C-ordered array as (rows, cols): cols is its last axis."""
     if a.ndim == 2:
         return a
     cols = a.shape[-1]

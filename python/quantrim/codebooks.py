@@ -161,9 +161,10 @@ def cluster(
 
 
 def ascending_edges(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(..., n) ascending -> (..., n - 1): the largest float32 at or below the exact middle of each two neighbours.
+    """Find the edges between ascending values, (..., n) -> (..., n - 1): the largest float32 at or below the exact
+    middle of each two neighbours.
 
-    So a weight lies above an edge if and only if it is nearer to the upper value.
+    So a weight is above an edge if and only if it is nearer to the upper value.
     """
     a, b = values[..., :-1].astype(np.float64), values[..., 1:].astype(np.float64)
     total = a + b
@@ -209,12 +210,12 @@ _tables = {"nf4": _nf4, "fp4": _fp4, "mxfp4": _mxfp4, "binary": _binary}
 
 
 def table(name: str) -> Book:
-    """The Book of "nf4", "fp4", "mxfp4" or "binary"."""
+    """Return the Book of "nf4", "fp4", "mxfp4" or "binary"."""
     return _tables[name]()
 
 
 def check_codebook(name: str, codebook: object) -> str | tuple[float, ...]:
-    """A codebook as `quantize_codebook` takes it: one of its names, or a tuple of float32 values."""
+    """Return a codebook as `quantize_codebook` takes it: one of its names, or a tuple of float32 values."""
     if isinstance(codebook, str):
         return checks.choice(name, codebook, CODEBOOKS)
     return tuple(map(float, _book_of(codebook).values))
@@ -245,7 +246,7 @@ def _group_size(group_size: object, name: str) -> GroupSize:
 def _reused(
     out: object, x: checks.Array, bits: int, size: GroupSize, book: NDArray[np.float32] | tuple[int, ...] | None
 ) -> QuantizedTensor:
-    """out, if it has this form: a codebook of these values, or of this shape to be filled."""
+    """Return out if it has this shape, bits and group_size, and a codebook of these values or of this shape."""
     if not isinstance(out, QuantizedTensor):
         raise TypeError(f"out must be a QuantizedTensor, not {type(out).__name__}")
     want = (x.shape, bits, size, False)

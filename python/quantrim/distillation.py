@@ -1,12 +1,13 @@
-"""A small model taught by large ones: what it loses against them, and the gradient that mends it."""
+"""A small model taught by large ones: the distillation loss and its gradient."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from . import backend, checks
 from .checks import Array
@@ -21,23 +22,23 @@ TEMPERATURES = 1e-6, 1e6
 
 @default_floats
 def distillation_loss(
-    student_logits: object,
-    teacher_logits: object,
-    labels: object = None,
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike | Sequence[ArrayLike],
+    labels: ArrayLike | None = None,
     *,
     temperature: float = 1.0,
     alpha: float = DEFAULT_ALPHA,
     ignore_index: int = -100,
     out: NDArray[np.float32] | None = None,
 ) -> tuple[float, NDArray[np.float32]]:
-    """What a student loses against its teachers, and the gradient (Hinton, Vinyals, Dean 2015, "Distilling the
-    knowledge in a neural network").
+    """Compute the knowledge-distillation loss and its gradient with respect to the student logits (Hinton, Vinyals,
+    Dean 2015, "Distilling the knowledge in a neural network").
 
     student_logits: (..., classes), float32, float16, bfloat16 or float64; the mean is taken over all rows.
     teacher_logits: the same shape; several teachers as a list or tuple of such arrays, or as one array with an axis
     more in front: their softened probabilities are averaged. labels: integers 0..classes-1 of shape (...), or None.
-    temperature: 1e-6..1e6, softens both sides. alpha: 0..1, the teachers' part. ignore_index: the label of rows that
-    have none. out: float32 of the student's shape, receives the gradient.
+    temperature: 1e-6..1e6, softens both sides. alpha: 0..1, the weight of the teachers' term. ignore_index: the label
+    of rows that have none. out: float32 of the student's shape, receives the gradient.
 
     Returns loss, a float in nats, and grad, float32, the loss differentiated by student_logits:
 
@@ -45,13 +46,13 @@ def distillation_loss(
         p = mean over teachers of softmax(teacher / T),  q = softmax(student / T)
 
     KL is the cross-entropy less the entropy of p, which no student can change: its gradient is the same, and it is 0
-    where the student agrees (with several teachers, within rounding). Without labels the first part alone is taken,
+    where the student agrees (with several teachers, within rounding). Without labels the first term alone is taken,
     with alpha = 1; alpha may then be left out or be 1. No rows or no classes: loss 0. The first mean is over all rows,
     the second over those that have a label (as in torch's cross_entropy), and 0 where none has.
 
     A logit of -inf masks its class: its probability is 0, and so is its gradient where student and teachers mask it.
     ValueError for NaN and +inf, for a row of -inf alone, and where the loss would be infinite: where the student masks
-    a class whose p is above 0, or the class of a label (unless alpha leaves that part out).
+    a class whose p is above 0, or the class of a label (unless alpha leaves that term out).
 
     Computed in float32: exp within 1 unit in the last place, the sums of a row in sixteen lanes; the losses of rows
     are joined in float64. Probabilities below e**-87 of the largest in their row count as 0, and a logit more than

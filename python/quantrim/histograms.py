@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from . import backend, checks
 from .float_environment import default_floats
@@ -19,9 +19,9 @@ _ROOT_HALF, _TWO_OVER_LN2 = 0.7071067811865476, 2.8853900817779268
 
 
 class ActivationHistogram:
-    """Counts of each unit's activations in `bins` equal bins of low..high, added up batch by batch.
+    """Count each unit's activations in `bins` equal bins of low..high, batch by batch.
 
-    low, high: one number for all units, or one per unit, (units,); finite, low <= high. What lies beyond is counted in
+    low, high: one number for all units, or one per unit, (units,); finite, low <= high. What is beyond is counted in
     the first or the last bin; where low == high, all of it in the first. bins: 1..65536.
     `counts`: (units, bins) int64. Value x is in bin trunc((x - low) * (bins / (high - low))), in float32.
 
@@ -34,7 +34,7 @@ class ActivationHistogram:
     """
 
     @default_floats
-    def __init__(self, low: object, high: object, *, units: int, bins: int = 64) -> None:
+    def __init__(self, low: ArrayLike, high: ArrayLike, *, units: int, bins: int = 64) -> None:
         self.units = checks.integer("units", units, 0, 2**40)
         self.bins = checks.integer("bins", bins, 1, MAX_BINS)
         first, last = (_bound(name, a, self.units) for name, a in (("low", low), ("high", high)))
@@ -48,7 +48,7 @@ class ActivationHistogram:
         self._grid = tuple(a.astype(np.float32) for a in (lift, first * lift, scale))
         self.counts = np.zeros((self.units, self.bins), np.int64)
 
-    def update(self, activations: object) -> None:
+    def update(self, activations: ArrayLike) -> None:
         """Count a batch: (n, units) of floats. NaN or infinity is a ValueError; nothing is counted then."""
         x = _batch("activations", activations, self.units)
         checks.finite("activations", x, backend.active.is_finite(x.ravel()))
@@ -56,7 +56,7 @@ class ActivationHistogram:
 
     @default_floats
     def entropy(self) -> NDArray[np.float32]:
-        """(units,) float32: -sum_b p_b log2 p_b of each unit's bins, in bits; 0 where nothing was counted."""
+        """Compute -sum_b p_b log2 p_b of each unit's bins, in bits: (units,) float32, 0 where nothing was counted."""
         n = self.counts.sum(axis=1)
         spent = sum_last_axis(self.counts * _log2(self.counts))
         whole = np.maximum(n, 1)
@@ -65,9 +65,14 @@ class ActivationHistogram:
 
 
 @default_floats
-def entropy(activations: object, bins: int = 64, *, range: object = None) -> NDArray[np.float32]:
-    """Shannon entropy of each unit's activations, in bits (Luo and Wu 2017, "An entropy-based method for CNN model
-    compression"): H_i = -sum_b p_ib log2 p_ib, where p_ib is the share of its activations in bin b.
+def entropy(
+    activations: ArrayLike | Iterable[ArrayLike],
+    bins: int = 64,
+    *,
+    range: tuple[ArrayLike, ArrayLike] | None = None,
+) -> NDArray[np.float32]:
+    """Compute the Shannon entropy of each unit's activations, in bits (Luo and Wu 2017, "An entropy-based method for
+    CNN model compression"): H_i = -sum_b p_ib log2 p_ib, where p_ib is the share of its activations in bin b.
 
     activations: (n, units) of floats, or batches of them: an iterable of arrays. bins: equal ones, 1..65536.
     range: (low, high), each a number or (units,), for bins that units share; by default each unit's own least and
@@ -77,6 +82,8 @@ def entropy(activations: object, bins: int = 64, *, range: object = None) -> NDA
     >>> entropy([[0.0, 5.0], [1.0, 5.0], [2.0, 5.0], [3.0, 5.0]], bins=4)
     array([2., 0.], dtype=float32)
     """
+    low: Any
+    high: Any
     batches = _batches(activations)
     if range is None:
         if isinstance(batches, Iterator):
@@ -96,8 +103,8 @@ def entropy(activations: object, bins: int = 64, *, range: object = None) -> NDA
     return histogram.entropy()
 
 
-def _batches(activations: object) -> Iterable[object]:
-    """The batches of an iterable of matrices; anything else is one batch."""
+def _batches(activations: Any) -> Iterable[Any]:
+    """Iterate over matrices; anything else is one batch."""
     if _is_array(activations) or not isinstance(activations, Iterable):
         return [activations]
     if isinstance(activations, (list, tuple)) and not any(map(_is_array, activations)):
@@ -121,8 +128,8 @@ def _batch(name: str, a: object, units: int | None) -> checks.Array:
     return x
 
 
-def _ranges(batches: Iterable[object]) -> tuple[checks.Array, checks.Array]:
-    """The least and the greatest activation of each unit; 0 for units without any."""
+def _ranges(batches: Iterable[Any]) -> tuple[checks.Array, checks.Array]:
+    """Find the least and the greatest activation of each unit; 0 for units without any."""
     low = high = None
     for a in batches:
         x = _batch("activations", a, None if low is None else len(low)).astype(np.float32, copy=False)
@@ -137,7 +144,7 @@ def _ranges(batches: Iterable[object]) -> tuple[checks.Array, checks.Array]:
 
 
 def _bound(name: str, value: object, units: int) -> checks.Array:
-    """A finite float32 for each unit."""
+    """Return a finite float32 for each unit."""
     if np.ndim(value) == 0:  # type: ignore[arg-type]
         limit = checks.LARGEST["float32"]
         return np.full(units, checks.number(name, value, -limit, limit), np.float32)
@@ -147,7 +154,7 @@ def _bound(name: str, value: object, units: int) -> checks.Array:
 
 
 def _log2(counts: checks.Array) -> NDArray[Any]:
-    """log2 of integers as float64, 0 for 0, by sums and products alone: a library's own differ between machines.
+    """Compute log2 of integers as float64, 0 for 0, by sums and products: libraries differ between machines.
 
     x = m 2**e with m near 1, and ln m = 2 artanh s with s = (m - 1) / (m + 1), |s| <= 0.172.
     """

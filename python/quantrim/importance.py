@@ -1,23 +1,23 @@
-"""A score per weight, row, column or block: what pruning keeps is what scores high.
+"""Importance: a score per weight, row, column or block. Pruning keeps what scores high.
 
-Weights are arrays of float32, float16, bfloat16 or float64 with any strides; NaN or infinity among them is a
-ValueError that says where. Scores are float32, inf where a product or a sum (of squares, for `l2`) exceeds that.
+Weights are arrays of float32, float16, bfloat16 or float64 (narrowed to float32) with any strides; NaN or infinity
+among them is a ValueError that says where. Scores are float32, inf where a product or a sum (of squares, for `l2`)
+exceeds that.
 
 `axis` and `block` say what one score is for, in every function that has them: axis="each", one weight; axis=None, the
-whole array; axis=k, a slice along that axis (1: a row of a matrix, the weights of one unit; 0: a column, those of one
-input); block=(rows, cols), a block of the last two axes, which must be multiples of it. The score of many weights is
-the sum of theirs (for `l2`, the root of the sum of squares). `rank` compares scores of several arrays.
+whole array (a float32 scalar); axis=k, a slice along that axis (1: a row of a matrix, the weights of one unit; 0: a
+column, those of one input); block=(rows, cols), a block of the last two axes, which must be multiples of it. The score
+of many weights is the sum of theirs (for `l2`, the root of the sum of squares). `rank` compares scores of several
+arrays.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from . import backend, checks
-from .blocks import EACH, Axis, grouped, norms, of_many, reduced, sums, total
+from .blocks import EACH, Axis, Block, Scores, grouped, norms, of_many, reduced, sums, total
 from .float_environment import default_floats
 from .histograms import ActivationHistogram, entropy
 from .outputs import output
@@ -40,11 +40,9 @@ __all__ = [
     "wanda",
 ]
 
-Scores = NDArray[np.float32]
 
-
-def magnitude(w: object, *, axis: Axis = EACH, block: object = None, out: Scores | None = None) -> Any:
-    """|w| of every weight (Han et al. 2015, "Learning both weights and connections").
+def magnitude(w: ArrayLike, *, axis: Axis = EACH, block: Block | None = None, out: Scores | None = None) -> Scores:
+    """Score every weight by |w| (Han et al. 2015, "Learning both weights and connections").
 
     w: any shape. Returns float32 of that shape, or one score per `axis` or `block`.
 
@@ -59,8 +57,10 @@ def magnitude(w: object, *, axis: Axis = EACH, block: object = None, out: Scores
     return scores
 
 
-def taylor(w: object, grad: object, *, axis: Axis = EACH, block: object = None, out: Scores | None = None) -> Any:
-    """|w * grad|: the first-order change of the loss when a weight goes (Molchanov et al. 2017).
+def taylor(
+    w: ArrayLike, grad: ArrayLike, *, axis: Axis = EACH, block: Block | None = None, out: Scores | None = None
+) -> Scores:
+    """Score by |w * grad|, the first-order change of the loss when a weight goes (Molchanov et al. 2017).
 
     w, grad: the same shape. Returns float32 of that shape, or one score per `axis` or `block`.
 
@@ -78,8 +78,11 @@ def taylor(w: object, grad: object, *, axis: Axis = EACH, block: object = None, 
     return scores
 
 
-def wanda(w: object, input_norm: object, *, axis: Axis = EACH, block: object = None, out: Scores | None = None) -> Any:
-    """|w_ij| * input_norm_j (Sun et al. 2023, "A simple and effective pruning approach for large language models").
+def wanda(
+    w: ArrayLike, input_norm: ArrayLike, *, axis: Axis = EACH, block: Block | None = None, out: Scores | None = None
+) -> Scores:
+    """Score by |w_ij| * input_norm_j (Sun et al. 2023, "A simple and effective pruning approach for large language
+    models").
 
     w: (..., cols). input_norm: (cols,), the L2 norm of each input over the calibration set, one of them above 0.
     Returns float32 like w, or one score per `axis` or `block`.
@@ -98,8 +101,10 @@ def wanda(w: object, input_norm: object, *, axis: Axis = EACH, block: object = N
     return scores
 
 
-def fisher(w: object, grad_sq: object, *, axis: Axis = EACH, block: object = None, out: Scores | None = None) -> Any:
-    """w**2 * grad_sq: what a weight's zero costs by the diagonal of the Fisher information, half of it (Theis et al.
+def fisher(
+    w: ArrayLike, grad_sq: ArrayLike, *, axis: Axis = EACH, block: Block | None = None, out: Scores | None = None
+) -> Scores:
+    """Score by w**2 * grad_sq, twice what a weight's zero costs by the diagonal of the Fisher information (Theis et al.
     2018, "Faster gaze prediction with dense networks and Fisher pruning").
 
     w, grad_sq: the same shape; grad_sq >= 0, the mean squared gradient over the calibration set. Returns float32 of
@@ -111,9 +116,11 @@ def fisher(w: object, grad_sq: object, *, axis: Axis = EACH, block: object = Non
     return _square_product(w, "grad_sq", grad_sq, 1.0, axis, block, out)
 
 
-def obd(w: object, hessian_diag: object, *, axis: Axis = EACH, block: object = None, out: Scores | None = None) -> Any:
-    """w**2 * h / 2, the saliency of optimal brain damage (LeCun, Denker and Solla 1990): the second-order rise of the
-    loss when a weight goes, with h the diagonal of the Hessian.
+def obd(
+    w: ArrayLike, hessian_diag: ArrayLike, *, axis: Axis = EACH, block: Block | None = None, out: Scores | None = None
+) -> Scores:
+    """Score by w**2 * h / 2, the saliency of optimal brain damage (LeCun, Denker and Solla 1990): the second-order rise
+    of the loss when a weight goes, with h the diagonal of the Hessian.
 
     w, hessian_diag: the same shape; where h is negative, so is the score. Returns float32 of that shape, or one score
     per `axis` or `block`.
@@ -125,17 +132,17 @@ def obd(w: object, hessian_diag: object, *, axis: Axis = EACH, block: object = N
 
 
 def predictive(
-    w: object,
-    x: object,
-    y: object,
-    bias: object = None,
+    w: ArrayLike,
+    x: ArrayLike,
+    y: ArrayLike,
+    bias: ArrayLike | None = None,
     *,
     axis: Axis = EACH,
-    block: object = None,
+    block: Block | None = None,
     out: Scores | None = None,
-) -> Any:
-    """By how much the summed probability of the right labels, sum_j p(y_j | x_j), falls when a weight of a softmax
-    layer is zeroed: exactly, since one weight moves one logit. p = softmax(w x + bias).
+) -> Scores:
+    """Score weights of a softmax layer by how zeroing one lowers the summed probability of the right labels,
+    sum_j p(y_j | x_j): exactly, since one weight moves one logit. p = softmax(w x + bias).
 
     w: (classes, inputs). x: (n, inputs). y: (n,) integers, the label of each sample, 0..classes-1. bias: (classes,) or
     None. Returns float32 (classes, inputs), or one score per `axis` or `block`; negative where the labels fare better
@@ -161,13 +168,13 @@ def predictive(
     if len(weight) < 2:  # the probability of the only class is 1, whatever happens
         apart[...] = 0
     elif not backend.active.predictive(weight, sample, labels, b, apart):
-        raise ValueError("w and x must have logits w x + bias within float32, not ones that overflow it")
+        raise ValueError("logits w x + bias overflow float32")
     scores[...] = apart
     return scores
 
 
-def l1(w: object, axis: int | None = None, *, block: object = None, out: Scores | None = None) -> Any:
-    """Sum of |w| over `axis`, `block` or everything (Li et al. 2017, "Pruning filters for efficient convnets").
+def l1(w: ArrayLike, axis: int | None = None, *, block: Block | None = None, out: Scores | None = None) -> Scores:
+    """Sum |w| over `axis`, `block` or everything (Li et al. 2017, "Pruning filters for efficient convnets").
 
     w: any shape. Returns float32 without that axis; a scalar for axis=None.
     Sixteen lanes add in order and are folded by halves; axis=None adds the sums of the rows (last axis) the same way.
@@ -178,9 +185,9 @@ def l1(w: object, axis: int | None = None, *, block: object = None, out: Scores 
     return grouped("w", checks.floats("w", w), axis, block, 1, out)
 
 
-def l2(w: object, axis: int | None = None, *, block: object = None, out: Scores | None = None) -> Any:
-    """Square root of the sum of w * w over `axis`, `block` or everything, summed as in `l1`; where squares underflow,
-    after scaling by a power of two.
+def l2(w: ArrayLike, axis: int | None = None, *, block: Block | None = None, out: Scores | None = None) -> Scores:
+    """Take the square root of the sum of w * w over `axis`, `block` or everything, summed as in `l1`; where squares
+    underflow, after scaling by a power of two.
 
     w: any shape. Returns float32 without that axis; (..., rows / block rows, cols / block cols) for blocks; a scalar
     for axis=None.
@@ -191,8 +198,10 @@ def l2(w: object, axis: int | None = None, *, block: object = None, out: Scores 
     return norms("w", checks.floats("w", w), axis, block, out)
 
 
-def reduce(scores: object, axis: int | None = None, *, block: object = None, out: Scores | None = None) -> Any:
-    """Scores of weights as scores of rows, columns, blocks or the whole: their sum, with signs.
+def reduce(
+    scores: ArrayLike, axis: int | None = None, *, block: Block | None = None, out: Scores | None = None
+) -> Scores:
+    """Sum scores of weights to scores of rows, columns, blocks or the whole, with their signs.
 
     scores: any shape. Returns float32 as `l1` does, summed in its order; in a block, down each column first.
 
@@ -205,8 +214,8 @@ def reduce(scores: object, axis: int | None = None, *, block: object = None, out
 
 
 @default_floats
-def share(w: object) -> Scores:
-    """Each row's part of the whole: R_i = sum_j |w_ij| / sum_ij |w_ij|.
+def share(w: ArrayLike) -> Scores:
+    """Compute each row's share of the whole: R_i = sum_j |w_ij| / sum_ij |w_ij|.
 
     w: (rows, ..., cols); axis 0 counts the rows. Returns (rows,) float32 that sum to 1; all zeros for an all-zero w.
     A sum that exceeds float32 is a ValueError.
@@ -215,16 +224,16 @@ def share(w: object) -> Scores:
     array([0.75, 0.25], dtype=float32)
     """
     x = checks.floats("w", w)
-    parts = np.empty(len(x), np.float32)
-    sums("w", x.reshape(len(x), x.size // max(len(x), 1)), 1, 1, parts)
-    whole = total(parts)
+    of_rows = np.empty(len(x), np.float32)
+    sums("w", x.reshape(len(x), x.size // max(len(x), 1)), 1, 1, of_rows)
+    whole = total(of_rows)
     if np.isinf(whole):
-        raise ValueError("w must have a sum of magnitudes within float32, not one that overflows it")
-    return parts / whole if whole > 0 else parts
+        raise ValueError("the sum of magnitudes of w overflows float32")
+    return of_rows / whole if whole > 0 else of_rows
 
 
 def random(shape: int | tuple[int, ...], seed: int) -> Scores:
-    """Uniform scores in [0, 1) from a counter: the same on every machine and number of threads.
+    """Draw uniform scores in [0, 1) from a counter: the same on every machine and number of threads.
 
     shape: of the result. seed: 0..2**64-1. Number i is SplitMix64 (Steele et al. 2014) at counter i, its top 24 bits.
 
@@ -239,8 +248,8 @@ def random(shape: int | tuple[int, ...], seed: int) -> Scores:
 
 
 def _square_product(
-    w: object, name: str, h: object, factor: float, axis: Axis, block: object, out: Scores | None
-) -> Any:
+    w: ArrayLike, name: str, h: ArrayLike, factor: float, axis: Axis, block: Block | None, out: Scores | None
+) -> Scores:
     if of_many(axis, block):
         return reduced(_square_product(w, name, h, factor, EACH, None, None), axis, block, out)
     x = checks.floats("w", w)
@@ -256,7 +265,7 @@ def _square_product(
     return scores
 
 
-def _labels(y: object, count: int, classes: int) -> NDArray[np.int64]:
+def _labels(y: ArrayLike, count: int, classes: int) -> NDArray[np.int64]:
     labels = checks.array("y", y)
     if labels.dtype.kind not in "iu":
         raise TypeError(f"y must be integers, not {labels.dtype}")

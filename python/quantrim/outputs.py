@@ -1,4 +1,4 @@
-"""Where results go when the caller brings the array."""
+"""Arrays of the caller that receive results, inputs among them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from . import backend, checks
 
 
 def output(out: object, shape: tuple[int, ...], dtype: DTypeLike, **inputs: checks.Array) -> checks.Array:
-    """`checks.output`, where `out` may be one of `inputs`.
+    """Return `out` or a fresh array, as `checks.output` does, where `out` may be one of `inputs`.
 
-    Then the weights among them are looked through first, so that an error leaves them as they were.
+    Then the weights among them are scanned first, so that an error leaves them as they were.
     """
     if out is None:
         return np.empty(shape, dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from . import backend, checks
 
@@ -19,8 +19,8 @@ def row_bytes(cols: int, bits: int) -> int:
     return -(-cols * bits // 8)
 
 
-def pack(codes: object, bits: int, *, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-    """Unsigned codes into bits: least significant bit first, element 0 lowest, every row starts on a byte.
+def pack(codes: ArrayLike, bits: int, *, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """Pack unsigned codes into bytes: least significant bit first, element 0 lowest, every row starts on a byte.
 
     codes: (..., n) uint8 below 2**bits. bits: 1..8. Returns (..., ceil(n * bits / 8)) uint8; unused last bits are 0.
     That is the byte order of ONNX int4, MatMulNBits and compressed-tensors.
@@ -37,8 +37,8 @@ def pack(codes: object, bits: int, *, out: NDArray[np.uint8] | None = None) -> N
     return packed
 
 
-def unpack(packed: object, bits: int, count: int, *, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-    """The codes that `pack` packed.
+def unpack(packed: ArrayLike, bits: int, count: int, *, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """Unpack the codes that `pack` packed.
 
     packed: (..., ceil(count * bits / 8)) uint8. count: codes in a row. Returns (..., count) uint8.
 
@@ -56,7 +56,7 @@ def unpack(packed: object, bits: int, count: int, *, out: NDArray[np.uint8] | No
     return codes
 
 
-def _bytes(name: str, a: object) -> NDArray[np.uint8]:
+def _bytes(name: str, a: ArrayLike) -> NDArray[np.uint8]:
     x = checks.array(name, a)
     if x.dtype != np.uint8:
         raise TypeError(f"{name} must be uint8, not {x.dtype}")

@@ -202,8 +202,8 @@ def shrink(
 
 
 def cubic_sparsity(step: int, begin: int, end: int, final: float, initial: float = 0.0) -> float:
-    """The sparsity to prune to at a step of training, rising fast at first and then ever slower (Zhu and Gupta 2017,
-    "To prune, or not to prune"): final + (initial - final) * (1 - (step - begin) / (end - begin))**3.
+    """Compute the sparsity to prune to at a step of training, rising fast at first, then ever slower (Zhu and Gupta
+    2017, "To prune, or not to prune"): final + (initial - final) * (1 - (step - begin) / (end - begin))**3.
 
     step, begin, end: integers, 0 <= begin < end; before `begin` it is `initial`, from `end` on `final`. Both 0..1.
 
@@ -219,14 +219,14 @@ def cubic_sparsity(step: int, begin: int, end: int, final: float, initial: float
 
 
 def _most(x: checks.Array) -> float:
-    """The largest number of the dtype in which x is computed."""
+    """Return the largest number of the dtype in which x is computed."""
     return checks.LARGEST["float64" if x.dtype == np.float64 else "float32"]
 
 
 def _mask(
     name: str, s: checks.Array, sparsity: float | None, axis: int | None, pattern: Pattern | None, *, absolute: bool
 ) -> NDArray[np.bool_]:
-    """The mask that removes the lowest of s, or of |s|."""
+    """Make the mask that removes the lowest of s, or of |s|."""
     block = _block(name, pattern, sparsity, axis, s.shape)
     if block:
         return _block_mask(name, s, block, sparsity, int(absolute))
@@ -244,7 +244,7 @@ def _mask(
 def _wish(
     sparsity: object, pattern: object, axis: object, shape: tuple[int, ...]
 ) -> tuple[tuple[int, int] | None, float]:
-    """(n, m) of the pattern or None, and the sparsity."""
+    """Return (n, m) of the pattern or None, and the sparsity."""
     nm = checks.n_of_m(pattern) if isinstance(pattern, str) else None
     if pattern is not None and nm is None:
         wanted = f'(rows, cols), "row", "column" or "n:m" with 1 <= n < m <= {checks.MAX_M}'
@@ -265,7 +265,7 @@ def _is_of_blocks(pattern: object) -> bool:
 
 
 def _block(name: str, pattern: object, sparsity: object, axis: object, shape: tuple[int, ...]) -> Block | None:
-    """The block of a pattern of blocks, rows or columns; None for others."""
+    """Return the block of a pattern of blocks, rows or columns; None for others."""
     if not _is_of_blocks(pattern):
         return None
     if axis is not None:
@@ -284,12 +284,12 @@ def _block_mask(name: str, scores: checks.Array, block: Block, sparsity: object,
     sums = block_sums(name, checks.rows(scores), block, power)
     keep = np.empty((1, sums.size), np.bool_)
     if not backend.active.lowest_mask(sums.reshape(1, -1), removed(part, sums.size), False, keep):
-        raise ValueError(f"{name} must have sums over blocks within float32, not ones that overflow it")
+        raise ValueError(f"sums of {name} over blocks overflow float32")
     return spread(keep.reshape(sums.shape), block, scores.shape)
 
 
 def _norms_of_doubles(x: checks.Array, k: int) -> checks.Array:
-    """Norms of slices of float64 along axis k, whose squares may be beyond float64: a power of two is taken out."""
+    """Compute norms of float64 along axis k, whose squares may be beyond float64: a power of two is taken out."""
     checks.finite("w", x, backend.kernels_of(x).is_finite(x.ravel()))
     exponent = np.frexp(np.abs(x).max(axis=k, keepdims=True, initial=0))[1]
     scaled = np.moveaxis(np.ldexp(x, -exponent), k, -1)
@@ -299,7 +299,7 @@ def _norms_of_doubles(x: checks.Array, k: int) -> checks.Array:
 
 
 def _group_factors(norms: checks.Array, l1: float, l2: float) -> checks.Array:
-    """max(0, 1 - l1 / norm) / (1 + l2), and 0 for a norm of 0, in the dtype of the norms."""
+    """Compute max(0, 1 - l1 / norm) / (1 + l2), and 0 for a norm of 0, in the dtype of the norms."""
     real = norms.dtype.type
     above = norms > real(l1)
     kept = np.where(above, 1 - real(l1) / np.where(above, norms, 1), real(0))
@@ -308,7 +308,7 @@ def _group_factors(norms: checks.Array, l1: float, l2: float) -> checks.Array:
 
 
 def _comparison_sets(x: checks.Array, axis: int | None) -> tuple[checks.Array, int | None]:
-    """x as (sets, n), and the axis that had to be moved last, if any."""
+    """View x as (sets, n), with the axis that had to be moved last, if any."""
     if axis is None:
         return x.reshape(1, -1), None
     k = checks.axis(axis, x.ndim)

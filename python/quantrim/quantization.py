@@ -62,7 +62,7 @@ def quantize(
     zeros has scale +0.
 
     Error with "absmax" and "even": half a step (the scale) and some roundings of float32, also where a code for the far
-    end would stand for more than the dtype of w or of the scales holds. A scale that is rounded to `scale_dtype`
+    end would decode to more than the dtype of w or of the scales holds. A scale that is rounded to `scale_dtype`
     moves the far end of an asymmetric group by 2**bits - 1 times that rounding: with bfloat16 and 8 bits the ends can
     be missed by 1.5 steps. Subnormal scales are multiples of u = 2**-149 (2**-24 in float16, 2**-133 in bfloat16): of
     the two around the exact one, with "absmax" and "mse", that with the least squared error; weights between the ends
@@ -177,7 +177,7 @@ def _reused(out: object, x: checks.Array, bits: int, group_size: GroupSize, symm
 
 
 def _cleaned(x: checks.Array, nonfinite: str) -> checks.Array:
-    """x with NaN and infinities replaced, where the caller asked for that."""
+    """Return x with NaN and infinities replaced, where the caller asked for that."""
     if nonfinite == "raise" or backend.active.is_finite(x.ravel()):
         return x
     kept = np.where(np.isfinite(x), x, x.dtype.type(0))
@@ -190,7 +190,7 @@ def _cleaned(x: checks.Array, nonfinite: str) -> checks.Array:
 def _scale_rule(
     scale: ScaleRule, scales: ArrayLike | None, into: NDArray[np.float32], scale_dtype: FloatDtype
 ) -> str:
-    """The kernel's word for how scales are found; given ones are written to `into`."""
+    """Return the kernel's word for how scales are found; given ones are written to `into`."""
     if scales is None:
         return checks.choice("scale", scale, SCALE_RULES)
     if scale != "absmax":
@@ -200,7 +200,7 @@ def _scale_rule(
 
 
 def write_given_scales(scales: ArrayLike, into: NDArray[np.float32], scale_dtype: FloatDtype) -> None:
-    """Positive scales of the caller's, rounded to scale_dtype, to `into`, to which they broadcast."""
+    """Write positive scales of the caller's, rounded to scale_dtype, to `into`, to which they broadcast."""
     if type(scales) is float and scale_dtype == "float32" and _LEAST_SCALE <= scales <= _FLOAT32_MAX:
         into.fill(scales)  # one for all, in a tenth of the time
         return
@@ -219,7 +219,7 @@ def write_given_scales(scales: ArrayLike, into: NDArray[np.float32], scale_dtype
 
 
 def _in_long_rows(x: checks.Array, data: checks.Array, bits: int) -> tuple[checks.Array, checks.Array]:
-    """The same weights and codes in fewer rows, of which threads still get their shares.
+    """View weights and codes in fewer rows, of which threads still get their shares.
 
     Only rows of whole bytes can be joined, and only where no group ends with them.
     """
@@ -246,7 +246,7 @@ def _check_scales_fit(q: QuantizedTensor, x: checks.Array, scale_dtype: str) -> 
         raise ValueError(f"scale of group {at} overflows {scale_dtype}; use scale_dtype='float32'")
     most = checks.LARGEST[scale_dtype]
     if float(np.abs(q.scales).max()) * 2**q.bits <= most or x.dtype == np.float16:
-        return  # no code can stand for more
+        return  # no code can decode to more
     beyond = np.abs(x.astype(np.float32)) > most
     if beyond.any():
         at = int(beyond.argmax())

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from . import backend, checks
 from .checks import Array
@@ -17,7 +17,7 @@ from .float_environment import default_floats
 
 K = TypeVar("K")
 Masks = NDArray[np.bool_]
-Score = Callable[[K, Array], object]
+Score = Callable[[K, Array], ArrayLike]
 KEY_HALVES = 1 << 16  # of a key: so many values has each
 
 
@@ -25,16 +25,16 @@ class Arrays(Protocol[K]):
     """Arrays by name: a mapping, or a checkpoint."""
 
     def __iter__(self) -> Iterator[K]: ...
-    def __getitem__(self, name: K, /) -> object: ...
+    def __getitem__(self, name: K, /) -> Any: ...
 
 
 @overload
-def rank(scores: Mapping[K, object]) -> dict[K, NDArray[np.int64]]: ...
+def rank(scores: Mapping[K, ArrayLike]) -> dict[K, NDArray[np.int64]]: ...
 @overload
-def rank(scores: Sequence[object]) -> list[NDArray[np.int64]]: ...
+def rank(scores: Sequence[ArrayLike]) -> list[NDArray[np.int64]]: ...
 @default_floats
-def rank(scores: Mapping[K, object] | Sequence[object]) -> dict[K, NDArray[np.int64]] | list[NDArray[np.int64]]:
-    """The place of every score among those of all arrays: 0 for the lowest, the first that a budget removes.
+def rank(scores: Mapping[K, ArrayLike] | Sequence[ArrayLike]) -> dict[K, NDArray[np.int64]] | list[NDArray[np.int64]]:
+    """Rank every score among those of all arrays: 0 for the lowest, the first that a budget removes.
 
     scores: arrays by name, or in a list; any shapes. Returns int64 arrays of these shapes in the same container; of
     equal scores the earlier array has the lower rank, then the lower index, so that `ranks < k` marks exactly k.
@@ -52,11 +52,12 @@ def rank(scores: Mapping[K, object] | Sequence[object]) -> dict[K, NDArray[np.in
 
 
 @overload
-def global_masks(scores: Mapping[K, object], sparsity: float) -> dict[K, Masks]: ...
+def global_masks(scores: Mapping[K, ArrayLike], sparsity: float) -> dict[K, Masks]: ...
 @overload
-def global_masks(scores: Sequence[object], sparsity: float) -> list[Masks]: ...
-def global_masks(scores: Mapping[K, object] | Sequence[object], sparsity: float) -> dict[K, Masks] | list[Masks]:
-    """Masks that remove the lowest scores of all arrays together: one budget for a model, not one for each array.
+def global_masks(scores: Sequence[ArrayLike], sparsity: float) -> list[Masks]: ...
+def global_masks(scores: Mapping[K, ArrayLike] | Sequence[ArrayLike], sparsity: float) -> dict[K, Masks] | list[Masks]:
+    """Make the masks that remove the lowest scores of all arrays together: one budget for a model, not one for each
+    array.
 
     scores: arrays by name, or in a list; any shapes, signed: a score of -1 is below one of 0. Exactly
     round(sparsity * n) of all n scores go, lowest first, of equals those of the earlier array, then of the lower index.
@@ -98,7 +99,7 @@ def prune_model(
 
 
 def _scored(weights: Arrays[K], scores: Arrays[K] | Score[K] | None) -> Iterator[tuple[str, Array]]:
-    """The scores of each array, flat, with what to call them in an error."""
+    """Iterate over the scores of each array, flat, with what to call them in an error."""
     for name in weights:
         w = checks.weights(f"weights[{name!r}]", weights[name])
         if scores is None:
@@ -125,9 +126,9 @@ def _pruned(
 
 
 def _pruned_array(
-    name: K, weights: object, scores: Arrays[K] | Score[K] | None, cut: int, ties: int
+    name: K, weights: ArrayLike, scores: Arrays[K] | Score[K] | None, cut: int, ties: int
 ) -> tuple[int, NDArray[Any]]:
-    """How many of the ties it took, and the array."""
+    """Prune one array; returns how many of the ties it took, and the array."""
     w = checks.weights(f"weights[{name!r}]", weights)
     out = np.empty_like(w)
     by = _scores_of(name, w, scores)
@@ -176,13 +177,13 @@ def _counted(scores: Iterator[tuple[str, Array]], absolute: bool, upper: int | N
 
 
 def _bin_of(count: int, bins: NDArray[np.int64]) -> tuple[int, int]:
-    """The bin in which the `count`-th lies, counted from 1, and how many of its own reach it."""
+    """Find the bin of the `count`-th, counted from 1, and how many of its own reach it."""
     reached = np.cumsum(bins)
     at = int(np.searchsorted(reached, count))
     return at, count - int(reached[at] - bins[at])
 
 
-def _arrays(name: str, given: Mapping[K, object] | Sequence[object]) -> tuple[list[K] | None, list[Array]]:
+def _arrays(name: str, given: Mapping[K, ArrayLike] | Sequence[ArrayLike]) -> tuple[list[K] | None, list[Array]]:
     """Finite arrays of floats by name or in a list: their names, if they have any, and the arrays."""
     names: list[K] | None = None
     if isinstance(given, Mapping):

@@ -14,8 +14,8 @@ from .tensor import GroupSize, QuantizedTensor, blank, check_group_size, columns
 __all__ = ["recognize_grid"]
 
 MOST_VALUES = 256
-LOOK = 16  # rows looked at before all others
-SAMPLE = 8191  # weights looked at for new values together
+LOOK = 16  # rows scanned before all others
+SAMPLE = 8191  # weights scanned for new values together
 
 
 @default_floats
@@ -78,7 +78,7 @@ def _uniform_grid(x: checks.Array, size: GroupSize) -> QuantizedTensor | None:
 
 
 def _signed_bits(step: int) -> int:
-    """Bits of the smallest -2**(bits-1)..2**(bits-1) - 1 that a whole number of steps lies in."""
+    """Bits of the smallest -2**(bits-1)..2**(bits-1) - 1 that a whole number of steps is in."""
     return (step if step >= 0 else ~step).bit_length() + 1
 
 
@@ -102,7 +102,7 @@ def _shift(codes: checks.Array, by: checks.Array, group: int) -> None:
 
 
 def _few_values(x: checks.Array) -> QuantizedTensor | None:
-    """A codebook for the tensor: weights that it gets wrong bring new values, until none does."""
+    """Find a codebook for the tensor: weights that it gets wrong bring new values, until none does."""
     flat = x.ravel()
     values = np.unique(_spread(flat) + 0)
     while len(values) <= MOST_VALUES:
@@ -123,7 +123,7 @@ def _spread(flat: checks.Array) -> NDArray[np.float32]:
 
 
 def _with_negative_zero(x: checks.Array, q: QuantizedTensor) -> QuantizedTensor | None:
-    """q, if -0 instead of 0 is all that it lacks."""
+    """Return q if -0 instead of 0 is all that it lacks."""
     assert q.codebook is not None
     q.codebook[q.codebook == 0] = -0.0
     return q if _same_bits(x, q) else None

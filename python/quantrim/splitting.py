@@ -1,15 +1,15 @@
-"""Matrices and networks cut into parts, put together again, and freed of units that do nothing.
+"""Matrices and networks split and merged, and freed of units that do nothing.
 
-Nothing is computed but what a removed unit leaves behind: parts hold the bytes of the whole, in any dtype.
+Nothing is computed but the constant output of a removed unit: pieces hold the bytes of the whole, in any dtype.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from . import checks
 from .checks import Array
@@ -18,15 +18,20 @@ from .reference.lanes import sum_last_axis
 
 __all__ = ["merge", "remove_units", "split"]
 
+T = TypeVar("T")
 Layer = tuple[NDArray[Any], NDArray[Any] | None]
 Between = tuple[NDArray[Any] | None, ...]  # values of each unit between two layers, as a normalization has them
-Activation = Callable[[NDArray[Any]], object]
+Activation = Callable[[NDArray[Any]], ArrayLike]
 
 
-def split(w: object, parts: int | Sequence[int], axis: int = 0) -> list[Any]:
-    """Cut an array along `axis`, or a list of layers into lists of them: tensor and pipeline parallel parts.
+@overload
+def split(w: list[T] | tuple[T, ...], parts: int | Sequence[int], axis: int = 0) -> list[list[T]]: ...
+@overload
+def split(w: NDArray[Any], parts: int | Sequence[int], axis: int = 0) -> list[NDArray[Any]]: ...
+def split(w: Any, parts: int | Sequence[int], axis: int = 0) -> list[Any]:
+    """Split an array along `axis`, or a list of layers into lists of them, for tensor and pipeline parallelism.
 
-    w: an array of any shape and dtype, or a list or tuple of layers, which are cut between and not into.
+    w: an array of any shape and dtype, or a list or tuple of layers, which are kept whole.
     parts: how many, of equal sizes or, where that does not go, the first ones larger by one; or the size of each, which
     add up to the whole. Returns a list of arrays, views of w where it is one, or a list of lists. `merge` undoes it.
 
@@ -46,11 +51,15 @@ def split(w: object, parts: int | Sequence[int], axis: int = 0) -> list[Any]:
     return [x[cut] for cut in cuts]
 
 
+@overload
+def merge(parts: Sequence[list[T] | tuple[T, ...]], axis: int = 0) -> list[T]: ...
+@overload
+def merge(parts: Sequence[NDArray[Any]], axis: int = 0) -> NDArray[Any]: ...
 def merge(parts: Sequence[Any], axis: int = 0) -> Any:
-    """Put together what `split` cut: arrays along `axis`, or lists of layers end to end.
+    """Merge what `split` gave: arrays along `axis`, or lists of layers end to end.
 
     parts: one or more arrays of one dtype, alike in all axes but this one; or lists or tuples. Returns a new array, or
-    a list. Parts that differ in dtype are refused, not converted.
+    a list. Arrays that differ in dtype are refused, not converted.
 
     >>> merge([np.array([[1.0], [2.0]]), np.array([[3.0], [4.0]])], axis=1).tolist()
     [[1.0, 3.0], [2.0, 4.0]]
@@ -60,7 +69,7 @@ def merge(parts: Sequence[Any], axis: int = 0) -> Any:
     if not isinstance(parts, (list, tuple)):
         raise TypeError(f"parts must be a list of arrays or of lists, not {type(parts).__name__}")
     if not parts:
-        raise ValueError("parts must hold a part or more, not none")
+        raise ValueError("parts must not be empty")
     if all(isinstance(p, (list, tuple)) for p in parts):
         if isinstance(axis, bool) or axis != 0:
             raise ValueError(f"axis must be 0 for lists of layers, not {axis!r}")
@@ -77,9 +86,11 @@ def merge(parts: Sequence[Any], axis: int = 0) -> Any:
 
 
 def remove_units(
-    layers: Sequence[Sequence[object]], keep: Sequence[object], activation: Activation | None = None
+    layers: Sequence[Sequence[ArrayLike | None]],
+    keep: Sequence[ArrayLike | None],
+    activation: Activation | None = None,
 ) -> list[Any]:
-    """A smaller dense network that computes what one with masked units does: their rows and columns are cut out.
+    """Make a smaller dense network that computes what one with masked units does: their rows and columns are removed.
 
     layers: (weight, bias) from the input to the output; weight (out, in) and bias (out,) or None, floats. A weight of
     more axes, such as (out, in, height, width), is cut along its first two. Tuples of arrays (units,), or None, between
@@ -120,7 +131,7 @@ def remove_units(
 
 @default_floats
 def _folded(i: int, layers: list[Layer], kept: NDArray[np.intp], rows: NDArray[np.intp], activation: Activation) -> Any:
-    """The bias of layer i with what the units removed before it put out; as it is where that is nothing."""
+    """Return the bias of layer i plus the constant output of the units removed before it; as it is where that is 0."""
     (_, before), (weight, bias) = layers[i - 1], layers[i]
     gone = np.setdiff1d(np.arange(weight.shape[1]), kept)
     own = None if bias is None else bias[rows]
@@ -144,7 +155,7 @@ def _folded(i: int, layers: list[Layer], kept: NDArray[np.intp], rows: NDArray[n
 
 
 def _layers(layers: object) -> tuple[list[Layer], dict[int, list[Between]]]:
-    """The layers, and by the number of a layer what stands between it and the next."""
+    """Return the layers, and by the number of a layer the arrays between it and the next."""
     if not isinstance(layers, (list, tuple)) or not layers:
         raise ValueError(f"layers must be a list of (weight, bias), one or more, not {layers!r:.200}")
     found: list[Layer] = []
@@ -169,7 +180,7 @@ def _layers(layers: object) -> tuple[list[Layer], dict[int, list[Between]]]:
 
 
 def _is_between(layer: object) -> bool:
-    """Whether this is a tuple of arrays of one axis, or None."""
+    """Tell whether this is a tuple of arrays of one axis, or None."""
     given = [a for a in layer if a is not None] if isinstance(layer, (list, tuple)) else []
     return bool(given) and all(np.ndim(a) == 1 for a in given)
 
@@ -194,7 +205,7 @@ def _units(name: str, keep: object, count: int) -> NDArray[np.intp]:
 
 
 def _bounds(parts: int | Sequence[int], n: int) -> list[tuple[int, int]]:
-    """Where each part begins and ends."""
+    """Return where each piece begins and ends."""
     if isinstance(parts, (list, tuple)):
         sizes = [checks.integer("parts", size, 0, n) for size in parts]
         if sum(sizes) != n or not sizes:

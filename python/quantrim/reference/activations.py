@@ -18,7 +18,7 @@ def square_product(w: Array, h: Array, factor: float, positive: bool, out: Array
 
 
 def histogram(x: Array, lift: Array, low: Array, scale: Array, counts: Array) -> bool:
-    """x: (rows, units). counts: (units, bins) int64, added to; what lies beyond is in the first or last one."""
+    """x: (rows, units). counts: (units, bins) int64, added to; what is beyond is in the first or last one."""
     bins = counts.shape[1]
     with np.errstate(all="ignore"):
         place = np.clip((x.astype(np.float32) * lift - low) * scale, np.float32(0), np.float32(bins - 1))

@@ -1,4 +1,4 @@
-"""What a student loses against its teachers, row by row, and the gradient of the mean. Logits: (rows, classes)."""
+"""The knowledge-distillation loss, row by row, and the gradient of the mean. Logits: (rows, classes)."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ SUBNORMAL = {"float32": (2.0**-149, 2.0**-126), "float16": (2.0**-24, 2.0**-14),
 
 @dataclass(frozen=True)
 class Grid:
-    """limit: the largest magnitude that a code may stand for. full: whether symmetric codes begin at 0, not at 1."""
+    """limit: the largest magnitude that a code may decode to. full: whether symmetric codes begin at 0, not at 1."""
 
     bits: int
     symmetric: bool
@@ -36,7 +36,7 @@ class Grid:
 
 
 def limit_of(w: Array, scale_dtype: str) -> np.float32:
-    """The largest finite value of the narrower of w's dtype and the scales': no code stands for more."""
+    """The largest finite value of the narrower of w's dtype and the scales': no code decodes to more."""
     return np.float32(min(LARGEST[w.dtype.name], LARGEST[scale_dtype]))
 
 
