@@ -110,7 +110,7 @@ def expected_parts(w: NDArray[Any], settings: Settings, format: str = layout.PAC
         settings.bits,
         group_size=settings.group,
         symmetric=settings.symmetric,
-        scale=settings.scale_rule,
+        **{"scale" if isinstance(settings.scale_rule, str) else "scales": settings.scale_rule},
         scale_dtype=scale_dtype,
         rounding=settings.rounding,
         seed=settings.seed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import inspect
+import os
 import re
 import shutil
 import subprocess
@@ -232,6 +233,56 @@ def public_functions() -> list[tuple[str, Any]]:
 @pytest.mark.parametrize("name,function", public_functions(), ids=[n for n, _ in public_functions()])
 def test_public_functions_show_an_example(name: str, function: Any) -> None:
     assert ">>> " in (inspect.getdoc(function) or ""), f"{name} needs a docstring with an example"
+
+
+NO_VERBS = {"a", "an", "how", "the", "what", "where", "whether"}
+
+
+@pytest.mark.parametrize("name,function", public_functions(), ids=[n for n, _ in public_functions()])
+def test_public_functions_say_what_they_do_and_take(name: str, function: Any) -> None:
+    """The docstring begins with an imperative; every parameter has a type that an editor can use."""
+    first = (inspect.getdoc(function) or "").split()[0]
+    assert first.isalpha() and first.lower() not in NO_VERBS, f"{name} does not {first}"
+    signature = inspect.signature(function)
+    types = {p.name: p.annotation for p in signature.parameters.values()} | {"return": signature.return_annotation}
+    unknown = {n for n, t in types.items() if t in (inspect.Parameter.empty, "object", "Any")}
+    assert unknown - ({"return"} if inspect.isclass(function) else set()) <= RETURNED_AS_GIVEN.get(name, set())
+
+
+RETURNED_AS_GIVEN = {  # overloads say more
+    "quantrim.splitting.split": {"w"},
+    "quantrim.splitting.merge": {"return"},
+}
+
+USES = """
+import numpy as np
+import quantrim as qt
+w = np.ones((4, 8))
+good = qt.quantize(w, 4, group_size="channel", rounding="away", scales=[[1.0]] * 4)
+qt.quantize([[1.0, 2.0]], rounding="evn")
+qt.threshold(w, 0.5, mode="hard")
+qt.quantize(w, group_size="row")
+qt.prune(w, 0.5, sores=w)
+qt.compare("a", "b").beauty
+reveal_type(qt.prune(w, 0.5, scores=qt.importance.magnitude(w)))
+reveal_type(good.codes())
+reveal_type(qt.sparse.from_dense(w) @ [1.0] * 8)
+reveal_type(qt.splitting.split(["a", "b"], 2))
+"""
+
+
+def test_editors_know_words_and_types(tmp_path: Path) -> None:
+    """mypy finds the wrong words of a user, and none of the right ones."""
+    pytest.importorskip("mypy", reason="mypy is not installed")
+    (tmp_path / "uses.py").write_text(USES)
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file", os.devnull, str(tmp_path / "uses.py")]
+    environment = os.environ | {"MYPYPATH": str(PACKAGE.parent)}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    own = [line for line in done.stdout.splitlines() if line.startswith("uses.py")]
+    errors = [int(line.split(":")[1]) for line in own if ": error:" in line]
+    assert errors == [6, 7, 8, 9, 10], done.stdout
+    types = [line for line in own if "Revealed" in line]
+    assert ["ndarray" in line for line in types] == [True, True, True, False] and "list[str]" in types[3]
 
 
 # Compiled objects

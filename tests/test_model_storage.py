@@ -344,7 +344,7 @@ def test_a_group_that_is_asked_for_is_the_only_one_tried(tmp_path: Path) -> None
         ({"codebook": "nf4", "clusters": 4}, "clusters=4 must not be given with codebook='nf4': each says"),
         ({"codebook": "nf5"}, "codebook must be one of 'nf4', .* not 'nf5'"),
         ({"codebook": [0.0]}, "codebook must be a name or 2..256 values"),
-        ({"codebook": [0.0, 1.0, 1.0]}, "codebook must ascend"),
+        ({"codebook": [0.0, 1.0, 1.0]}, "codebook must be strictly increasing"),
         ({"codebook": [0.0, float("nan")]}, "codebook must be finite"),
         ({"clusters": 1}, "clusters must be an integer of 2..256, not 1"),
         ({"clusters": 257}, "clusters must be an integer of 2..256, not 257"),

@@ -180,6 +180,8 @@ def test_quantize_refuses_a_tensor_of_another_form() -> None:
         with pytest.raises(ValueError, match=r"out must have \(shape, bits, group_size, symmetric\)"):
             qt.quantize(w, out=other)
         assert bits_of(other) == before
+    with pytest.raises(ValueError, match=r"out must have a codebook of shape None, not \(16,\)"):
+        qt.quantize(w, 4, group_size=64, out=qt.quantize_codebook(w, "nf4"))
     with pytest.raises(TypeError, match="out must be a QuantizedTensor, not ndarray"):
         qt.quantize(w, out=np.zeros((4, 8), np.uint8))  # type: ignore[arg-type]
 

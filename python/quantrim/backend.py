@@ -11,8 +11,6 @@ from functools import partial
 from types import ModuleType, TracebackType
 from typing import Any, TypeVar
 
-import numpy as np
-
 from . import _core, checks, reference
 
 C = TypeVar("C", bound="_Choice")
@@ -112,7 +110,7 @@ class use_threads(_Choice):
 def kernels_of(w: checks.Array) -> ModuleType:
     """Return the module that computes with these weights: of float64, the reference on every instruction set."""
     module: ModuleType = _core.active(None)
-    return reference if w.dtype == np.float64 and isinstance(module, ModuleType) else module
+    return reference if w.dtype == checks.FLOAT64 and isinstance(module, ModuleType) else module
 
 
 def as_here(threads: int) -> Callable[[], None]:

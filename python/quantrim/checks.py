@@ -22,6 +22,7 @@ Array = NDArray[Any]
 W = TypeVar("W", bound=str)
 
 FLOATS = tuple(np.dtype(t) for t in (np.float32, np.float16, ml_dtypes.bfloat16))
+FLOAT64 = np.dtype(np.float64)  # to compare with: numpy makes one of np.float64 at each comparison
 LARGEST = {
     "float64": float(np.finfo(np.float64).max),
     "float32": float(np.finfo(np.float32).max),
@@ -74,7 +75,7 @@ def floats(name: str, a: object, shape: tuple[int, ...] | None = None) -> Array:
     integers become float32 where it holds each of them exactly; every other dtype is a TypeError.
     """
     x = weights(name, a, shape)
-    return _narrowed(name, x) if x.dtype == np.float64 else x
+    return _narrowed(name, x) if x.dtype == FLOAT64 else x
 
 
 def weights(name: str, a: object, shape: tuple[int, ...] | None = None) -> Array:
@@ -83,7 +84,7 @@ def weights(name: str, a: object, shape: tuple[int, ...] | None = None) -> Array
         return a
     x = array(name, a)
     native = x.dtype.newbyteorder("=")
-    if native == np.float64 or native in FLOATS:
+    if native == FLOAT64 or native in FLOATS:
         x = x.astype(native, copy=False)
     elif native.kind in "iu":
         x = _exact(name, x)

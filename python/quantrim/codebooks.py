@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import backend, checks
 from .float_environment import default_floats
 from .quantization import quantize, write_given_scales
-from .tensor import GroupSize, QuantizedTensor, blank, by_row, check_group_size, columns_per_group, scales_shape
+from .tensor import GroupSize, QuantizedTensor, blank, by_row, check_group_size, columns_per_group, reused, scales_shape
 from .words import CODEBOOKS, SCALE_DTYPES, Codebook, FloatDtype
 
 __all__ = ["cluster", "quantize_codebook"]
@@ -102,7 +102,7 @@ def quantize_codebook(
     if out is None:
         q = blank(x.shape, book.bits, size, codebook=book.values)
     else:
-        q = _reused(out, x, book.bits, size, book.values)
+        q = reused(out, x, book.bits, size, codebook=book.values)
     if x.size == 0:
         q.data[...] = 0
     elif name == "binary":
@@ -147,7 +147,7 @@ def cluster(
     if out is None:
         q = blank(x.shape, bits, size, codebook=np.zeros(of_book, np.float32))
     else:
-        q = _reused(out, x, bits, size, of_book)
+        q = reused(out, x, bits, size, codebook=of_book)
     assert q.codebook is not None
     q.scales[...] = 1
     if x.size == 0:
@@ -243,30 +243,6 @@ def _group_size(group_size: object, name: str) -> GroupSize:
     return size
 
 
-def _reused(
-    out: object, x: checks.Array, bits: int, size: GroupSize, book: NDArray[np.float32] | tuple[int, ...] | None
-) -> QuantizedTensor:
-    """Return out if it has this shape, bits and group_size, and a codebook of these values or of this shape."""
-    if not isinstance(out, QuantizedTensor):
-        raise TypeError(f"out must be a QuantizedTensor, not {type(out).__name__}")
-    want = (x.shape, bits, size, False)
-    found = (out.shape, out.bits, out.group_size, out.zero_points is not None)
-    if found != want:
-        raise ValueError(f"out must have (shape, bits, group_size, zero points) {want}, not {found}")
-    if book is None or isinstance(book, tuple):
-        shape = None if out.codebook is None else out.codebook.shape
-        if shape != book:
-            raise ValueError(f"out must have a codebook of shape {book}, not {shape}")
-    elif out.codebook is None or not np.array_equal(out.codebook, book):
-        raise ValueError(f"out must have the codebook {book.tolist()}, not another one")
-    filled: list[tuple[str, checks.Array]] = [("out.data", out.data), ("out.scales", out.scales)]
-    if isinstance(book, tuple) and out.codebook is not None:
-        filled.append(("out.codebook", out.codebook))
-    for part, a in filled:
-        checks.output(a, a.shape, a.dtype, x, name=part, in_place=False)
-    return out
-
-
 def _check_reach(q: QuantizedTensor, book: Book, x: checks.Array) -> None:
     """Given scales may not let a value of the codebook overflow the dtype of the weights."""
     reach, most = float(q.scales.max()) * book.peak, checks.LARGEST[x.dtype.name]
@@ -318,7 +294,7 @@ def _mean_magnitudes(x: checks.Array, size: GroupSize, scales: NDArray[np.float3
 
 def _ternary(x: checks.Array, size: GroupSize, scale_dtype: str, out: QuantizedTensor | None) -> QuantizedTensor:
     """Codes 1, 2, 3 of 2 bits: -1, 0, 1 counted from zero."""
-    q = blank(x.shape, 2, size) if out is None else _reused(out, x, 2, size, None)
+    q = blank(x.shape, 2, size) if out is None else reused(out, x, 2, size)
     if x.size == 0:
         q.data[...] = 0
         return q
@@ -335,7 +311,7 @@ def _ternary(x: checks.Array, size: GroupSize, scale_dtype: str, out: QuantizedT
 
 def _mxint8(x: checks.Array, out: QuantizedTensor | None) -> QuantizedTensor:
     """A symmetric grid of 8 bits whose scales are powers of two."""
-    q = blank(x.shape, 8, MX_GROUP_SIZE) if out is None else _reused(out, x, 8, MX_GROUP_SIZE, None)
+    q = blank(x.shape, 8, MX_GROUP_SIZE) if out is None else reused(out, x, 8, MX_GROUP_SIZE)
     if x.size == 0:
         q.data[...] = 0
         return q

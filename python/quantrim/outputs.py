@@ -18,6 +18,6 @@ def output(out: object, shape: tuple[int, ...], dtype: DTypeLike, **inputs: chec
     into = checks.writable("out", out, shape, dtype)
     if [name for name, a in inputs.items() if checks.is_input("out", into, a)]:  # all of them, for their errors
         for name, a in inputs.items():
-            if a.dtype in checks.FLOATS or a.dtype == np.float64:
+            if a.dtype in checks.FLOATS or a.dtype == checks.FLOAT64:
                 checks.finite(name, a, backend.kernels_of(a).is_finite(a.ravel()))
     return into

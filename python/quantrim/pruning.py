@@ -111,8 +111,13 @@ def prune(
     """
     x = checks.weights("w", w)
     absolute = scores is None
-    s = checks.floats("w", x) if scores is None else checks.floats("scores", scores, x.shape)
-    if x.dtype == np.float64 or _is_of_blocks(pattern):
+    double = x.dtype == checks.FLOAT64
+    s = x
+    if scores is not None:
+        s = checks.floats("scores", scores, x.shape)
+    elif double:
+        s = checks.floats("w", x)
+    if double or _is_of_blocks(pattern):
         mask = _mask("w" if absolute else "scores", s, sparsity, axis, pattern, absolute=absolute)
         return apply_mask(x, mask, out=out)
     nm, part = _wish(sparsity, pattern, axis, x.shape)
@@ -190,7 +195,7 @@ def shrink(
         return shrunk
     k = checks.axis(axis, x.ndim)
     shrunk = output(out, x.shape, x.dtype, w=x)
-    lengths = _norms_of_doubles(x, k) if x.dtype == np.float64 else norms("w", x, k, None)
+    lengths = _norms_of_doubles(x, k) if x.dtype == checks.FLOAT64 else norms("w", x, k, None)
     factor = _group_factors(lengths, l1, l2)
     if k == x.ndim - 1:
         run.multiply(checks.rows(x), factor.ravel(), True, checks.rows(shrunk))
@@ -220,7 +225,7 @@ def cubic_sparsity(step: int, begin: int, end: int, final: float, initial: float
 
 def _most(x: checks.Array) -> float:
     """Return the largest number of the dtype in which x is computed."""
-    return checks.LARGEST["float64" if x.dtype == np.float64 else "float32"]
+    return checks.LARGEST["float64" if x.dtype == checks.FLOAT64 else "float32"]
 
 
 def _mask(

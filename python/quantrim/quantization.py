@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import backend, checks
 from .float_environment import default_floats
-from .tensor import GroupSize, QuantizedTensor, blank, by_row, check_group_size, columns_per_group
+from .tensor import GroupSize, QuantizedTensor, blank, by_row, check_group_size, columns_per_group, reused
 from .words import NONFINITE, ROUNDINGS, SCALE_DTYPES, SCALE_RULES, FloatDtype, NonFinite, Rounding, ScaleRule
 
 __all__ = ["dequantize", "quantize", "round_to_int"]
@@ -84,7 +84,7 @@ def quantize(
     if out is None:
         q = blank(x.shape, bits, group_size, symmetric=symmetric)
     else:
-        q = _reused(out, x, bits, group_size, symmetric)
+        q = reused(out, x, bits, group_size, symmetric=symmetric)
     rule = _scale_rule(scale, scales, q.scales, scale_dtype)
     if x.size == 0:
         q.data[...] = 0
@@ -161,19 +161,6 @@ def round_to_int(
 
 _FLOAT32_MAX = checks.LARGEST["float32"]
 _LEAST_SCALE = 2.0**-149
-
-
-def _reused(out: object, x: checks.Array, bits: int, group_size: GroupSize, symmetric: bool) -> QuantizedTensor:
-    if not isinstance(out, QuantizedTensor):
-        raise TypeError(f"out must be a QuantizedTensor, not {type(out).__name__}")
-    want = (x.shape, bits, group_size, symmetric)
-    found = (out.shape, out.bits, out.group_size, out.symmetric)
-    if found != want:
-        raise ValueError(f"out must have (shape, bits, group_size, symmetric) {want}, not {found}")
-    for part, a in (("out.data", out.data), ("out.scales", out.scales), ("out.zero_points", out.zero_points)):
-        if a is not None:
-            checks.output(a, a.shape, a.dtype, x, name=part, in_place=False)
-    return out
 
 
 def _cleaned(x: checks.Array, nonfinite: str) -> checks.Array:

@@ -132,7 +132,7 @@ def _pruned_array(
     w = checks.weights(f"weights[{name!r}]", weights)
     out = np.empty_like(w)
     by = _scores_of(name, w, scores)
-    if w.dtype == np.float64:
+    if w.dtype == checks.FLOAT64:
         keep = np.empty(w.shape, np.bool_)
         taken = backend.active.mask_below(by, scores is None, cut, ties, keep.ravel())
         backend.kernels_of(w).apply_mask(w, keep, out)

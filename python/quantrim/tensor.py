@@ -215,6 +215,42 @@ def blank(
     return QuantizedTensor(data, np.zeros(of_scales, np.float32), zeros, bits, group_size, shape, codebook)
 
 
+def reused(
+    out: object,
+    x: checks.Array,
+    bits: int,
+    group_size: GroupSize,
+    *,
+    symmetric: bool = True,
+    codebook: NDArray[np.float32] | tuple[int, ...] | None = None,
+) -> QuantizedTensor:
+    """Return `out` if codes of x may be written to it. codebook: the values that it must have, or the shape of those
+    that will be written."""
+    if not isinstance(out, QuantizedTensor):
+        raise TypeError(f"out must be a QuantizedTensor, not {type(out).__name__}")
+    want = (x.shape, bits, group_size, symmetric)
+    found = (out.shape, out.bits, out.group_size, out.symmetric)
+    if found != want:
+        raise ValueError(f"out must have (shape, bits, group_size, symmetric) {want}, not {found}")
+    filled: dict[str, NDArray[Any] | None] = {
+        "data": out.data,
+        "scales": out.scales,
+        "zero_points": out.zero_points,
+    }
+    if isinstance(codebook, np.ndarray):
+        if out.codebook is None or not np.array_equal(out.codebook, codebook):
+            raise ValueError(f"out must have the codebook {codebook.tolist()}, not another one")
+    else:
+        shape = None if out.codebook is None else out.codebook.shape
+        if shape != codebook:
+            raise ValueError(f"out must have a codebook of shape {codebook}, not {shape}")
+        filled["codebook"] = out.codebook
+    for name, a in filled.items():
+        if a is not None:
+            checks.output(a, a.shape, a.dtype, x, name=f"out.{name}", in_place=False)
+    return out
+
+
 def by_row(grid: NDArray[Any] | None, rows: int) -> Any:
     """View scales or zero points as (rows, groups); those of a whole tensor are repeated."""
     if grid is None:
