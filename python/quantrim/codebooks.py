@@ -12,7 +12,7 @@ from . import backend, checks
 from .float_environment import default_floats
 from .quantization import quantize, write_given_scales
 from .tensor import GroupSize, QuantizedTensor, blank, by_row, check_group_size, columns_per_group, reused, scales_shape
-from .words import CODEBOOKS, SCALE_DTYPES, Codebook, FloatDtype
+from .words import CODEBOOKS, SCALE_DTYPES, CodebookName, Float
 
 __all__ = ["cluster", "quantize_codebook"]
 
@@ -48,11 +48,11 @@ class Book:
 @default_floats
 def quantize_codebook(
     w: ArrayLike,
-    codebook: Codebook | ArrayLike,
+    codebook: CodebookName | ArrayLike,
     *,
     group_size: GroupSize | None = None,
     scales: ArrayLike | None = None,
-    scale_dtype: FloatDtype = "float32",
+    scale_dtype: Float = "float32",
     out: QuantizedTensor | None = None,
 ) -> QuantizedTensor:
     """Round weights to the nearest of a few values times a scale: w ~ codebook[code] * scale.

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from . import backend, checks
 from .float_environment import default_floats
 from .tensor import GroupSize, QuantizedTensor, blank, by_row, check_group_size, columns_per_group, reused
-from .words import NONFINITE, ROUNDINGS, SCALE_DTYPES, SCALE_RULES, FloatDtype, NonFinite, Rounding, ScaleRule
+from .words import NONFINITE, ROUNDINGS, SCALE_DTYPES, SCALE_RULES, Float, NonFinite, Rounding, ScaleRule
 
 __all__ = ["dequantize", "quantize", "round_to_int"]
 
@@ -27,7 +27,7 @@ def quantize(
     scales: ArrayLike | None = None,
     rounding: Rounding = "even",
     nonfinite: NonFinite = "raise",
-    scale_dtype: FloatDtype = "float32",
+    scale_dtype: Float = "float32",
     seed: int = 0,
     out: QuantizedTensor | None = None,
 ) -> QuantizedTensor:
@@ -175,7 +175,7 @@ def _cleaned(x: checks.Array, nonfinite: str) -> checks.Array:
 
 
 def _scale_rule(
-    scale: ScaleRule, scales: ArrayLike | None, into: NDArray[np.float32], scale_dtype: FloatDtype
+    scale: ScaleRule, scales: ArrayLike | None, into: NDArray[np.float32], scale_dtype: Float
 ) -> str:
     """Return the kernel's word for how scales are found; given ones are written to `into`."""
     if scales is None:
@@ -186,7 +186,7 @@ def _scale_rule(
     return "scale"
 
 
-def write_given_scales(scales: ArrayLike, into: NDArray[np.float32], scale_dtype: FloatDtype) -> None:
+def write_given_scales(scales: ArrayLike, into: NDArray[np.float32], scale_dtype: Float) -> None:
     """Write positive scales of the caller's, rounded to scale_dtype, to `into`, to which they broadcast."""
     if type(scales) is float and scale_dtype == "float32" and _LEAST_SCALE <= scales <= _FLOAT32_MAX:
         into.fill(scales)  # one for all, in a tenth of the time

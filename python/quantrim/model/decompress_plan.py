@@ -19,7 +19,7 @@ from ..files.tensor_info import count_bytes
 from .streaming.tensors import KEY, LogicalTensor, logical_tensors, quantization_config
 from .undecoded import refuse_undecoded
 
-FLOATS = dict(zip(words.FLOATS, ("F32", "F16", "BF16"), strict=True))  # what may be asked for
+FLOATS: dict[str, str] = dict(zip(words.FLOATS, ("F32", "F16", "BF16"), strict=True))  # what may be asked for
 _WORDS = {"float64": "F64", **FLOATS}  # in config.json
 _NAMES = {dtype: word for word, dtype in _WORDS.items()}
 _SMALL = ("F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0")
