@@ -17,12 +17,8 @@ ISA_TABLE(x86_v3)
 ISA_TABLE(x86_v2)
 static std::vector<Isa> detect() {
   __builtin_cpu_init();
-  const bool v4 = __builtin_cpu_supports("x86-64-v4") != 0;
-  Kernels vnni = x86_v4::kernels();  // no kernel uses VNNI yet, and objects of its own were the same to the byte
-  vnni.isa = "x86_v4_vnni";
   return {
-      {vnni, v4 && __builtin_cpu_supports("avx512vnni") != 0},
-      {x86_v4::kernels(), v4},
+      {x86_v4::kernels(), __builtin_cpu_supports("x86-64-v4") != 0},
       {x86_v3::kernels(), __builtin_cpu_supports("x86-64-v3") != 0},
       {x86_v2::kernels(), __builtin_cpu_supports("x86-64-v2") != 0},
   };

@@ -16,7 +16,7 @@ from children import child, printed
 import quantrim as qt
 from quantrim import _core, backend, reference
 
-KNOWN = {"x86_v2", "x86_v3", "x86_v4", "x86_v4_vnni", "x86_amx", "arm_neon", "arm_dotprod", "reference"}
+KNOWN = {"x86_v2", "x86_v3", "x86_v4", "arm_neon", "reference"}
 ISA = "import quantrim as qt; print(qt.backend.current_isa())"
 THREADS = "import quantrim as qt; print(qt.backend.current_threads())"
 AVAILABLE = len(os.sched_getaffinity(0))
