@@ -204,7 +204,7 @@ def test_reference_compiled_module_and_stub_agree(name: str) -> None:
 def test_the_compiled_module_has_nothing_more() -> None:
     machine = {
         "built_isas", "isas", "current_isa", "current_threads", "active", "choice_of", "choose_by",
-        "float_mode", "use_float_mode", "usual_input", "usual_vector", "usual_output", "bfloat16_from_dlpack",
+        "float_mode", "use_float_mode", "usual_input", "bfloat16_from_dlpack",
     }  # fmt: skip
     compiled = {n for n in dir(_core) if not n.startswith("_")}
     assert compiled == machine | set(reference.__all__)

@@ -1,4 +1,4 @@
-"""One look at arguments of the usual kind, against the long one: it may miss some, never take one that is not."""
+"""The fast path for weights that need no conversion: it may miss some, but takes none that the checks would change."""
 
 from __future__ import annotations
 
