@@ -70,7 +70,7 @@ inline int slice_count(int64_t count, int64_t size) {
   return static_cast<int>(std::clamp<int64_t>(count * size / grain, 1, std::max<int64_t>(most, 1)));
 }
 
-// Calls body(first, count, slice) over `slices` parts of [0, count); whether all of them returned true.
+// Calls body(first, count, slice) over `slices` slices of [0, count); whether all of them returned true.
 // The body must not throw.
 template <class Body>
 bool parallel_slices(int64_t count, int slices, const Body& body) {

@@ -110,7 +110,7 @@ class Round {
   void pruning(Hash& hash) {
     auto out = random_weights(dtype_, n_);
     const MutableWeights to{out.data(), dtype_};
-    for (Cut cut : {Cut::kMagnitude, Cut::kSigned, Cut::kSoft}) {
+    for (ThresholdMode cut : {ThresholdMode::kMagnitude, ThresholdMode::kSigned, ThresholdMode::kSoft}) {
       hash.add(k.threshold(w_, n_, 0.3f, cut, to, false));
       hash.add(out);
     }
@@ -133,12 +133,12 @@ class Round {
       hash.add(k.selection_keys(w_, n_, absolute, keys.data()));
       hash.add(keys);
       for (int64_t rank : {int64_t{0}, n_ / 3, n_ - 1}) {
-        const Below below = k.select_rank(keys.data(), n_, rank);
-        hash.add(below.cut);
-        hash.add(below.ties);
-        hash.add(k.count_below(keys.data(), n_, below.cut));
-        k.mask_below(w_, n_, absolute, below, keep.data());
-        hash.add(k.prune_below(grad_, w_, n_, absolute, below, to, false));
+        const Cutoff cutoff = k.select_rank(keys.data(), n_, rank);
+        hash.add(cutoff.cut);
+        hash.add(cutoff.ties);
+        hash.add(k.count_below(keys.data(), n_, cutoff.cut));
+        k.mask_below(w_, n_, absolute, cutoff, keep.data());
+        hash.add(k.prune_below(grad_, w_, n_, absolute, cutoff, to, false));
         hash.add(keep);
         hash.add(out);
       }
@@ -170,10 +170,10 @@ class Round {
     for (int bits = 2; bits <= 8; ++bits)
       for (int64_t group : {int64_t{7}, int64_t{32}, cols_})
         for (ScaleRule rule :
-             {ScaleRule::kAbsmax, ScaleRule::kMse, ScaleRule::kPowerOfTwo, ScaleRule::kScale, ScaleRule::kGiven})
+             {ScaleRule::kAbsmax, ScaleRule::kMse, ScaleRule::kPowerOfTwo, ScaleRule::kGivenScale, ScaleRule::kGivenScaleAndZero})
           for (bool symmetric : {true, false}) {
             const auto variant = static_cast<unsigned>(next_random() >> 33);
-            const Dtype of_scales = rule >= ScaleRule::kScale ? Dtype::kFloat32 : static_cast<Dtype>(variant % 3);
+            const Dtype of_scales = rule >= ScaleRule::kGivenScale ? Dtype::kFloat32 : static_cast<Dtype>(variant % 3);
             const auto rounding = static_cast<Rounding>(variant / 3 % 4);
             const float limit = std::min(largest(dtype_), largest(of_scales));
             const Grid grid{bits, group, symmetric, rule, of_scales, rounding, 11, limit};
@@ -207,7 +207,7 @@ class Round {
     const uint8_t order[16] = {9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 15, 14, 13, 12, 11, 10};
     for (int64_t count : {2, 3, 4, 8, 15, 16, 17, 33, 100, 256})
       for (int64_t group : {int64_t{7}, int64_t{48}, cols_})
-        for (BookRule rule : {BookRule::kAbsmax, BookRule::kPowerOfTwo, BookRule::kScale, BookRule::kNone})
+        for (BookRule rule : {BookRule::kAbsmax, BookRule::kPowerOfTwo, BookRule::kGivenScale, BookRule::kNone})
           for (bool per_group : {false, true}) {
             const auto variant = static_cast<unsigned>(next_random() >> 33);
             const Dtype of_scales = rule == BookRule::kAbsmax ? static_cast<Dtype>(variant % 3) : Dtype::kFloat32;

@@ -15,7 +15,8 @@ KERNELS = HERE.parent / "cpp" / "kernels.cpp"
 CROSS = shutil.which("aarch64-linux-gnu-g++")
 EMULATOR = shutil.which("qemu-aarch64")
 NATIVE = shutil.which("g++")
-FLAGS = ["-std=c++20", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fno-math-errno"]
+STRICT = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror"]
+FLAGS = ["-std=c++20", *STRICT, "-ffp-contract=off", "-fno-math-errno"]
 QUICK = "-Dflatten=unused"  # helpers stay functions, which compiles ten times faster and changes no result
 
 

@@ -33,7 +33,7 @@ BREAKS = [
     ),
     Break(
         "float16 ties away from even",
-        "quantization", "half_in_integers.h", "splat_int(0xfff)", "splat_int(0x1000)", "dequantize", "x86_v2",
+        "quantization", "vec_sse4.h", "splat_int(0xfff)", "splat_int(0x1000)", "dequantize", "x86_v2",
     ),
     Break(
         "bfloat16 ties away from even",
@@ -47,11 +47,11 @@ BREAKS = [
     ),
     Break(
         "a tail of one is left out",
-        "importance", "vec.h", "if (i < n) body(i, Some{n - i})", "if (i + 1 < n) body(i, Some{n - i})", "norm_rows",
+        "importance", "vec.h", "if (i < n) body(i, Tail{n - i})", "if (i + 1 < n) body(i, Tail{n - i})", "norm_rows",
     ),
     Break(
         "a tail is written whole",
-        "pruning", "vec.h", "  store(p, a, some.n);", "  store(p, a);", "threshold",
+        "pruning", "vec.h", "  store(p, a, tail.n);", "  store(p, a);", "threshold",
     ),
     Break(
         "infinity passes",
@@ -88,19 +88,22 @@ BREAKS = [
     ),
     Break(
         "codes in the order of packing",
-        "quantization", "vec_codes.h",
+        "quantization", "vec_avx2.h",
         "_mm_unpackhi_epi32(low, high)", "_mm_unpacklo_epi32(low, high)",
         "quantize-8-x86",
     ),
     Break(
         "steps above int32 are the lowest",
-        "quantization", "vec_codes.h",
+        "quantization", "vec_avx2.h",
         "_mm256_packs_epi32(nearest_int(min_float(x[0], most))", "_mm256_packs_epi32(nearest_int(x[0])",
         "quantize-8-far",
     ),
     Break(
         "half of each group is not ranged",
-        "quantization", "vec_avx2.h", "(x, y, 0x31)", "(x, y, 0x20)", "quantize-4-x86",
+        "quantization", "vec_avx2.h",
+        "(x, y, 0x20), _mm256_permute2x128_si256(x, y, 0x31));\n}",
+        "(x, y, 0x20), _mm256_permute2x128_si256(x, y, 0x20));\n}",
+        "quantize-4-x86",
     ),
     Break(
         "tiny scales are not lifted",
@@ -108,9 +111,9 @@ BREAKS = [
     ),
     Break(
         "an edge belongs to the upper value",
-        "codebooks", "vec_tables.h",
-        "p.r[k] = child(p.r[k], less_float(pick(level_[d], p.r[k]), x.r[k]))",
-        "p.r[k] = child(p.r[k], less_equal_float(pick(level_[d], p.r[k]), x.r[k]))",
+        "codebooks", "vec_avx2.h",
+        "child(p, less_float(pick(level_[d], p), x[k]))",
+        "child(p, less_equal_float(pick(level_[d], p), x[k]))",
         "quantize_codebook-mxfp4",
     ),
     Break(
@@ -131,8 +134,8 @@ BREAKS = [
     Break(
         "a row has the range of the one above",
         "quantization", "quantization.h",
-        "range.see(load(p + next, part))",
-        "range.see(load(p, part))",
+        "range.see(load(p + next, tail))",
+        "range.see(load(p, tail))",
         "quantize-8-channel",
     ),
     Break(
@@ -153,13 +156,13 @@ BREAKS = [
     Break(
         "lanes past the end count as classes",
         "distillation", "distillation.h",
-        "ended(exp_nonpositive(x), part, 0)",
-        "ended(exp_nonpositive(x), part, 1)",
+        "ended(exp_nonpositive(x), tail, 0)",
+        "ended(exp_nonpositive(x), tail, 1)",
         "distill",
     ),
     Break(
         "the label's own logit is not raised",
-        "distillation", "distillation.h", "grad[label] -= lesson.hard", "grad[0] -= lesson.hard", "distill-labels",
+        "distillation", "distillation.h", "grad[label] -= weight.hard", "grad[0] -= weight.hard", "distill-labels",
     ),
     Break(
         "the student may mask what teachers hold possible",
@@ -179,7 +182,7 @@ BREAKS = [
     ),
     Break(
         "ties of a known cut are taken twice",
-        "selection", "selection.h", "equal &= equal - 1, --below.ties)", "equal &= equal - 1)", "mask_below",
+        "selection", "selection.h", "equal &= equal - 1, --cutoff.ties)", "equal &= equal - 1)", "mask_below",
     ),
     Break(
         "groups are filled with their last zeros",
@@ -194,7 +197,7 @@ BREAKS = [
     ),
     Break(
         "sixteen columns share the grid of their first",
-        "sparse", "stored.h", "smaller(group_of(c + j), groups - 1)", "group_of(c)", "sparse_product and asymmetric",
+        "sparse", "nonzeros.h", "smaller(group_of(c + j), groups - 1)", "group_of(c)", "sparse_product and asymmetric",
     ),
     Break(
         "csr adds to the lane of the position",

@@ -6,6 +6,7 @@ import ast
 import importlib.metadata
 import inspect
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ import quantrim as qt
 from quantrim import _core, reference
 
 ROOT = Path(__file__).parents[1]
-CPP = sorted([*ROOT.glob("cpp/**/*.h"), *ROOT.glob("cpp/**/*.cpp")])
+CPP = sorted(p for p in ROOT.glob("cpp/**/*") if p.suffix in (".h", ".cpp", ".inc"))
 PACKAGE = ROOT / "python" / "quantrim"
 PYTHON = sorted(PACKAGE.rglob("*.py"))
 SKIPPED_FOLDERS = {".git", ".hypothesis", "build", "dist", "__pycache__", ".venv", "results"}
@@ -67,12 +68,15 @@ INTRINSICS = "|".join(
 
 def test_intrinsics_live_in_leaves() -> None:
     """Registers and their instructions; a family needs none."""
-    exceptions = {
-        "cpp/parallel.h",  # MXCSR
-        "cpp/kernels.cpp",  # includes the headers that declare them
-    }
-    leaf = re.compile(r"cpp/kernels/(vec\w*|half_in_integers|stream|dot\w*)\.h")
-    assert {f for f in holders(INTRINSICS, CPP) if not leaf.fullmatch(f)} == exceptions
+    leaf = re.compile(r"cpp/kernels/(vec_(x86|avx512|avx2|sse4|neon)|dot\w*)\.h")
+    others = {f for f in holders(INTRINSICS, CPP) if not leaf.fullmatch(f)}
+    assert others == {"cpp/parallel.h"}  # MXCSR
+
+
+def test_a_register_file_has_all_that_is_one_instruction_set_s() -> None:
+    """Kernels ask for no instruction set; vec.h does once, to include one of the register files."""
+    kernels = [p for p in CPP if p.parent.name == "kernels"]
+    assert holders(r"__(AVX|SSE|F16C|x86_64|aarch64|ARM)", kernels) == {"cpp/kernels/vec.h"}
 
 
 def test_kernels_are_plain() -> None:
@@ -84,7 +88,7 @@ def test_kernels_are_plain() -> None:
 
 
 FLOORS_OF_CPP = {  # what files of a folder may include, from below
-    "kernels": r'"\w+\.h"',
+    "kernels": r'"(\w+|\.\./kernels)\.h"|<(cstddef|type_traits|immintrin\.h|arm_neon\.h)>',
     "algorithms": r'"(\w+|\.\./(kernels|parallel))\.h"|<\w+>',
     "bindings": r'"(\w+|\.\./\w+|\.\./algorithms/\w+)\.h"|<.*>',
 }
@@ -95,6 +99,24 @@ def test_lower_floors_of_cpp_do_not_include_upper_ones(folder: str) -> None:
     for path in (ROOT / "cpp" / folder).iterdir():
         for included in re.findall(r"^#include\s+(.*?)\s*$", path.read_text(), re.M):
             assert re.fullmatch(FLOORS_OF_CPP[folder], included), f"{name_of(path)} includes {included}"
+
+
+KERNEL_HEADERS = [p for p in CPP if p.parent.name == "kernels" and p.suffix == ".h"]
+
+
+@pytest.mark.parametrize("path", KERNEL_HEADERS, ids=lambda p: p.name)
+def test_each_kernel_header_compiles_alone(path: Path) -> None:
+    """As an editor sees it: it includes what it uses, and needs no name of an instruction set."""
+    neon = path.name == "vec_neon.h"
+    compiler = shutil.which("aarch64-linux-gnu-g++" if neon else "g++")
+    if not compiler or not (neon or platform.machine() == "x86_64"):
+        pytest.skip("needs g++ for x86-64, and aarch64-linux-gnu-g++ for NEON")
+    levels = {"vec_avx512.h": "x86-64-v4", "vec_sse4.h": "x86-64-v2", "vec_neon.h": "armv8-a"}
+    level = levels.get(path.name, "x86-64-v3")
+    command = [compiler, "-std=c++20", f"-march={level}", "-w", "-fsyntax-only", "-x", "c++", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert path.read_text().count("#pragma once") == 1
 
 
 def test_the_lock_of_python_is_left_in_one_way() -> None:
@@ -216,8 +238,8 @@ def test_cases_cover_every_kernel() -> None:
 
 
 def test_rows_of_the_kernel_table_are_used() -> None:
-    table = (ROOT / "cpp" / "kernels.h").read_text()
-    rows = re.findall(r"^\s*X\(\w+,\s*(\w+),", table, re.M)
+    table = "".join(p.read_text() for p in CPP if p.suffix == ".inc")
+    rows = re.findall(r"^KERNEL\(\w+, (\w+),", table, re.M)
     callers = "".join(p.read_text() for p in CPP if p.parent.name in ("bindings", "algorithms"))
     assert len(rows) > 20
     assert [r for r in rows if not re.search(rf"(active\(\)|kernels_?)\.{r}\(", callers)] == []

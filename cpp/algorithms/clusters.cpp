@@ -75,7 +75,7 @@ class Clusters {
  private:
   double value(int64_t i) const { return static_cast<double>(values_[i]) - center_; }
 
-  // values_: distinct and ascending; counts_: how many weights lie before each.
+  // values_: distinct and ascending; counts_: how many weights come before each.
   bool find_values(Weights w, int64_t n) {
     auto* keys = static_cast<uint32_t*>(counts_memory_.get());
     auto* sorted = static_cast<uint32_t*>(sums_memory_.get());
@@ -145,7 +145,7 @@ class Clusters {
     }
   }
 
-  // The best earlier cut for each of the places first..last; it lies in low..high, and grows with the place.
+  // The best earlier cut for each of the places first..last; it is in low..high, and grows with the place.
   void layer(const double* counts, const double* sums, int64_t first, int64_t last, int64_t low, int64_t high) {
     if (first > last) return;
     const int64_t middle = (first + last) / 2;

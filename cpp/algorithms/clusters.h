@@ -1,4 +1,4 @@
-// Values that stand for many weights with the least squared error: k of them, or a magnitude and its threshold.
+// Codebooks with the least squared error: k values, or a magnitude and its threshold.
 #pragma once
 #include <cstdint>
 

@@ -160,7 +160,7 @@ class Group {
     }
     if (both) return false;
     for (int multiple = 1; multiple <= kMultiples; ++multiple)
-      if (may_be(multiple) && narrow_down(multiple)) return settle(scale, low, high);
+      if (may_be(multiple) && narrow_down(multiple)) return choose_scale(scale, low, high);
     return false;
   }
 
@@ -207,8 +207,8 @@ class Group {
   }
 
   // The multiples of the largest scale that fits, which are the smallest ones, and the roundest scale with these;
-  // whether they lie near enough to each other.
-  bool settle(float* scale, int32_t* low, int32_t* high) {
+  // whether they are near enough to each other.
+  bool choose_scale(float* scale, int32_t* low, int32_t* high) {
     const float largest = from_bits(scales_.back().last);
     Scales fit{1, scales_.back().last};
     size_t seen = 0;
@@ -230,7 +230,7 @@ class Group {
     const bool negative = minus_zero_ || (!plus_zero_ && turns);
     *scale = negative ? -size : size;
     if (negative) {
-      for (int32_t& c : steps_) c = -c;
+      for (int32_t& step : steps_) step = -step;
       std::swap(*low, *high);
       *low = -*low;
       *high = -*high;

@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kSlice = 1 << 18;      // scores of one slice of a large set: its ties are counted apart
 constexpr int64_t kRoom = kSlice / 8;    // candidates that a slice may hand on
-constexpr int64_t kSampleBlocks = 8192;  // places where a large set is looked at first, sixteen scores each
+constexpr int64_t kSampleBlocks = 8192;  // places where a large set is sampled, sixteen scores each
 constexpr double kDeviations = 4;        // half the width of a bracket, in standard deviations of the sample's rank
 constexpr int64_t kPoints = 512;         // keys that are sorted to narrow down many others
 
@@ -23,7 +23,7 @@ struct Bracket {
   int32_t middle() const { return static_cast<int32_t>((int64_t{low} + high) >> 1); }
 };
 
-// The places in a sorted sample of `size` that the rank `part` of 0..1 almost surely lies between; they may lie
+// The places in a sorted sample of `size` that the rank `part` of 0..1 is almost surely between; they may be
 // outside.
 struct Around {
   int64_t low, middle, high;
@@ -34,9 +34,9 @@ Around around(double part, int64_t size) {
           static_cast<int64_t>(std::ceil(part * n + width))};
 }
 
-// select_rank() for many keys: a sample says which of them to look at again and again (Floyd and Rivest 1975).
+// select_rank() for many keys: a sample says which of them to count again and again (Floyd and Rivest 1975).
 // `scratch` has room for as many keys.
-Below select(const Kernels& kernels, const uint32_t* keys, int64_t n, int64_t rank, uint32_t* scratch) {
+Cutoff select(const Kernels& kernels, const uint32_t* keys, int64_t n, int64_t rank, uint32_t* scratch) {
   if (n < 64 * kPoints) return kernels.select_rank(keys, n, rank);  // sooner than the points are sorted
   int32_t points[kPoints];
   for (int64_t i = 0; i < kPoints; ++i) points[i] = static_cast<int32_t>(keys[i * (n / kPoints)]);
@@ -63,8 +63,8 @@ class Search {
         below_(slices_),
         candidates_(new uint32_t[slices_ * kRoom]) {}
 
-  // The part of the answer that falls to each slice.
-  std::vector<Below> run() {
+  // The cutoff, with each slice's share of the ties.
+  std::vector<Cutoff> run() {
     if (rank_ <= 0 || rank_ >= n_) return trivial();
     Bracket known{INT32_MIN, INT32_MAX};
     const std::vector<uint32_t> keys = sample();
@@ -92,10 +92,10 @@ class Search {
   bool finite() const { return finite_; }
 
  private:
-  std::vector<Below> trivial() {
+  std::vector<Cutoff> trivial() {
     finite_ = parallel_elements(
         n_, [&](int64_t first, int64_t some, int) { return kernels_.is_finite(scores_.at(first), some); });
-    return std::vector<Below>(slices_, rank_ <= 0 ? Below{INT32_MIN, 0} : Below{INT32_MAX, n_});
+    return std::vector<Cutoff>(slices_, rank_ <= 0 ? Cutoff{INT32_MIN, 0} : Cutoff{INT32_MAX, n_});
   }
 
   // Blocks of the scores are taken evenly, each at a hashed place.
@@ -135,14 +135,14 @@ class Search {
     }
   }
 
-  // The answer lies among the candidates.
-  std::vector<Below> chosen() const {
+  // The answer is among the candidates.
+  std::vector<Cutoff> chosen() const {
     std::vector<uint32_t> all;
     all.reserve(static_cast<size_t>(within_));
     for (int64_t s = 0; s < slices_; ++s)
       all.insert(all.end(), candidates_.get() + s * kRoom, candidates_.get() + s * kRoom + inside_[s]);
     std::vector<uint32_t> scratch(all.size());
-    const Below answer = select(kernels_, all.data(), within_, rank_ - under_, scratch.data());
+    const Cutoff answer = select(kernels_, all.data(), within_, rank_ - under_, scratch.data());
     std::vector<int64_t> equal(slices_);
     if (answer.ties > 0)
       for (int64_t s = 0; s < slices_; ++s) {
@@ -154,13 +154,13 @@ class Search {
   }
 
   // Ties go to the first slices that have them.
-  std::vector<Below> shared(Below answer, const std::vector<int64_t>& equal) const {
-    std::vector<Below> parts(slices_, answer);
+  std::vector<Cutoff> shared(Cutoff answer, const std::vector<int64_t>& equal) const {
+    std::vector<Cutoff> of_slice(slices_, answer);
     for (int64_t s = 0; s < slices_; ++s) {
-      parts[s].ties = std::min(answer.ties, equal[s]);
-      answer.ties -= parts[s].ties;
+      of_slice[s].ties = std::min(answer.ties, equal[s]);
+      answer.ties -= of_slice[s].ties;
     }
-    return parts;
+    return of_slice;
   }
 
   const Kernels& kernels_;
@@ -174,7 +174,7 @@ class Search {
   bool finite_ = true;
 };
 
-// Calls apply(first, count, below) for stretches that make up all sets, each with its part of the answer.
+// Calls apply(first, count, cutoff) for stretches that make up all sets, each with its share of the ties.
 template <class Apply>
 bool each_answer(const Kernels& kernels, Weights scores, int64_t sets, int64_t n, int64_t rank, bool absolute,
                  const Apply& apply) {
@@ -182,11 +182,11 @@ bool each_answer(const Kernels& kernels, Weights scores, int64_t sets, int64_t n
     bool finite = true;
     for (int64_t set = 0; set < sets; ++set) {
       Search search(kernels, scores.at(set * n), n, absolute, rank);
-      const std::vector<Below> parts = search.run();
+      const std::vector<Cutoff> of_slice = search.run();
       finite &= search.finite();
       finite &= parallel_rows(slices_of(n), kSlice, [&](int64_t first, int64_t some, int) {
         bool all = true;
-        for (int64_t s = first; s < first + some; ++s) all &= apply(set * n + s * kSlice, size_of(s, n), parts[s]);
+        for (int64_t s = first; s < first + some; ++s) all &= apply(set * n + s * kSlice, size_of(s, n), of_slice[s]);
         return all;
       });
     }
@@ -205,45 +205,46 @@ bool each_answer(const Kernels& kernels, Weights scores, int64_t sets, int64_t n
   });
 }
 
-// Calls apply(first, count, below) for slices that make up a set, each with its ties of a known answer.
+// Calls apply(first, count, cutoff) for slices that make up a set, each with its share of the ties of a known cutoff.
 template <class Apply>
-int64_t each_below(const Kernels& kernels, Weights scores, int64_t n, bool absolute, Below below, const Apply& apply) {
+int64_t each_below(const Kernels& kernels, Weights scores, int64_t n, bool absolute, Cutoff cutoff,
+                   const Apply& apply) {
   const int64_t slices = slices_of(n);
-  std::vector<Below> parts(slices, below);
-  if (below.ties > 0)
+  std::vector<Cutoff> of_slice(slices, cutoff);
+  if (cutoff.ties > 0)
     parallel_rows(slices, kSlice, [&](int64_t first, int64_t some, int) {
       for (int64_t s = first; s < first + some; ++s) {
         uint32_t keys[16];
         int64_t under;
-        kernels.collect_keys(scores.at(s * kSlice), size_of(s, n), absolute, below.cut, below.cut, keys, 16,
-                             &parts[s].ties, &under);
+        kernels.collect_keys(scores.at(s * kSlice), size_of(s, n), absolute, cutoff.cut, cutoff.cut, keys, 16,
+                             &of_slice[s].ties, &under);
       }
       return true;
     });
-  int64_t left = below.ties;
-  for (Below& part : parts) {
-    part.ties = std::min(left, part.ties);
-    left -= part.ties;
+  int64_t left = cutoff.ties;
+  for (Cutoff& slice : of_slice) {
+    slice.ties = std::min(left, slice.ties);
+    left -= slice.ties;
   }
   parallel_rows(slices, kSlice, [&](int64_t first, int64_t some, int) {
-    for (int64_t s = first; s < first + some; ++s) apply(s * kSlice, size_of(s, n), parts[s]);
+    for (int64_t s = first; s < first + some; ++s) apply(s * kSlice, size_of(s, n), of_slice[s]);
     return true;
   });
-  return below.ties - left;
+  return cutoff.ties - left;
 }
 
 }  // namespace
 
-int64_t mask_below(const Kernels& kernels, Weights scores, int64_t n, bool absolute, Below below, uint8_t* mask) {
-  return each_below(kernels, scores, n, absolute, below, [&](int64_t first, int64_t some, Below part) {
-    kernels.mask_below(scores.at(first), some, absolute, part, mask + first);
+int64_t mask_below(const Kernels& kernels, Weights scores, int64_t n, bool absolute, Cutoff cutoff, uint8_t* mask) {
+  return each_below(kernels, scores, n, absolute, cutoff, [&](int64_t first, int64_t some, Cutoff of_slice) {
+    kernels.mask_below(scores.at(first), some, absolute, of_slice, mask + first);
   });
 }
 
-int64_t prune_below(const Kernels& kernels, Weights w, Weights scores, int64_t n, bool absolute, Below below,
-                    MutableWeights out, bool streamed) {
-  return each_below(kernels, scores, n, absolute, below, [&](int64_t first, int64_t some, Below part) {
-    kernels.prune_below(w.at(first), scores.at(first), some, absolute, part, out.at(first), streamed);
+int64_t prune_below(const Kernels& kernels, Weights w, Weights scores, int64_t n, bool absolute, Cutoff cutoff,
+                    MutableWeights out, bool nontemporal) {
+  return each_below(kernels, scores, n, absolute, cutoff, [&](int64_t first, int64_t some, Cutoff of_slice) {
+    kernels.prune_below(w.at(first), scores.at(first), some, absolute, of_slice, out.at(first), nontemporal);
   });
 }
 
@@ -251,29 +252,29 @@ bool count_keys(const Kernels& kernels, Weights scores, int64_t n, bool absolute
                 int64_t* bins) {
   constexpr int64_t count = 1 << 16;
   const int slices = slice_count(slices_of(n), kSlice);
-  std::vector<int64_t> parts(static_cast<size_t>(slices * count));
+  std::vector<int64_t> counts(static_cast<size_t>(slices * count));
   const bool finite = parallel_slices(slices_of(n), slices, [&](int64_t first, int64_t some, int slice) {
     bool all = true;
     for (int64_t s = first; s < first + some; ++s)
       all &= kernels.count_keys(scores.at(s * kSlice), size_of(s, n), absolute, upper, prefix,
-                                parts.data() + slice * count);
+                                counts.data() + slice * count);
     return all;
   });
-  for (int64_t i = 0; i < slices * count; ++i) bins[i % count] += parts[i];
+  for (int64_t i = 0; i < slices * count; ++i) bins[i % count] += counts[i];
   return finite;
 }
 
 bool lowest_mask(const Kernels& kernels, Weights scores, int64_t sets, int64_t n, int64_t count, bool absolute,
                  uint8_t* mask) {
-  return each_answer(kernels, scores, sets, n, count, absolute, [&](int64_t first, int64_t some, Below below) {
-    kernels.mask_below(scores.at(first), some, absolute, below, mask + first);
+  return each_answer(kernels, scores, sets, n, count, absolute, [&](int64_t first, int64_t some, Cutoff cutoff) {
+    kernels.mask_below(scores.at(first), some, absolute, cutoff, mask + first);
     return true;
   });
 }
 
 bool prune_lowest(const Kernels& kernels, Weights w, Weights scores, int64_t sets, int64_t n, int64_t count,
-                  bool absolute, MutableWeights out, bool streamed) {
-  return each_answer(kernels, scores, sets, n, count, absolute, [&](int64_t first, int64_t some, Below below) {
-    return kernels.prune_below(w.at(first), scores.at(first), some, absolute, below, out.at(first), streamed);
+                  bool absolute, MutableWeights out, bool nontemporal) {
+  return each_answer(kernels, scores, sets, n, count, absolute, [&](int64_t first, int64_t some, Cutoff cutoff) {
+    return kernels.prune_below(w.at(first), scores.at(first), some, absolute, cutoff, out.at(first), nontemporal);
   });
 }

@@ -7,9 +7,9 @@ static bool square_product(const py::array& w, const py::array& h, float factor,
   same_size("h", size_of(h), n);
   const Weights x = weights(w), y = weights(h);
   float* o = numbers<float>("out", out, n);
-  const bool stream = streamed(o, n * 4, x.data) && o != y.data;
+  const bool nontemporal = wants_nontemporal(o, n * 4, x.data) && o != y.data;
   return run_elements(n, [&](int64_t i, int64_t count, int) {
-    return active().square_product(x.at(i), y.at(i), count, factor, positive, o + i, stream);
+    return active().square_product(x.at(i), y.at(i), count, factor, positive, o + i, nontemporal);
   });
 }
 

@@ -15,7 +15,7 @@
 namespace py = pybind11;
 using namespace py::literals;
 
-constexpr int64_t kStreamBytes = 16 << 20;  // results larger than this leave the caches anyway
+constexpr int64_t kNonTemporalBytes = 16 << 20;  // results larger than this leave the caches anyway
 
 // Whether the elements are T in native order; as fast as a comparison of two integers.
 template <class T>
@@ -67,14 +67,16 @@ inline Shape shape_of(const py::array& a) {
 }
 
 // Past the caches where the result is large, not written over its input, and made of rows of whole 16-byte pieces.
-inline bool streamed(const void* out, int64_t rows, int64_t row_bytes, const void* in) {
+inline bool wants_nontemporal(const void* out, int64_t rows, int64_t row_bytes, const void* in) {
   const bool in_pieces = row_bytes % 16 == 0 && reinterpret_cast<uintptr_t>(out) % 16 == 0;
-  return rows * row_bytes > kStreamBytes && in_pieces && out != in;
+  return rows * row_bytes > kNonTemporalBytes && in_pieces && out != in;
 }
 // The same for elements without rows: their slices are multiples of 16 bytes.
-inline bool streamed(const void* out, int64_t bytes, const void* in) { return streamed(out, bytes / 16, 16, in); }
-inline bool streamed(MutableWeights out, int64_t n, Weights w) {
-  return streamed(out.data, n * out.itemsize(), w.data);
+inline bool wants_nontemporal(const void* out, int64_t bytes, const void* in) {
+  return wants_nontemporal(out, bytes / 16, 16, in);
+}
+inline bool wants_nontemporal(MutableWeights out, int64_t n, Weights w) {
+  return wants_nontemporal(out.data, n * out.itemsize(), w.data);
 }
 
 // Runs a kernel on slices without the GIL.

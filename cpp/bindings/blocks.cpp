@@ -25,9 +25,9 @@ static bool multiply(const py::array& w, const py::array& factor, bool by_row, p
   const Weights x = weights(w);
   const float* f = numbers<const float>("factor", factor, by_row ? rows : cols);
   const MutableWeights o = like(w, out);
-  const bool stream = streamed(o.data, rows, n * o.itemsize(), x.data);
+  const bool nontemporal = wants_nontemporal(o.data, rows, n * o.itemsize(), x.data);
   return run_rows(rows, n, [&](int64_t r, int64_t count, int) {
-    return active().multiply(x.at(r * n), by_row ? f + r : f, by_row, count, n, o.at(r * n), stream);
+    return active().multiply(x.at(r * n), by_row ? f + r : f, by_row, count, n, o.at(r * n), nontemporal);
   });
 }
 

@@ -3,7 +3,7 @@
 
 static PyObject* choice_variable = nullptr;  // its values are what choice_of gives; never freed
 
-// A plain C function: it stands before every call of a kernel.
+// A plain C function: it is called before every kernel.
 static PyObject* active_module(PyObject*, PyObject*) {
   PyObject* choice = nullptr;
   if (PyContextVar_Get(choice_variable, nullptr, &choice) < 0) return nullptr;

@@ -6,7 +6,7 @@
 static BookRule book_rule_of(const std::string& rule) {
   static constexpr Word<BookRule> known[] = {{"absmax", BookRule::kAbsmax},
                                              {"power_of_two", BookRule::kPowerOfTwo},
-                                             {"scale", BookRule::kScale},
+                                             {"scale", BookRule::kGivenScale},
                                              {"none", BookRule::kNone}};
   return word("rule", rule, known);
 }
@@ -55,12 +55,12 @@ static bool quantize_codebook(const py::array& w, int64_t group_size, const std:
                   count + 1, o};
   uint8_t* d = data ? numbers<uint8_t>("data", *data, at.rows * bytes) : nullptr;
   float* s = numbers<float>("scales", scales, at.all);
-  const bool stream = d && streamed(d, at.rows, bytes, nullptr);
+  const bool nontemporal = d && wants_nontemporal(d, at.rows, bytes, nullptr);
   return run_rows(at.rows, at.cols, [&](int64_t r, int64_t some, int) {
     Book here = book;
     if (apart) here.edges += r * at.groups * count;
     return active().quantize_codebook(x.at(r * at.cols), some, at.cols, here, d ? d + r * bytes : nullptr,
-                                      s + r * at.groups, stream);
+                                      s + r * at.groups, nontemporal);
   });
 }
 
@@ -73,11 +73,11 @@ static void dequantize_codebook(const py::array& data, int bits, int64_t group_s
   const float* s = numbers<const float>("scales", scales, at.all);
   const bool apart = size_of(codebook) != count;
   const MutableWeights o = mutable_weights(out);
-  const bool stream = streamed(o.data, at.rows, at.cols * o.itemsize(), nullptr);
+  const bool nontemporal = wants_nontemporal(o.data, at.rows, at.cols * o.itemsize(), nullptr);
   run_rows(at.rows, at.cols, [&](int64_t r, int64_t some, int) {
     active().dequantize_codebook(d + r * bytes, some, at.cols, bits, group_size,
                                  b + (apart ? r * at.groups * count : 0), count, apart, s + r * at.groups,
-                                 o.at(r * at.cols), stream);
+                                 o.at(r * at.cols), nontemporal);
     return true;
   });
 }

@@ -6,9 +6,9 @@ static bool magnitude(const py::array& w, py::array& out) {
   const int64_t n = size_of(w);
   const Weights x = weights(w);
   float* o = numbers<float>("out", out, n);
-  const bool stream = streamed(o, n * 4, x.data);
-  return run_elements(n,
-                      [&](int64_t i, int64_t count, int) { return active().magnitude(x.at(i), count, o + i, stream); });
+  const bool nontemporal = wants_nontemporal(o, n * 4, x.data);
+  return run_elements(
+      n, [&](int64_t i, int64_t count, int) { return active().magnitude(x.at(i), count, o + i, nontemporal); });
 }
 
 static bool product_magnitude(const py::array& w, const py::array& grad, py::array& out) {
@@ -16,9 +16,9 @@ static bool product_magnitude(const py::array& w, const py::array& grad, py::arr
   same_size("grad", size_of(grad), n);
   const Weights x = weights(w), g = weights(grad);
   float* o = numbers<float>("out", out, n);
-  const bool stream = streamed(o, n * 4, x.data) && o != g.data;
+  const bool nontemporal = wants_nontemporal(o, n * 4, x.data) && o != g.data;
   return run_elements(n, [&](int64_t i, int64_t count, int) {
-    return active().product_magnitude(x.at(i), g.at(i), count, o + i, stream);
+    return active().product_magnitude(x.at(i), g.at(i), count, o + i, nontemporal);
   });
 }
 
@@ -28,9 +28,9 @@ static bool wanda(const py::array& w, const py::array& input_norm, py::array& ou
   const Weights x = weights(w);
   const float* norm = numbers<const float>("input_norm", input_norm, n);
   float* o = numbers<float>("out", out, rows * n);
-  const bool stream = streamed(o, rows, n * 4, x.data);
+  const bool nontemporal = wants_nontemporal(o, rows, n * 4, x.data);
   return run_rows(rows, n, [&](int64_t r, int64_t count, int) {
-    return active().wanda(x.at(r * n), norm, count, n, o + r * n, stream);
+    return active().wanda(x.at(r * n), norm, count, n, o + r * n, nontemporal);
   });
 }
 

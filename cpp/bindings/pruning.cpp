@@ -1,21 +1,22 @@
 #include "../algorithms/selection.h"
 #include "arrays.h"
+#include "words.h"
 
-static Cut cut_of(const std::string& mode) {
-  if (mode == "magnitude") return Cut::kMagnitude;
-  if (mode == "signed") return Cut::kSigned;
-  if (mode == "soft") return Cut::kSoft;
-  throw py::value_error("mode unknown: " + mode);
+static ThresholdMode mode_of(const std::string& mode) {
+  static constexpr Word<ThresholdMode> known[] = {
+      {"magnitude", ThresholdMode::kMagnitude}, {"signed", ThresholdMode::kSigned}, {"soft", ThresholdMode::kSoft}};
+  return word("mode", mode, known);
 }
 
 static bool threshold(const py::array& w, float t, const std::string& mode, py::array& out) {
   const int64_t n = size_of(w);
   const Weights x = weights(w);
   const MutableWeights o = like(w, out);
-  const Cut cut = cut_of(mode);
-  const bool stream = streamed(o, n, x);
-  return run_elements(
-      n, [&](int64_t i, int64_t count, int) { return active().threshold(x.at(i), count, t, cut, o.at(i), stream); });
+  const ThresholdMode cut = mode_of(mode);
+  const bool nontemporal = wants_nontemporal(o, n, x);
+  return run_elements(n, [&](int64_t i, int64_t count, int) {
+    return active().threshold(x.at(i), count, t, cut, o.at(i), nontemporal);
+  });
 }
 
 static bool apply_mask(const py::array& w, const py::array& mask, py::array& out) {
@@ -23,18 +24,20 @@ static bool apply_mask(const py::array& w, const py::array& mask, py::array& out
   const Weights x = weights(w);
   const auto* keep = reinterpret_cast<const uint8_t*>(numbers<const bool>("mask", mask, n));
   const MutableWeights o = like(w, out);
-  const bool stream = streamed(o, n, x);
-  return run_elements(
-      n, [&](int64_t i, int64_t count, int) { return active().apply_mask(x.at(i), keep + i, count, o.at(i), stream); });
+  const bool nontemporal = wants_nontemporal(o, n, x);
+  return run_elements(n, [&](int64_t i, int64_t count, int) {
+    return active().apply_mask(x.at(i), keep + i, count, o.at(i), nontemporal);
+  });
 }
 
 static bool shrink(const py::array& w, float l1, float divisor, py::array& out) {
   const int64_t n = size_of(w);
   const Weights x = weights(w);
   const MutableWeights o = like(w, out);
-  const bool stream = streamed(o, n, x);
-  return run_elements(
-      n, [&](int64_t i, int64_t count, int) { return active().shrink(x.at(i), count, l1, divisor, o.at(i), stream); });
+  const bool nontemporal = wants_nontemporal(o, n, x);
+  return run_elements(n, [&](int64_t i, int64_t count, int) {
+    return active().shrink(x.at(i), count, l1, divisor, o.at(i), nontemporal);
+  });
 }
 
 static int64_t count_nonzero(const py::array& w) {
@@ -71,9 +74,9 @@ static bool prune_lowest(const py::array& w, const py::array& scores, int64_t co
   same_size("w", size_of(w), sets * n);
   const Weights x = weights(w), s = weights(scores);
   const MutableWeights o = like(w, out);
-  const bool stream = streamed(o.data, sets, n * o.itemsize(), x.data);
+  const bool nontemporal = wants_nontemporal(o.data, sets, n * o.itemsize(), x.data);
   const Unlocked others_run;
-  return prune_lowest(active(), x, s, sets, n, count, absolute, o, stream);
+  return prune_lowest(active(), x, s, sets, n, count, absolute, o, nontemporal);
 }
 
 static void check_pattern(int64_t count, int n, int m) {
@@ -105,9 +108,9 @@ static bool prune_n_of_m(const py::array& w, const py::array& scores, int n, int
   same_size("w", size_of(w), count);
   const Weights x = weights(w), s = weights(scores);
   const MutableWeights o = like(w, out);
-  const bool stream = streamed(o, count, x);
+  const bool nontemporal = wants_nontemporal(o, count, x);
   return run_groups(count, m, [&](int64_t i, int64_t some) {
-    return active().prune_n_of_m(x.at(i), s.at(i), some, n, m, absolute, o.at(i), stream);
+    return active().prune_n_of_m(x.at(i), s.at(i), some, n, m, absolute, o.at(i), nontemporal);
   });
 }
 

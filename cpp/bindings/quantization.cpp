@@ -6,8 +6,9 @@
 
 static ScaleRule rule_of(const std::string& rule) {
   static constexpr Word<ScaleRule> known[] = {
-      {"absmax", ScaleRule::kAbsmax}, {"mse", ScaleRule::kMse},     {"power_of_two", ScaleRule::kPowerOfTwo},
-      {"scale", ScaleRule::kScale},   {"given", ScaleRule::kGiven}, {"full", ScaleRule::kFull}};
+      {"absmax", ScaleRule::kAbsmax},           {"mse", ScaleRule::kMse},
+      {"power_of_two", ScaleRule::kPowerOfTwo}, {"scale", ScaleRule::kGivenScale},
+      {"given", ScaleRule::kGivenScaleAndZero}, {"full", ScaleRule::kGivenFullRange}};
   return word("rule", rule, known);
 }
 
@@ -91,10 +92,10 @@ static bool quantize(const py::array& w, int bits, int64_t group_size, bool symm
   uint8_t* d = numbers<uint8_t>("data", data, at.rows * at.bytes);
   float* s = numbers<float>("scales", scales, at.rows * at.groups);
   uint8_t* z = zero_points ? numbers<uint8_t>("zero_points", *zero_points, at.rows * at.groups) : nullptr;
-  const bool stream = streamed(d, at.rows, at.bytes, nullptr);
+  const bool nontemporal = wants_nontemporal(d, at.rows, at.bytes, nullptr);
   return run_rows(at.rows, at.cols, [&](int64_t r, int64_t count, int) {
     return active().quantize(x.at(r * at.cols), count, at.cols, grid, r * at.cols, d + r * at.bytes, s + r * at.groups,
-                             z ? z + r * at.groups : nullptr, stream);
+                             z ? z + r * at.groups : nullptr, nontemporal);
   });
 }
 
@@ -105,10 +106,10 @@ static void dequantize(const py::array& data, int bits, int64_t group_size, cons
   const float* s = numbers<const float>("scales", scales, at.rows * at.groups);
   const uint8_t* z = zero_points ? numbers<const uint8_t>("zero_points", *zero_points, at.rows * at.groups) : nullptr;
   const MutableWeights o = mutable_weights(out);
-  const bool stream = streamed(o.data, at.rows, at.cols * o.itemsize(), nullptr);
+  const bool nontemporal = wants_nontemporal(o.data, at.rows, at.cols * o.itemsize(), nullptr);
   run_rows(at.rows, at.cols, [&](int64_t r, int64_t count, int) {
     active().dequantize(d + r * at.bytes, count, at.cols, bits, group_size, s + r * at.groups,
-                        z ? z + r * at.groups : nullptr, o.at(r * at.cols), stream);
+                        z ? z + r * at.groups : nullptr, o.at(r * at.cols), nontemporal);
     return true;
   });
 }
@@ -122,9 +123,9 @@ static bool round_to_int(const py::array& w, float multiplier, int offset, int b
   const Rounding mode = rounding_of(rounding);
   const int low = is_signed ? -(1 << (bits - 1)) : 0, high = low + (1 << bits) - 1;
   auto* o = is_signed ? reinterpret_cast<uint8_t*>(numbers<int8_t>("out", out, n)) : numbers<uint8_t>("out", out, n);
-  const bool stream = streamed(o, n, nullptr);
+  const bool nontemporal = wants_nontemporal(o, n, nullptr);
   return run_elements(n, [&](int64_t i, int64_t count, int) {
-    return active().round_to_int(x.at(i), count, multiplier, offset, low, high, mode, seed, i, o + i, stream);
+    return active().round_to_int(x.at(i), count, multiplier, offset, low, high, mode, seed, i, o + i, nontemporal);
   });
 }
 

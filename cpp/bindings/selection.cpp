@@ -26,9 +26,9 @@ static int64_t prune_below(const py::array& w, const py::array& scores, bool abs
   same_size("scores", size_of(scores), n);
   const Weights x = weights(w), s = weights(scores);
   const MutableWeights o = like(w, out);
-  const bool stream = streamed(o, n, x);
+  const bool nontemporal = wants_nontemporal(o, n, x);
   const Unlocked others_run;
-  return prune_below(active(), x, s, n, absolute, {cut, ties}, o, stream);
+  return prune_below(active(), x, s, n, absolute, {cut, ties}, o, nontemporal);
 }
 
 void bind_selection(py::module_& m) {

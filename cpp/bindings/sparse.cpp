@@ -1,6 +1,7 @@
 #include <vector>
 
 #include "arrays.h"
+#include "words.h"
 
 using Offsets = std::optional<py::array>;
 
@@ -19,20 +20,12 @@ static MutableWeights mutable_elements(py::array& a, Dtype dtype) {
   return {a.mutable_data(), dtype};
 }
 
-static bool csr(const Places& at) { return at.layout == SparseLayout::kCsr16 || at.layout == SparseLayout::kCsr32; }
-
-static int64_t place_bytes(const Places& at) {  // of a row of bits or positions
-  if (at.layout == SparseLayout::kBitmask) return (at.cols + 7) / 8;
-  int wide = 0;
-  while (at.m > 1 << wide) ++wide;
-  return (at.cols / at.m * at.n * wide + 7) / 8;
-}
-
 static SparseLayout layout_of(const std::string& layout, const py::array& places) {
-  if (layout == "bitmask") return SparseLayout::kBitmask;
-  if (layout == "n:m") return SparseLayout::kNOfM;
-  if (layout != "csr") throw py::value_error("layout unknown: " + layout);
-  return py::isinstance<py::array_t<uint16_t>>(places) ? SparseLayout::kCsr16 : SparseLayout::kCsr32;
+  static constexpr Word<SparseLayout> known[] = {
+      {"bitmask", SparseLayout::kBitmask}, {"n:m", SparseLayout::kNOfM}, {"csr", SparseLayout::kCsr32}};
+  const SparseLayout found = word("layout", layout, known);
+  const bool narrow = found == SparseLayout::kCsr32 && py::isinstance<py::array_t<uint16_t>>(places);
+  return narrow ? SparseLayout::kCsr16 : found;
 }
 
 // Places in arrays of the sizes that they say.
@@ -52,7 +45,7 @@ static Places places_in(const std::string& layout, int n, int m, const Offsets& 
     if (cols > INT32_MAX) throw py::value_error("csr columns must fit int32");
     numbers<const int32_t>("places", places, count);
   } else {
-    numbers<const uint8_t>("places", places, rows * place_bytes(at));
+    numbers<const uint8_t>("places", places, rows * at.row_bytes());
   }
   return at;
 }
@@ -86,9 +79,9 @@ static void sparse_decode(const std::string& layout, int n, int m, const Offsets
   const Weights v = elements(values);
   const Places at = places_in(layout, n, m, offsets, places, rows, cols, size_of(values));
   const MutableWeights o = mutable_elements(out, v.dtype);
-  const bool stream = streamed(o.data, rows, cols * o.itemsize(), nullptr);
+  const bool nontemporal = wants_nontemporal(o.data, rows, cols * o.itemsize(), nullptr);
   run_rows(rows, width, [&](int64_t r, int64_t some, int) {
-    active().sparse_decode(at, v, r, some, o.at(r * width), stream);
+    active().sparse_decode(at, v, r, some, o.at(r * width), nontemporal);
     return true;
   });
 }
@@ -107,7 +100,7 @@ static int64_t sparse_check(const std::string& layout, int n, int m, const Offse
   return worst < rows ? worst.load() : -1;
 }
 
-// Zeros from an address that is a multiple of 64, so that no register of them lies across cache lines.
+// Zeros from an address that is a multiple of 64, so that no register of them crosses cache lines.
 class Vectors {
   std::vector<float> memory_;
 
@@ -135,8 +128,8 @@ static Vectors padded(const float* x, int64_t batch, int64_t cols) {
   return rows;
 }
 
-static StoredWeights stored_in(const py::array& values, int64_t count, int64_t rows, int64_t cols, int bits,
-                               int64_t group_size, const Offsets& scales, const Offsets& zero_points) {
+static Nonzeros nonzeros_in(const py::array& values, int64_t count, int64_t rows, int64_t cols, int bits,
+                            int64_t group_size, const Offsets& scales, const Offsets& zero_points) {
   if (!bits) {
     same_size("values", size_of(values), count);
     return {weights(values), 0, nullptr, 1, nullptr, nullptr};
@@ -160,14 +153,14 @@ static void sparse_product(const std::string& layout, int n, int m, const Offset
   const int64_t vectors = batch, width = cols, rows = shape_of(out).cols;
   if (count < 0) throw py::value_error("count must not be negative");
   const Places at = places_in(layout, n, m, offsets, places, rows, cols, count);
-  const StoredWeights w = stored_in(values, count, rows, cols, bits, group_size, scales, zero_points);
+  const Nonzeros w = nonzeros_in(values, count, rows, cols, bits, group_size, scales, zero_points);
   const float* from = numbers<const float>("x", x, vectors * width);
   float* o = numbers<float>("out", out, vectors * rows);
   const Unlocked others_run;
   if (!width || !vectors || !rows) return static_cast<void>(std::fill_n(o, vectors * rows, 0.0f));
   const bool few = vectors <= kFewVectors;
   const Vectors inputs = few ? padded(from, vectors, width) : interleaved(from, vectors, width);
-  const int64_t work = csr(at) ? count / rows + 1 : width / 4 + 1;  // of a row and vector
+  const int64_t work = at.is_csr() ? count / rows + 1 : width / 4 + 1;  // of a row and vector
   parallel_rows(rows, work * vectors, [&](int64_t r, int64_t some, int) {
     if (!few) active().sparse_matmul(at, w, r, some, inputs.data, vectors, o);
     for (int64_t b = 0; few && b < vectors; ++b)

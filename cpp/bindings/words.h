@@ -1,4 +1,4 @@
-// What the words of the Python side stand for.
+// The words of the Python side, as enumerators.
 #pragma once
 #include <string>
 

@@ -1,18 +1,23 @@
 // Scores from what passes through a layer: gradients, curvatures, activations.
+#pragma once
 #include "exponential.h"
 #include "weights.h"
 
-KERNEL bool square_product(Weights w, Weights h, int64_t n, float factor, bool positive, float* out, bool streamed) {
+namespace ISA {
+namespace {
+
+FLATTEN bool square_product(Weights w, Weights h, int64_t n, float factor, bool positive, float* out,
+                            bool nontemporal) {
   const F32x16 by = splat(factor), zero = splat(0.0f), infinite = from_bits(splat(0x7f800000));
   return typed(w, [&](auto* x) {
     return typed(h, [&](auto* y) {
       Finite finite;
-      with_target(out, streamed, [&](auto to) {
-        sixteens(n, [&](int64_t i, auto part) {
-          const F32x16 a = load(x + i, part), b = load(y + i, part);
+      with_target(out, nontemporal, [&](auto to) {
+        for_each_vector(n, [&](int64_t i, auto tail) {
+          const F32x16 a = load(x + i, tail), b = load(y + i, tail);
           finite.see(a);
           finite.see(positive ? select(b < zero, infinite, b) : b);
-          store(to + i, a * (a * b) * by, part);
+          store(to + i, a * (a * b) * by, tail);
         });
       });
       return finite.all();
@@ -21,18 +26,18 @@ KERNEL bool square_product(Weights w, Weights h, int64_t n, float factor, bool p
 }
 
 // A few columns at a time, so that their counts stay in L1.
-KERNEL bool histogram(Weights x, int64_t rows, int64_t cols, int64_t stride, const float* lift, const float* low,
-                      const float* scale, int64_t bins, int64_t* counts) {
+FLATTEN bool histogram(Weights x, int64_t rows, int64_t cols, int64_t stride, const float* lift, const float* low,
+                       const float* scale, int64_t bins, int64_t* counts) {
   const F32x16 last = splat(static_cast<float>(bins - 1)), zero = splat(0.0f);
   return typed(x, [&](auto* p) {
     Finite finite;
     for (int64_t first = 0; first < cols; first += 64)
       for (int64_t r = 0; r < rows; ++r)
-        sixteens(smaller(64, cols - first), [&](int64_t c, auto part) {
+        for_each_vector(smaller(64, cols - first), [&](int64_t c, auto tail) {
           const int64_t at = first + c;
-          const F32x16 v = load(p + r * stride + at, part);
+          const F32x16 v = load(p + r * stride + at, tail);
           finite.see(v);
-          const F32x16 place = (v * load(lift + at, part) - load(low + at, part)) * load(scale + at, part);
+          const F32x16 place = (v * load(lift + at, tail) - load(low + at, tail)) * load(scale + at, tail);
           alignas(64) uint32_t bin[16];
           store(bin, nearest(trunc(max(min(place, last), zero))));
           for (int64_t k = 0; k < smaller(16, cols - at); ++k) ++counts[(at + k) * bins + bin[k]];
@@ -41,14 +46,14 @@ KERNEL bool histogram(Weights x, int64_t rows, int64_t cols, int64_t stride, con
   });
 }
 
-KERNEL bool logits(const float* x, int64_t n, const float* w, int64_t classes, int64_t inputs, const float* bias,
-                   float* out) {
+FLATTEN bool logits(const float* x, int64_t n, const float* w, int64_t classes, int64_t inputs, const float* bias,
+                    float* out) {
   Finite finite;
   for (int64_t j = 0; j < n; ++j)
     for (int64_t c = 0; c < classes; ++c) {
       F32x16 total = splat(0.0f);
-      sixteens(inputs, [&](int64_t i, auto part) {
-        total = total + load(x + j * inputs + i, part) * load(w + c * inputs + i, part);
+      for_each_vector(inputs, [&](int64_t i, auto tail) {
+        total = total + load(x + j * inputs + i, tail) * load(w + c * inputs + i, tail);
       });
       const float logit = sum(total) + bias[c];
       finite.see(splat(logit));
@@ -73,9 +78,9 @@ inline float exponentials(const float* logits, int64_t classes, float top, int64
   const F32x16 most = splat(top), zero = splat(0.0f);
   F32x16 total = zero;
   float found = 0;
-  sixteens(classes, [&](int64_t c, auto part) {
+  for_each_vector(classes, [&](int64_t c, auto tail) {
     alignas(64) float lane[16];
-    store(lane, exp_nonpositive(min(load(logits + c, part) - most, zero)));
+    store(lane, exp_nonpositive(min(load(logits + c, tail) - most, zero)));
     if (wanted >= c && wanted < c + 16) found = lane[wanted - c];
     const int64_t here = smaller(16, classes - c);
     for (int64_t k = 0; k < 16; ++k)
@@ -86,7 +91,7 @@ inline float exponentials(const float* logits, int64_t classes, float top, int64
   return found;
 }
 
-KERNEL void softmax_terms(const float* logits, int64_t n, int64_t classes, const int64_t* label, SoftmaxTerm* terms) {
+FLATTEN void softmax_terms(const float* logits, int64_t n, int64_t classes, const int64_t* label, SoftmaxTerm* terms) {
   for (int64_t j = 0; j < n; ++j, logits += classes, terms += classes) {
     int64_t top = 0;  // the class of the largest logit
     for (int64_t c = 1; c < classes; ++c)
@@ -115,8 +120,8 @@ KERNEL void softmax_terms(const float* logits, int64_t n, int64_t classes, const
   }
 }
 
-KERNEL void predictive(const float* w, const float* x, int64_t n, int64_t classes, int64_t inputs, int64_t first,
-                       int64_t count, const int64_t* label, const SoftmaxTerm* terms, float* out) {
+FLATTEN void predictive(const float* w, const float* x, int64_t n, int64_t classes, int64_t inputs, int64_t first,
+                        int64_t count, const int64_t* label, const SoftmaxTerm* terms, float* out) {
   constexpr int64_t kColumns = 512;
   alignas(64) float total[16][kColumns];
   for (int64_t c = first; c < first + count; ++c)
@@ -127,8 +132,8 @@ KERNEL void predictive(const float* w, const float* x, int64_t n, int64_t classe
         const SoftmaxTerm& t = terms[j * classes + c];
         const F32x16 logit = splat(t.logit), others = splat(t.others), own = splat(t.own), p = splat(t.probability);
         with_constant(label[j] == c, [&](auto of_label) {
-          sixteens(some, [&](int64_t i, auto part) {
-            const F32x16 moved = logit - load(w + c * inputs + at + i, part) * load(x + j * inputs + at + i, part);
+          for_each_vector(some, [&](int64_t i, auto tail) {
+            const F32x16 moved = logit - load(w + c * inputs + at + i, tail) * load(x + j * inputs + at + i, tail);
             float* sums = total[j % 16] + i;
             store(sums, load(sums) + (p - label_probability(moved, others, own, of_label)));
           });
@@ -140,3 +145,6 @@ KERNEL void predictive(const float* w, const float* x, int64_t n, int64_t classe
       __builtin_memcpy(out + c * inputs + at, total[0], static_cast<size_t>(some) * sizeof(float));
     }
 }
+
+}  // namespace
+}  // namespace ISA

@@ -1,5 +1,8 @@
 #pragma once
-#include "vec_codes.h"
+#include "nontemporal.h"
+
+namespace ISA {
+namespace {
 
 // Eight codes in the bytes of a word become 8 * bits bits: neighbours join in pairs, fours and eights.
 //   h000 g000 ... b000 a000  ->  hg00 fe00 dc00 ba00  ->  hgfe0000 dcba0000  ->  hgfedcba
@@ -45,15 +48,15 @@ inline void with_bits(int bits, const Body& body) {
   }
 }
 
-// n codes, each below 2^bits, into ceil(n * bits / 8) bytes; those of 4 and 8 bits past the caches where streamed.
-APART inline void pack_row(const uint8_t* codes, int64_t n, int bits, uint8_t* packed, bool streamed = false) {
+// n codes, each below 2^bits, into ceil(n * bits / 8) bytes; those of 4 and 8 bits past the caches where nontemporal.
+NOINLINE inline void pack_row(const uint8_t* codes, int64_t n, int bits, uint8_t* packed, bool nontemporal = false) {
   int64_t i = 0;
-  if (bits == 8 && streamed)
-    for (; i + 16 <= n; i += 16) stream_sixteen(packed + i, load_sixteen(codes + i));
+  if (bits == 8 && nontemporal)
+    for (; i + 16 <= n; i += 16) nontemporal_sixteen(packed + i, load_sixteen(codes + i));
   if (bits == 8) return static_cast<void>(__builtin_memcpy(packed + i, codes + i, static_cast<size_t>(n - i)));
   if (bits == 4)
     for (; i + 32 <= n; i += 32)
-      put_sixteen(packed + i / 2, join_nibbles(load_sixteen(codes + i), load_sixteen(codes + i + 16)), streamed);
+      put_sixteen(packed + i / 2, join_nibbles(load_sixteen(codes + i), load_sixteen(codes + i + 16)), nontemporal);
   packed += i / 8 * bits;
   with_bits(bits, [&](auto bytes) {
     for (; i + 8 <= n; i += 8, packed += bytes) {
@@ -67,7 +70,7 @@ APART inline void pack_row(const uint8_t* codes, int64_t n, int bits, uint8_t* p
   }
 }
 
-APART inline void unpack_row(const uint8_t* packed, int64_t n, int bits, uint8_t* codes) {
+NOINLINE inline void unpack_row(const uint8_t* packed, int64_t n, int bits, uint8_t* codes) {
   int64_t i = 0;
   if (bits == 8) return static_cast<void>(__builtin_memcpy(codes, packed, static_cast<size_t>(n)));
   if (bits == 4)
@@ -85,3 +88,6 @@ APART inline void unpack_row(const uint8_t* packed, int64_t n, int bits, uint8_t
     __builtin_memcpy(codes + i, &split, static_cast<size_t>(some));
   }
 }
+
+}  // namespace
+}  // namespace ISA

@@ -1,5 +1,9 @@
 // Sums over blocks of a matrix, and matrices whose rows or columns are multiplied.
+#pragma once
 #include "weights.h"
+
+namespace ISA {
+namespace {
 
 // Calls body with what is summed: x, |x| or x * x.
 template <class Body>
@@ -9,11 +13,11 @@ inline bool with_power(int power, const Body& body) {
   return body([](F32x16 x) { return x * x; });
 }
 
-// The sum of n values in sixteen lanes; lanes that a short row leaves empty are not looked at.
+// The sum of n values in sixteen lanes; lanes that a short row leaves empty are not read.
 inline float lane_sum(const float* p, int64_t n) {
   if (n >= 16) {
     F32x16 total = splat(0.0f);
-    sixteens(n, [&](int64_t i, auto part) { total = total + load(p + i, part); });
+    for_each_vector(n, [&](int64_t i, auto tail) { total = total + load(p + i, tail); });
     return sum(total);
   }
   float lane[16];
@@ -32,9 +36,9 @@ inline void sum_down(const T* x, int64_t rows, int64_t count, int64_t stride, co
   const int64_t used = smaller(16, rows);
   __builtin_memset(total, 0, static_cast<size_t>(used) * sizeof *total);
   for (int64_t r = 0; r < rows; ++r)
-    sixteens(count, [&](int64_t i, auto part) {
+    for_each_vector(count, [&](int64_t i, auto tail) {
       __builtin_prefetch(x + (r + 2) * stride + i);
-      const F32x16 v = load(x + r * stride + i, part);
+      const F32x16 v = load(x + r * stride + i, tail);
       finite.see(v);
       float* sums = total[r % 16] + i;
       store(sums, load(sums) + powered(v));
@@ -44,8 +48,8 @@ inline void sum_down(const T* x, int64_t rows, int64_t count, int64_t stride, co
       for (int64_t i = 0; i < count; i += 16) store(&total[j][i], load(&total[j][i]) + load(&total[j + half][i]));
 }
 
-KERNEL bool block_sums(Weights w, int64_t rows, int64_t cols, int64_t stride, int64_t block_rows, int64_t block_cols,
-                       int power, float* out, int64_t out_stride) {
+FLATTEN bool block_sums(Weights w, int64_t rows, int64_t cols, int64_t stride, int64_t block_rows, int64_t block_cols,
+                        int power, float* out, int64_t out_stride) {
   alignas(64) float total[16][kColumns];
   return typed(w, [&](auto* x) {
     return with_power(power, [&](auto powered) {
@@ -57,7 +61,7 @@ KERNEL bool block_sums(Weights w, int64_t rows, int64_t cols, int64_t stride, in
             for (int64_t i = 0; i < block_cols; i += kColumns) {
               const int64_t some = smaller(kColumns, block_cols - i);
               sum_down(x + r * stride + c + i, block_rows, some, stride, powered, finite, total);
-              sixteens(some, [&](int64_t k, auto part) { all = all + load(total[0] + k, part); });
+              for_each_vector(some, [&](int64_t k, auto tail) { all = all + load(total[0] + k, tail); });
             }
             out[b] = sum(all);
           }
@@ -77,15 +81,18 @@ KERNEL bool block_sums(Weights w, int64_t rows, int64_t cols, int64_t stride, in
 }
 
 // + 0: a weight that becomes zero is 0, not -0.
-KERNEL bool multiply(Weights w, const float* factor, bool by_row, int64_t rows, int64_t cols, MutableWeights out,
-                     bool streamed) {
+FLATTEN bool multiply(Weights w, const float* factor, bool by_row, int64_t rows, int64_t cols, MutableWeights out,
+                      bool nontemporal) {
   const F32x16 zero = splat(0.0f);
   bool finite = true;
   for (int64_t r = 0; r < rows; ++r) {
     const F32x16 one = splat(by_row ? factor[r] : 0.0f);
-    finite &= map_weights(w.at(r * cols), cols, out.at(r * cols), streamed, [&](F32x16 x, int64_t i, auto part) {
-      return x * (by_row ? one : load(factor + i, part)) + zero;
+    finite &= map_weights(w.at(r * cols), cols, out.at(r * cols), nontemporal, [&](F32x16 x, int64_t i, auto tail) {
+      return x * (by_row ? one : load(factor + i, tail)) + zero;
     });
   }
   return finite;
 }
+
+}  // namespace
+}  // namespace ISA

@@ -1,7 +1,10 @@
+#pragma once
 #include "bits.h"
 #include "grids.h"
-#include "vec_tables.h"
 #include "weights.h"
+
+namespace ISA {
+namespace {
 
 constexpr int64_t kFitted = 16;  // groups whose scales are found together: one division
 
@@ -9,41 +12,41 @@ constexpr int64_t kFitted = 16;  // groups whose scales are found together: one 
 struct CodeRow {
   uint8_t* to;
   int bits;
-  bool streamed;
+  bool nontemporal;
   const uint8_t* order;  // of sixteen codes, or nullptr where the ranks are the codes
   int64_t count = 0;
   alignas(64) uint8_t codes[kStretch + 16];  // 16 more, so that a last full vector may be stored
   void flush() {
     for (int64_t i = 0; order && i < count; i += 16) translate(codes + i, order);
-    pack_row(codes, count, bits, to, streamed && reinterpret_cast<uintptr_t>(to) % 16 == 0);
+    pack_row(codes, count, bits, to, nontemporal && reinterpret_cast<uintptr_t>(to) % 16 == 0);
     to += (count * bits + 7) / 8;
     count = 0;
   }
 };
 
-// What weights of sixteen groups are multiplied with before their edges are looked for.
+// What takes weights of sixteen groups to their edges: x * lift * inverse.
 struct Factors {
   alignas(64) float scale[16], lift[16], inverse[16];
   bool lifted;
 };
 
-// Calls body(i, part, left) for n weights, of which `readable` can be read: a short part is read whole where that goes,
+// Calls body(i, tail, left) for n weights, of which `readable` can be read: a short tail is read whole where that goes,
 // as `left` good lanes.
 template <class Body>
-inline void sixteens_within(int64_t n, int64_t readable, const Body& body) {
+inline void for_each_vector_within(int64_t n, int64_t readable, const Body& body) {
   int64_t i = 0;
-  for (; i + 16 <= n; i += 16) body(i, All{}, All{});
+  for (; i + 16 <= n; i += 16) body(i, Full{}, Full{});
   if (i == n) return;
-  if (i + 16 <= readable) return body(i, All{}, Some{n - i});
-  body(i, Some{n - i}, Some{n - i});
+  if (i + 16 <= readable) return body(i, Full{}, Tail{n - i});
+  body(i, Tail{n - i}, Tail{n - i});
 }
 
 template <class T>
 inline float absmax(const T* x, int64_t n, int64_t readable, Finite& finite) {
   I32x16 most = splat(0);
-  sixteens_within(n, readable, [&](int64_t i, auto part, auto left) {
+  for_each_vector_within(n, readable, [&](int64_t i, auto tail, auto left) {
     fetch_ahead(x + i);
-    const I32x16 size = magnitude_bits(load(x + i, part));
+    const I32x16 size = magnitude_bits(load(x + i, tail));
     most = max(most, select(mask_of(lanes(left)), size, splat(0)));
   });
   finite.peak = max(finite.peak, most);
@@ -55,10 +58,10 @@ inline float absmax(const T* x, int64_t n, int64_t readable, Finite& finite) {
 
 // The positive number before each in a dtype, whose bits as an integer are one less.
 inline F32x16 one_below(F32x16 x, Dtype dtype) {
-  if (dtype != Dtype::kFloat16) return from_bits(bits(x) - splat(dtype == Dtype::kFloat32 ? 1 : 1 << 16));
-  alignas(64) Half some[16];
+  if (dtype != Dtype::kFloat16) return from_bits(float_bits(x) - splat(dtype == Dtype::kFloat32 ? 1 : 1 << 16));
+  alignas(64) Float16 some[16];
   store(some, x);
-  for (Half& h : some) --h.bits;
+  for (Float16& h : some) --h.bits;
   return load(some);
 }
 
@@ -68,7 +71,7 @@ inline F32x16 scales_for(F32x16 high, const Book& book) {
     const Mask16 too_far = (splat(book.limit) < scale * splat(book.peak)) & (scale < splat(__builtin_inff()));
     return select(too_far, one_below(scale, book.scale_dtype), scale);
   }
-  const F32x16 below = from_bits(bits(high) & splat(0x7f800000)) / splat(book.peak);
+  const F32x16 below = from_bits(float_bits(high) & splat(0x7f800000)) / splat(book.peak);
   return select(splat(0.0f) < high, max(below, splat(0x1p-127f)), splat(0.0f));
 }
 
@@ -77,13 +80,13 @@ inline void set_factors(Factors& factors, F32x16 scale) {
   store(factors.scale, scale);
   store(factors.lift, lift);
   store(factors.inverse, select(splat(0.0f) < scale, splat(1.0f) / (scale * lift), splat(0.0f)));
-  factors.lifted = bits(scale < splat(1 / kLift)) != 0;
+  factors.lifted = lane_bits(scale < splat(1 / kLift)) != 0;
 }
 
 // Scales of up to sixteen groups that follow each other in a row, or those that are given.
 template <class T>
-APART void fit_book(const T* x, int64_t n, int64_t count, const Book& book, float* scales, Factors& factors,
-                    Finite& finite) {
+NOINLINE void fit_book(const T* x, int64_t n, int64_t count, const Book& book, float* scales, Factors& factors,
+                       Finite& finite) {
   alignas(64) float high[16] = {}, given[16] = {};
   Finite here;  // in a register; `finite` is in memory by now
   for (int64_t k = 0; k < count; ++k)
@@ -91,23 +94,25 @@ APART void fit_book(const T* x, int64_t n, int64_t count, const Book& book, floa
                      n - k * book.group_size, here);
   finite.peak = max(finite.peak, here.peak);
   const bool found = book.rule == BookRule::kAbsmax || book.rule == BookRule::kPowerOfTwo;
-  for (int64_t k = 0; book.rule == BookRule::kScale && k < count; ++k) given[k] = scales[k];
+  for (int64_t k = 0; book.rule == BookRule::kGivenScale && k < count; ++k) given[k] = scales[k];
   set_factors(factors, found ? scales_for(load(high), book) : load(given));
   for (int64_t k = 0; found && k < count; ++k) scales[k] = factors.scale[k];
 }
 
 // Ranks among the edges of n weights of group k, of as many as fit into the row's stretch at a time.
-template <bool scaled, class T, class Search>
-inline void code_group(const T* x, int64_t n, int64_t readable, const Search& search, const Factors& factors, int64_t k,
+template <bool scaled, class T, class Edges>
+inline void code_group(const T* x, int64_t n, int64_t readable, const Edges& search, const Factors& factors, int64_t k,
                        CodeRow& row) {
   const F32x16 lift = splat(factors.lift[k]), inverse = splat(factors.inverse[k]);
   for (int64_t at = 0; at < n;) {
     const int64_t some = smaller(n - at, kStretch - row.count);
     uint8_t* codes = row.codes + row.count;
-    sixteens_within(some, readable - at, [&](int64_t i, auto part, auto) {
-      F32x16 v = load(x + at + i, part);
+    for_each_vector_within(some, readable - at, [&](int64_t i, auto tail, auto) {
+      F32x16 v = load(x + at + i, tail);
       if constexpr (scaled) v = (factors.lifted ? v * lift : v) * inverse;
-      store_bytes(codes + i, search(v));
+      I32x16 rank;
+      search(v.r, rank.r);
+      store_bytes(codes + i, rank);
     });
     row.count += some;
     if (row.count == kStretch) row.flush();
@@ -116,11 +121,11 @@ inline void code_group(const T* x, int64_t n, int64_t readable, const Search& se
 }
 
 template <int levels, bool scaled, class T>
-APART bool code_rows(const T* x, int64_t rows, int64_t cols, const Book& book, uint8_t* data, float* scales,
-                     bool streamed) {
+NOINLINE bool code_rows(const T* x, int64_t rows, int64_t cols, const Book& book, uint8_t* data, float* scales,
+                        bool nontemporal) {
   Finite finite;
   Factors factors;
-  CodeRow row{data, book.bits, streamed, book.order, 0, {}};
+  CodeRow row{data, book.bits, nontemporal, book.order, 0, {}};
   const float* edges = book.edges;
   Search<levels> search(edges, book.count - 1);
   const int64_t size = book.group_size, groups = (cols + size - 1) / size;
@@ -141,11 +146,11 @@ APART bool code_rows(const T* x, int64_t rows, int64_t cols, const Book& book, u
     }
     if (data) row.flush();
   }
-  if (streamed) stream_end();
+  if (nontemporal) nontemporal_end();
   return finite.all();
 }
 
-// Calls body with the levels of a tree over `edges` that are looked through in registers.
+// Calls body with the levels of a tree over `edges` that are searched in registers.
 template <class Body>
 inline auto with_levels(int64_t edges, const Body& body) {
   if (edges < 2) return body(std::integral_constant<int, 1>{});
@@ -159,11 +164,11 @@ inline auto with_levels(int64_t edges, const Body& body) {
 }
 
 bool quantize_codebook(Weights w, int64_t rows, int64_t cols, const Book& book, uint8_t* data, float* scales,
-                       bool streamed) {
+                       bool nontemporal) {
   return typed(w, [&](auto* x) {
     return with_levels(book.count - 1, [&](auto levels) {
       return with_constant(book.rule != BookRule::kNone, [&](auto scaled) {
-        return code_rows<levels, scaled>(x, rows, cols, book, data, scales, streamed);
+        return code_rows<levels, scaled>(x, rows, cols, book, data, scales, nontemporal);
       });
     });
   });
@@ -197,8 +202,8 @@ inline void each_piece(const uint8_t* data, int64_t rows, int64_t cols, int bits
 }
 
 template <class Lookup, class Target>
-APART void decode_rows(const uint8_t* data, int64_t rows, int64_t cols, int bits, int64_t group_size, const float* book,
-                       int64_t count, bool per_group, const float* scales, Target to) {
+NOINLINE void decode_rows(const uint8_t* data, int64_t rows, int64_t cols, int bits, int64_t group_size,
+                          const float* book, int64_t count, bool per_group, const float* scales, Target to) {
   Values values;
   values.set(book, count);
   Lookup lookup(values.all);
@@ -209,15 +214,19 @@ APART void decode_rows(const uint8_t* data, int64_t rows, int64_t cols, int bits
       lookup = Lookup(values.all);
     }
     const auto target = to + at;
-    sixteens(n, [&](int64_t i, auto part) { store(target + i, lookup(codes + i) * scale, part); });
+    for_each_vector(n, [&](int64_t i, auto tail) {
+      F32x16 v;
+      lookup(codes + i, v.r);
+      store(target + i, v * scale, tail);
+    });
   });
 }
 
 void dequantize_codebook(const uint8_t* data, int64_t rows, int64_t cols, int bits, int64_t group_size,
                          const float* book, int64_t count, bool per_group, const float* scales, MutableWeights out,
-                         bool streamed) {
+                         bool nontemporal) {
   typed(Weights{out.data, out.dtype}, [&](auto* type) {
-    with_target(as_type_of(type, out), streamed, [&](auto to) {
+    with_target(as_type_of(type, out), nontemporal, [&](auto to) {
       const auto rows_with = [&](auto decode) {
         decode(data, rows, cols, bits, group_size, book, count, per_group, scales, to);
       };
@@ -231,15 +240,15 @@ void dequantize_codebook(const uint8_t* data, int64_t rows, int64_t cols, int bi
   });
 }
 
-KERNEL bool magnitude_sums(Weights w, int64_t rows, int64_t cols, int64_t group_size, double* out) {
+FLATTEN bool magnitude_sums(Weights w, int64_t rows, int64_t cols, int64_t group_size, double* out) {
   return typed(w, [&](auto* x) {
     Finite finite;
     for (int64_t r = 0; r < rows; ++r, x += cols)
       for (int64_t c = 0; c < cols; c += group_size) {
         double lane[16] = {};
-        sixteens(smaller(group_size, cols - c), [&](int64_t i, auto part) {
+        for_each_vector(smaller(group_size, cols - c), [&](int64_t i, auto tail) {
           fetch_ahead(x + c + i);
-          const F32x16 v = load(x + c + i, part);
+          const F32x16 v = load(x + c + i, tail);
           finite.see(v);
           alignas(64) float size[16];
           store(size, abs(v));
@@ -251,8 +260,8 @@ KERNEL bool magnitude_sums(Weights w, int64_t rows, int64_t cols, int64_t group_
   });
 }
 
-KERNEL Split best_split(const double* before, const double* counts, const double* sums, int64_t low, int64_t high,
-                        int64_t at) {
+FLATTEN Split best_split(const double* before, const double* counts, const double* sums, int64_t low, int64_t high,
+                         int64_t at) {
   const double count = counts[at], sum = sums[at];
   const auto gain = [&](int64_t i) {
     const double s = sum - sums[i];
@@ -280,3 +289,6 @@ KERNEL Split best_split(const double* before, const double* counts, const double
     if (gain(i) > found.gain) found = {i, gain(i)};
   return found;
 }
+
+}  // namespace
+}  // namespace ISA

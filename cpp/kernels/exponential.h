@@ -1,5 +1,11 @@
 // exp and log in float32 lanes: the steps of reference/exponential.py, in its order. Products and sums alone, so that
 // every instruction set agrees; the reference says how near they come.
+#pragma once
+#include "vec.h"
+
+namespace ISA {
+namespace {
+
 constexpr float kLn2High = 0.693145752f;   // 17 bits: its product with an exponent is exact
 constexpr float kLn2Low = 1.42860677e-6f;  // ln 2 = high + low
 constexpr float kLowestExponent = -87.0f;  // below it e^x counts as 0
@@ -16,12 +22,12 @@ inline F32x16 exp_nonpositive(F32x16 x) {
   p = p * r + splat(0.166665211f);
   p = p * r + splat(0.49999994f);
   const F32x16 near_one = (p * (r * r) + r) + splat(1.0f);
-  return select(x < lowest, splat(0.0f), from_bits(bits(near_one) + shift_left<23>(n)));
+  return select(x < lowest, splat(0.0f), from_bits(float_bits(near_one) + shift_left<23>(n)));
 }
 
 // ln x for normal x > 0; something finite for 0.
 inline F32x16 log(F32x16 x) {
-  const I32x16 above = bits(x) - splat(kRootHalf);
+  const I32x16 above = float_bits(x) - splat(kRootHalf);
   const F32x16 n = to_float(shift_right_signed<23>(above));
   const F32x16 m = from_bits((above & splat(0x7fffff)) + splat(kRootHalf));  // x = m * 2^n, m near 1
   const F32x16 s = (m - splat(1.0f)) / (m + splat(1.0f)), twice = s + s, z = s * s;
@@ -35,3 +41,6 @@ inline float log(float x) {
   store(lane, log(splat(x)));
   return lane[0];
 }
+
+}  // namespace
+}  // namespace ISA

@@ -1,9 +1,14 @@
-// The grids of sixteen groups at a time: scales, zero points, and how weights become steps on them.
+// The grids of sixteen groups at a time: scales, zero points, and what quantizes weights with them.
 #pragma once
+#include "vec.h"
+
+namespace ISA {
+namespace {
+
 constexpr float kLift = 0x1p100f;  // scales below 1 / kLift are lifted by it, so that their inverse is finite
 
-// What codes sixteen groups: steps = clip(round(x * lift * inverse), lowest, highest) are counted from the zero point.
-struct Coders {
+// What quantizes sixteen groups: q = clip(round(x * lift * inverse), lowest, highest), counted from the zero point.
+struct Quantizers {
   alignas(64) float scale[16], lift[16], inverse[16];
   alignas(64) uint32_t lowest[16], highest[16], zero[16];
   bool lifted;  // any of them
@@ -14,20 +19,20 @@ struct Grids {
   alignas(64) float scale[16], zero[16];
 };
 
-// Those of one group in registers: bytes that are stored might be any in memory. Steps are `bounded` where the scale
-// was found from the weights that are coded: 255 at most, or a few times as many where the scale was rounded or clips.
+// That of one group, in registers: the compiler must assume that stores of bytes change memory. x / scale is `bounded`
+// where the scale was found from these weights: by 255, or a few times as much where the scale was rounded or clips.
 template <bool bounded>
-struct Coder {
+struct GroupQuantizer {
   F32x16 lift, inverse;
   bool lifted;
   CodeClip<bounded> clip;
-  Coder(const Coders& all, int k)
+  GroupQuantizer(const Quantizers& all, int k)
       : lift(splat(all.lift[k])),
         inverse(splat(all.inverse[k])),
         lifted(all.lifted),
         clip(static_cast<int>(all.lowest[k]), static_cast<int>(all.highest[k]), static_cast<int>(all.zero[k])) {}
 
-  F32x16 steps(F32x16 x) const { return (lifted ? x * lift : x) * inverse; }  // not rounded
+  F32x16 scaled(F32x16 x) const { return (lifted ? x * lift : x) * inverse; }  // x / scale, not rounded
 };
 
 template <class X>
@@ -37,10 +42,10 @@ inline X larger(X a, X b) {
 inline int32_t within(int32_t x, int32_t low, int32_t high) { return x < low ? low : x < high ? x : high; }
 
 // Whether symmetric codes begin at 0, not at 1.
-inline bool full(const Grid& grid) { return grid.rule == ScaleRule::kMse || grid.rule == ScaleRule::kFull; }
+inline bool full(const Grid& grid) { return grid.rule == ScaleRule::kMse || grid.rule == ScaleRule::kGivenFullRange; }
 
-// Of the range that absmax spreads codes over.
-inline int steps_of(const Grid& grid) { return (1 << (grid.bits - grid.symmetric)) - 1; }
+// The codes that absmax spreads the range of weights over, less one.
+inline int code_span(const Grid& grid) { return (1 << (grid.bits - grid.symmetric)) - 1; }
 
 // The least positive scale of a dtype, and the least with all its digits.
 inline double least_scale(Dtype dtype) {
@@ -52,39 +57,39 @@ inline F32x16 through(F32x16 scale, Dtype dtype) {
   alignas(64) uint16_t some[16];
   if (dtype == Dtype::kFloat32) return scale;
   if (dtype == Dtype::kFloat16) {
-    store(reinterpret_cast<Half*>(some), scale);
-    return load(reinterpret_cast<const Half*>(some));
+    store(reinterpret_cast<Float16*>(some), scale);
+    return load(reinterpret_cast<const Float16*>(some));
   }
-  store(reinterpret_cast<Brain*>(some), scale);
-  return load(reinterpret_cast<const Brain*>(some));
+  store(reinterpret_cast<BFloat16*>(some), scale);
+  return load(reinterpret_cast<const BFloat16*>(some));
 }
 
 // Rounding the mantissa up carries into the exponent. The bits of a subnormal are its value: as a float they round
 // alike.
 inline F32x16 next_power_of_two(F32x16 scale) {  // scale >= 0; at most 2^127
   const auto up = [](I32x16 b) { return (b + splat(0x007fffff)) & splat(0x7f800000); };
-  const I32x16 b = bits(scale), small = nearest(from_bits(up(bits(to_float(b & splat(0x007fffff))))));
+  const I32x16 b = float_bits(scale), small = nearest(from_bits(up(float_bits(to_float(b & splat(0x007fffff))))));
   return from_bits(select(b < splat(0x00800000), small, min(up(b), splat(0x7f000000))));
 }
 
 // The scale before this one, which is positive and normal, in its dtype.
 inline F32x16 previous(F32x16 scale, Dtype dtype) {
   const int32_t unit = dtype == Dtype::kFloat32 ? 1 : dtype == Dtype::kFloat16 ? 1 << 13 : 1 << 16;
-  return from_bits(bits(scale) - splat(unit));
+  return from_bits(float_bits(scale) - splat(unit));
 }
 
-// absmax, or the span, by the steps, before any rounding to the dtype of scales. low <= 0 <= high.
+// absmax, or high - low, over the span of codes, before any rounding to the dtype of scales. low <= 0 <= high.
 inline double ideal_scale(float low, float high, const Grid& grid) {
   const double from = static_cast<double>(low), to = static_cast<double>(high);
-  return (grid.symmetric ? (-from < to ? to : -from) : __builtin_fabs(to - from)) / steps_of(grid);
+  return (grid.symmetric ? (-from < to ? to : -from) : __builtin_fabs(to - from)) / code_span(grid);
 }
 
 // The scales of absmax for values of low..high, low <= 0 <= high. Doubles, since high - low can exceed float.
 inline F32x16 scales_for(F32x16 low, F32x16 high, const Grid& grid) {
   F32x16 scale;
-  const F32x16 steps = splat(static_cast<float>(steps_of(grid)));
+  const F32x16 span = splat(static_cast<float>(code_span(grid)));
   if (grid.symmetric) {
-    scale = max(abs(low), abs(high)) / steps;
+    scale = max(abs(low), abs(high)) / span;
   } else {
     alignas(64) float from[16], to[16];
     store(from, low);
@@ -100,36 +105,39 @@ inline F32x16 scales_for(F32x16 low, F32x16 high, const Grid& grid) {
   }
   scale = through(scale, grid.scale_dtype);
   if (!grid.symmetric) return scale;
-  const Mask16 rounded_too_far = (splat(grid.limit) < scale * steps) & (scale < splat(__builtin_inff()));
+  const Mask16 rounded_too_far = (splat(grid.limit) < scale * span) & (scale < splat(__builtin_inff()));
   return select(rounded_too_far, previous(scale, grid.scale_dtype), scale);
 }
 
 // The codes of 0 where `low` are the lowest values.
-inline F32x16 zeros_for(F32x16 low, const Coders& coders, const Grid& grid) {
+inline F32x16 zeros_for(F32x16 low, const Quantizers& quantizers, const Grid& grid) {
   if (grid.symmetric) return splat(static_cast<float>(1 << (grid.bits - 1)));
-  const F32x16 steps = (splat(0.0f) - low) * load(coders.lift) * load(coders.inverse);
-  return to_float(nearest(min(max(steps, splat(0.0f)), splat(static_cast<float>((1 << grid.bits) - 1)))));
+  const F32x16 zero = (splat(0.0f) - low) * load(quantizers.lift) * load(quantizers.inverse);
+  return to_float(nearest(min(max(zero, splat(0.0f)), splat(static_cast<float>((1 << grid.bits) - 1)))));
 }
 
-inline void set_scales(Coders& coders, F32x16 scale) {
+inline void set_scales(Quantizers& quantizers, F32x16 scale) {
   const F32x16 size = abs(scale);
   const F32x16 lift = select(size < splat(1 / kLift), splat(kLift), splat(1.0f));
-  store(coders.scale, scale);
-  store(coders.lift, lift);
-  store(coders.inverse, select(splat(0.0f) < size, splat(1.0f) / (scale * lift), splat(0.0f)));
-  coders.lifted = bits(size < splat(1 / kLift)) != 0;
+  store(quantizers.scale, scale);
+  store(quantizers.lift, lift);
+  store(quantizers.inverse, select(splat(0.0f) < size, splat(1.0f) / (scale * lift), splat(0.0f)));
+  quantizers.lifted = lane_bits(size < splat(1 / kLift)) != 0;
 }
 
-inline void set_zeros(Coders& coders, F32x16 zero, const Grid& grid) {
+inline void set_zeros(Quantizers& quantizers, F32x16 zero, const Grid& grid) {
   F32x16 lowest = splat(static_cast<float>(grid.symmetric && !full(grid))) - zero;
   F32x16 highest = splat(static_cast<float>((1 << grid.bits) - 1)) - zero;
-  const F32x16 scale = abs(load(coders.scale));
-  if (bits(splat(grid.limit / 256) < scale)) {  // 255 steps might exceed the limit
+  const F32x16 scale = abs(load(quantizers.scale));
+  if (lane_bits(splat(grid.limit / 256) < scale)) {  // 255 steps might exceed the limit
     const F32x16 reach = floor(splat(grid.limit) / scale);
     lowest = max(splat(0.0f) - reach, lowest);
     highest = min(reach, highest);
   }
-  store(coders.zero, nearest(zero));
-  store(coders.lowest, nearest(lowest));
-  store(coders.highest, nearest(highest));
+  store(quantizers.zero, nearest(zero));
+  store(quantizers.lowest, nearest(lowest));
+  store(quantizers.highest, nearest(highest));
 }
+
+}  // namespace
+}  // namespace ISA

@@ -1,30 +1,34 @@
+#pragma once
 #include "random.h"
 #include "weights.h"
 
-KERNEL bool magnitude(Weights w, int64_t n, float* out, bool streamed) {
+namespace ISA {
+namespace {
+
+FLATTEN bool magnitude(Weights w, int64_t n, float* out, bool nontemporal) {
   return typed(w, [&](auto* x) {
     Finite finite;
-    with_target(out, streamed, [&](auto to) {
-      sixteens(n, [&](int64_t i, auto part) {
-        const F32x16 v = load(x + i, part);
+    with_target(out, nontemporal, [&](auto to) {
+      for_each_vector(n, [&](int64_t i, auto tail) {
+        const F32x16 v = load(x + i, tail);
         finite.see(v);
-        store(to + i, abs(v), part);
+        store(to + i, abs(v), tail);
       });
     });
     return finite.all();
   });
 }
 
-KERNEL bool product_magnitude(Weights w, Weights grad, int64_t n, float* out, bool streamed) {
+FLATTEN bool product_magnitude(Weights w, Weights grad, int64_t n, float* out, bool nontemporal) {
   return typed(w, [&](auto* x) {
     return typed(grad, [&](auto* g) {
       Finite finite;
-      with_target(out, streamed, [&](auto to) {
-        sixteens(n, [&](int64_t i, auto part) {
-          const F32x16 a = load(x + i, part), b = load(g + i, part);
+      with_target(out, nontemporal, [&](auto to) {
+        for_each_vector(n, [&](int64_t i, auto tail) {
+          const F32x16 a = load(x + i, tail), b = load(g + i, tail);
           finite.see(a);
           finite.see(b);
-          store(to + i, abs(a * b), part);
+          store(to + i, abs(a * b), tail);
         });
       });
       return finite.all();
@@ -32,16 +36,16 @@ KERNEL bool product_magnitude(Weights w, Weights grad, int64_t n, float* out, bo
   });
 }
 
-KERNEL bool wanda(Weights w, const float* norm, int64_t rows, int64_t cols, float* out, bool streamed) {
+FLATTEN bool wanda(Weights w, const float* norm, int64_t rows, int64_t cols, float* out, bool nontemporal) {
   return typed(w, [&](auto* x) {
     Finite finite;
-    with_target(out, streamed, [&](auto to) {
+    with_target(out, nontemporal, [&](auto to) {
       for (int64_t r = 0; r < rows; ++r)
-        sixteens(cols, [&](int64_t i, auto part) {
-          if (streamed) fetch_ahead(x + r * cols + i);  // in the caches it only costs
-          const F32x16 v = load(x + r * cols + i, part);
+        for_each_vector(cols, [&](int64_t i, auto tail) {
+          if (nontemporal) fetch_ahead(x + r * cols + i);  // in the caches it only costs
+          const F32x16 v = load(x + r * cols + i, tail);
           finite.see(v);
-          store(to + (r * cols + i), abs(v) * load(norm + i, part), part);
+          store(to + (r * cols + i), abs(v) * load(norm + i, tail), tail);
         });
     });
     return finite.all();
@@ -61,17 +65,17 @@ template <int count, class T, class Powered>
 inline void sum_rows(const T* x, int64_t cols, const Powered& powered, auto fetched, float* out) {
   F32x16 totals[count];
   for (F32x16& total : totals) total = splat(0.0f);
-  sixteens(cols, [&](int64_t i, auto part) {
+  for_each_vector(cols, [&](int64_t i, auto tail) {
     for (int k = 0; k < count; ++k) {
       if (count == 1 || fetched) fetch_ahead(x + k * cols + i);
-      totals[k] = totals[k] + powered(load(x + k * cols + i, part));
+      totals[k] = totals[k] + powered(load(x + k * cols + i, tail));
     }
   });
   for (int k = 0; k < count; ++k) out[k] = sum(totals[k]);
 }
 
 // Whether all weights were finite of which `sums` of magnitudes or squares are made: NaN and infinity stay in a sum, so
-// that they are looked for only where one is not finite, as one of large weights may be.
+// that they are searched for only where one is not finite, as one of large weights may be.
 inline bool finite_sums(const float* sums, int64_t n, Weights w, int64_t rows, int64_t cols, int64_t stride) {
   bool finite = true;
   for (int64_t i = 0; i < n; ++i) finite &= __builtin_isfinite(sums[i]);
@@ -83,7 +87,7 @@ inline bool finite_sums(const float* sums, int64_t n, Weights w, int64_t rows, i
 // Bytes of rows beyond which it gains a tenth to fetch several of them; only where lines go to L2.
 constexpr int64_t kCachedRows = kAheadCache == 2 ? 4 << 20 : INT64_MAX;
 
-KERNEL bool norm_rows(Weights w, int64_t rows, int64_t cols, int power, float* out) {
+FLATTEN bool norm_rows(Weights w, int64_t rows, int64_t cols, int power, float* out) {
   constexpr int kTogether = kRegs > 2 ? 2 : 4;  // whose totals fit into registers
   typed(w, [&]<class T>(const T* x) {
     with_constant(rows * cols * int64_t{sizeof(T)} > kCachedRows, [&](auto fetched) {
@@ -103,20 +107,20 @@ KERNEL bool norm_rows(Weights w, int64_t rows, int64_t cols, int power, float* o
 template <int depth, class T, class Powered>
 inline void add_rows(const T* x, int64_t stride, int64_t n, float* sums, const Powered& powered) {
   constexpr int64_t kFetched = 512;
-  sixteens(n, [&](int64_t i, auto part) {
+  for_each_vector(n, [&](int64_t i, auto tail) {
     const int64_t next = i + kFetched < n ? i + kFetched : i + kFetched - n + stride;
-    F32x16 total = load(sums + i, part);
+    F32x16 total = load(sums + i, tail);
     for (int d = 0; d < depth; ++d) {
       __builtin_prefetch(x + 16 * d * stride + next);
-      total = total + powered(load(x + 16 * d * stride + i, part));
+      total = total + powered(load(x + 16 * d * stride + i, tail));
     }
-    store(sums + i, total, part);
+    store(sums + i, total, tail);
   });
 }
 
 // Lane j of a column takes rows j, j + 16, ...: sixteen rows of totals. Four rows of a lane are added at a visit, so
 // that the totals are read and written a fourth as often as the weights are read.
-KERNEL bool norm_columns(Weights w, int64_t rows, int64_t cols, int64_t stride, int power, float* totals, float* out) {
+FLATTEN bool norm_columns(Weights w, int64_t rows, int64_t cols, int64_t stride, int power, float* totals, float* out) {
   constexpr int kDepth = 4;
   const auto sums = [&](int lane) { return totals + lane * cols; };
   typed(w, [&](auto* x) {
@@ -135,10 +139,13 @@ KERNEL bool norm_columns(Weights w, int64_t rows, int64_t cols, int64_t stride, 
   });
   for (int half = 8; half; half /= 2)
     for (int j = 0; j < half; ++j)
-      sixteens(cols, [&](int64_t i, auto part) {
-        store((half > 1 ? sums(j) : out) + i, load(sums(j) + i, part) + load(sums(j + half) + i, part), part);
+      for_each_vector(cols, [&](int64_t i, auto tail) {
+        store((half > 1 ? sums(j) : out) + i, load(sums(j) + i, tail) + load(sums(j + half) + i, tail), tail);
       });
   return finite_sums(out, cols, w, rows, cols, stride);
 }
 
-KERNEL void uniform(uint64_t seed, uint64_t first, int64_t n, float* out) { uniform_from(seed, first, n, out); }
+FLATTEN void uniform(uint64_t seed, uint64_t first, int64_t n, float* out) { uniform_from(seed, first, n, out); }
+
+}  // namespace
+}  // namespace ISA

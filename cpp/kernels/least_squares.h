@@ -2,7 +2,9 @@
 // scales. reference/least_squares.py says which.
 #pragma once
 #include "code_rows.h"
-#include "vec_words.h"
+
+namespace ISA {
+namespace {
 
 constexpr int kFirst = 7, kMostTried = 32;  // first scales that are always tried, and that are tried at most
 constexpr float kPart = 128;                // parts of a step in which weights are counted
@@ -15,21 +17,21 @@ inline int64_t padded(int64_t size) { return (size + kWords - 1) / kWords * kWor
 inline std::integral_constant<int64_t, 32> padded(std::integral_constant<int64_t, 32> size) { return size; }
 
 // Weights in 128ths of a step: of up to sixteen groups, or a stretch of a large one. Zeros follow each.
-struct Steps {
+struct ScaledWeights {
   alignas(64) int16_t y[kKept];
 
   template <class T>
   void set(int64_t at, const T* x, int64_t n, float lift, float inverse) {
     const F32x16 by = splat(inverse), lifted = splat(lift);
     if (lift == 1)
-      sixteens(n, [&](int64_t i, auto part) { store_rounded(y + at + i, load(x + i, part) * by); });
+      for_each_vector(n, [&](int64_t i, auto tail) { store_rounded(y + at + i, (load(x + i, tail) * by).r); });
     else
-      sixteens(n, [&](int64_t i, auto part) { store_rounded(y + at + i, load(x + i, part) * lifted * by); });
-    for (int64_t i = (n + 15) / 16 * 16; i < padded(n); i += 16) store_rounded(y + at + i, splat(0.0f));
+      for_each_vector(n, [&](int64_t i, auto tail) { store_rounded(y + at + i, (load(x + i, tail) * lifted * by).r); });
+    for (int64_t i = (n + 15) / 16 * 16; i < padded(n); i += 16) store_rounded(y + at + i, splat(0.0f).r);
   }
 };
 
-// What is tried for each of sixteen groups, codes q of the weights y * factor / 256 steps, and their sums.
+// What is tried for each of sixteen groups, codes q of the weights y * factor / 256, and their sums.
 struct Trial {
   alignas(64) int32_t factor[16], zero[16];
   alignas(64) double along[16], square[16];  // sum(y q), sum(q q)
@@ -50,12 +52,12 @@ inline void add_sums(const int16_t* y, int64_t n, Words by, Words low, Words hig
 // Where the sums come from. Groups of at most 256 that follow each other, each of `stride` weights:
 template <class Stride>
 struct Groups {
-  const Steps& steps;
+  const ScaledWeights& weights;
   Stride stride;
   int last;
   Products along[16], square[16];
 
-  Groups(const Steps& from, Stride each, int last_code) : steps(from), stride(each), last(last_code) {
+  Groups(const ScaledWeights& from, Stride each, int last_code) : weights(from), stride(each), last(last_code) {
     for (int k = 0; k < 16; ++k) along[k] = square[k] = no_products();
   }
   void each(Trial& trial, uint32_t which) {  // of one factor and zero point each
@@ -72,7 +74,7 @@ struct Groups {
   }
   void sums(int k, int factor, int zero) {
     Products a = no_products(), s = no_products();
-    add_sums(steps.y + k * stride, stride, splat_words(factor), splat_words(-zero), splat_words(last - zero), a, s);
+    add_sums(weights.y + k * stride, stride, splat_words(factor), splat_words(-zero), splat_words(last - zero), a, s);
     along[k] = a;
     square[k] = s;
   }
@@ -89,7 +91,7 @@ struct Groups {
 // A group of any size, which is seen stretch by stretch:
 template <class T>
 struct Stretches {
-  Steps& steps;
+  ScaledWeights& weights;
   const T* x;
   int64_t n;
   float lift, inverse;
@@ -102,10 +104,10 @@ struct Stretches {
     int64_t along = 0, square = 0;
     for (int64_t first = 0; first < n; first += kKept) {
       const int64_t some = smaller(kKept, n - first);
-      if (n > kKept) steps.set(0, x + first, some, lift, inverse);
+      if (n > kKept) weights.set(0, x + first, some, lift, inverse);
       for (int64_t i = 0; i < some; i += kExact) {
         Products a = no_products(), s = no_products();
-        add_sums(steps.y + i, smaller(kExact, padded(some - i)), by, low, high, a, s);
+        add_sums(weights.y + i, smaller(kExact, padded(some - i)), by, low, high, a, s);
         along += total(a);
         square += total(s);
       }
@@ -131,7 +133,7 @@ struct Best {
   }
   // Takes those of `which` that are better, and marks them. Loops over memory, not inlined, become instructions of
   // whole vectors; what is stored in any case needs no branch.
-  APART void take(const Trial& trial, uint32_t which) {
+  NOINLINE void take(const Trial& trial, uint32_t which) {
     Best next;
     for (int k = 0; k < 16; ++k) {
       const double a = trial.along[k], s = trial.square[k];
@@ -148,20 +150,20 @@ struct Best {
     *this = next;
   }
   // Of absmax, or of what rounding may make of it at best.
-  APART void set_left(const Trial& trial, double absmax, bool rounded) {
+  NOINLINE void set_left(const Trial& trial, double absmax, bool rounded) {
     alignas(64) double scale[16];
     for (int k = 0; k < 16; ++k) scale[k] = absmax;
     for (int k = 0; rounded && k < 16; ++k) scale[k] = trial.along[k] / (trial.square[k] < 1 ? 1 : trial.square[k]);
     for (int k = 0; k < 16; ++k) left[k] = scale[k] * (scale[k] * trial.square[k] - 2 * trial.along[k]);
   }
-  uint32_t which() const { return bits(load(reinterpret_cast<const uint32_t*>(better)) < splat(0)); }
+  uint32_t which() const { return lane_bits(load(reinterpret_cast<const uint32_t*>(better)) < splat(0)); }
 
  private:
   Best() = default;
 };
 
 template <class Sums>
-APART Best search(const int32_t* middle, uint32_t groups, const Grid& grid, Sums&& sums) {
+NOINLINE Best search(const int32_t* middle, uint32_t groups, const Grid& grid, Sums&& sums) {
   Best best(middle);
   const int last = (1 << grid.bits) - 1;
   const int first = grid.symmetric ? 256 - (256 >> (grid.bits - 1)) : 256;
@@ -238,9 +240,9 @@ struct Ideals {
 
 // Scales and zero points of up to sixteen groups of low..high that follow each other.
 template <class T, class Size>
-APART Ideals fit_squares(const T* x, int64_t n, int count, Size size, const float* low, const float* high,
-                         const Grid& grid, Grids& found) {
-  Steps steps;
+NOINLINE Ideals fit_squares(const T* x, int64_t n, int count, Size size, const float* low, const float* high,
+                            const Grid& grid, Grids& found) {
+  ScaledWeights weights;
   const First first(load(low), load(high), grid);
   const int last = (1 << grid.bits) - 1;
   I32x16 middle = splat(1 << (grid.bits - 1));
@@ -255,14 +257,14 @@ APART Ideals fit_squares(const T* x, int64_t n, int count, Size size, const floa
     if (size * kTogether <= kStretch) {
       const auto stride = padded(size);
       each_group(n, count, size, [&](int k, int64_t at, auto some) {
-        steps.set(k * stride, x + at, some, first.lift[k], first.inverse[k]);
-        for (int64_t i = padded(some); i < stride; i += 16) store_rounded(steps.y + k * stride + i, splat(0.0f));
+        weights.set(k * stride, x + at, some, first.lift[k], first.inverse[k]);
+        for (int64_t i = padded(some); i < stride; i += 16) store_rounded(weights.y + k * stride + i, splat(0.0f).r);
       });
-      return search(zeros, (1u << count) - 1, grid, Groups{steps, stride, last});
+      return search(zeros, (1u << count) - 1, grid, Groups{weights, stride, last});
     }
     const int64_t some = smaller(size, n);
-    if (some <= kKept) steps.set(0, x, some, first.lift[0], first.inverse[0]);
-    return search(zeros, 1, grid, Stretches<T>{steps, x, some, first.lift[0], first.inverse[0], last});
+    if (some <= kKept) weights.set(0, x, some, first.lift[0], first.inverse[0]);
+    return search(zeros, 1, grid, Stretches<T>{weights, x, some, first.lift[0], first.inverse[0], last});
   };
   const Best best = searched();
   Ideals ideal;
@@ -276,17 +278,20 @@ APART Ideals fit_squares(const T* x, int64_t n, int count, Size size, const floa
     found.scale[k] = static_cast<float>(ideal.scale[k]);
     found.zero[k] = static_cast<float>(best.zero[k]);
     const double gain = best.along[k] * best.along[k] / best.square[k];
-    const auto weights = static_cast<double>(larger(int64_t{0}, smaller(size, n - k * size)));
+    const auto n_here = static_cast<double>(larger(int64_t{0}, smaller(size, n - k * size)));
     const bool close =
-        (best.left[k] + gain < kClose * (weights + 16) + each * weights) | (__builtin_fabs(ideal.scale[k]) < normal);
+        (best.left[k] + gain < kClose * (n_here + 16) + each * n_here) | (__builtin_fabs(ideal.scale[k]) < normal);
     ideal.doubtful |= static_cast<uint32_t>(close) << k;
   }
   F32x16 scale = through(load(found.scale), grid.scale_dtype);
   if (grid.symmetric) {
     const F32x16 most = splat(grid.limit / static_cast<float>(1 << (grid.bits - 1)));
-    ideal.doubtful |= bits(most <= abs(scale));
-    scale = from_bits(bits(min(abs(scale), most)) | (bits(scale) & splat(INT32_MIN)));
+    ideal.doubtful |= lane_bits(most <= abs(scale));
+    scale = from_bits(float_bits(min(abs(scale), most)) | (float_bits(scale) & splat(INT32_MIN)));
   }
   store(found.scale, scale + splat(0.0f));  // never -0
   return ideal;
 }
+
+}  // namespace
+}  // namespace ISA

@@ -1,9 +1,12 @@
-// The stored weights themselves, in the order of their places: floats, or codes on their grid.
+// The nonzeros themselves, in the order of their places: floats, or codes on their grid.
 #pragma once
 #include "places.h"
 #include "weights.h"
 
-// Elements from p on, as many as masks ask for. Past `end` there are zeros.
+namespace ISA {
+namespace {
+
+// Elements from p on, as many as masks ask for. NonTemporal `end` there are zeros.
 template <class T>
 struct Reader {
   const T* p;
@@ -25,10 +28,10 @@ struct FloatSource {
   int64_t count;
   const T* next = nullptr;
 
-  explicit FloatSource(const StoredWeights& w, const Places& at)
+  explicit FloatSource(const Nonzeros& w, const Places& at)
       : values(static_cast<const T*>(w.floats.data)), count(at.count) {}
   void row(int64_t, int64_t begin) { next = values + begin; }
-  // What is stored of a stretch; stretches are asked for in order.
+  // The nonzeros of a stretch; stretches are asked for in order.
   Reader<T> stretch(const uint8_t* mask, int64_t n) {
     const T* from = next;
     next += count_bits(mask, n);
@@ -39,32 +42,32 @@ struct FloatSource {
     return from_bits(from.take(mask));
   }
   void list(int64_t first, int64_t n, const uint32_t*, float* out) {
-    sixteens(n, [&](int64_t i, auto part) { store(out + i, load(values + first + i, part)); });
+    for_each_vector(n, [&](int64_t i, auto tail) { store(out + i, load(values + first + i, tail)); });
   }
 };
 
 // What a column's codes are counted from and multiplied with: value = (code - zero) * scale. Stored is
 // (code - zero) mod 2^bits, so that absent is 0.
 struct CodeSource {
-  const StoredWeights& w;
+  const Nonzeros& w;
   int64_t group_size, groups, count, position = 0;
   int shift;     // of a column to its group, where group_size is a power of two or there is one group; otherwise -1
   bool uniform;  // whether sixteen columns from a multiple of 16 on are of one group
   int32_t low;
   const float* scales = nullptr;
   const uint8_t* zeros = nullptr;
-  alignas(64) float counted[kSome + 64];  // codes from their zero point: with sign where symmetric, else modulo 2^bits
+  alignas(64) float counted[kSpan + 64];  // codes from their zero point: with sign where symmetric, else modulo 2^bits
 
-  explicit CodeSource(const StoredWeights& stored, const Places& at)
-      : w(stored),
-        group_size(stored.group_size),
+  explicit CodeSource(const Nonzeros& of, const Places& at)
+      : w(of),
+        group_size(of.group_size),
         groups((at.cols + group_size - 1) / group_size),
         count(at.count),
         shift(groups == 1                     ? 62
               : group_size & (group_size - 1) ? -1
                                               : __builtin_ctzll(static_cast<uint64_t>(group_size))),
         uniform(groups == 1 || group_size % 16 == 0),
-        low((1 << stored.bits) - 1) {}
+        low((1 << of.bits) - 1) {}
 
   void row(int64_t r, int64_t begin) {
     scales = w.scales + r * groups;
@@ -78,19 +81,19 @@ struct CodeSource {
   float top_of(int64_t g) const { return static_cast<float>(zeros ? low - zeros[g] : low); }
   // The n codes from number `first` on; they start in the middle of a byte.
   const float* unpacked(int64_t first, int64_t n) {
-    uint8_t codes[kSome + 16];
+    uint8_t codes[kSpan + 16];
     const int64_t start = first / 8 * 8, some = smaller(first - start + n, count - start);
     if (some > 0) unpack_row(w.codes + start / 8 * w.bits, some, w.bits, codes);
     const I32x16 half = splat(zeros ? 0 : (low + 1) / 2);
-    sixteens(some, [&](int64_t i, auto part) {
-      store(counted + i, to_float(((load(codes + i, part) + half) & splat(low)) - half), part);
+    for_each_vector(some, [&](int64_t i, auto tail) {
+      store(counted + i, to_float(((load(codes + i, tail) + half) & splat(low)) - half), tail);
     });
     return counted + (first - start);
   }
   Reader<float> stretch(const uint8_t* mask, int64_t n) {
     const int64_t some = count_bits(mask, n), from = position;
     position += some;
-    return {unpacked(from, some), counted + kSome + 64};
+    return {unpacked(from, some), counted + kSpan + 64};
   }
   F32x16 on_grid(F32x16 t, F32x16 top, F32x16 scale) const {
     return select(top < t, t - splat(static_cast<float>(low + 1)), t) * scale;
@@ -102,7 +105,7 @@ struct CodeSource {
     if (!zeros) return t * splat(scales[g]);
     return on_grid(t, splat(top_of(g)), splat(scales[g]));
   }
-  APART F32x16 each_on_its_grid(F32x16 t, int64_t c) {
+  NOINLINE F32x16 each_on_its_grid(F32x16 t, int64_t c) {
     alignas(64) float scale[16], top[16];
     for (int j = 0; j < 16; ++j) {
       const int64_t g = smaller(group_of(c + j), groups - 1);
@@ -120,9 +123,9 @@ struct CodeSource {
   }
 };
 
-// Calls body with a source of the stored weights.
+// Calls body with a source of the nonzeros.
 template <class Body>
-inline void with_source(const StoredWeights& w, const Places& at, const Body& body) {
+inline void with_source(const Nonzeros& w, const Places& at, const Body& body) {
   if (w.bits) {
     CodeSource source(w, at);
     return body(source);
@@ -132,3 +135,6 @@ inline void with_source(const StoredWeights& w, const Places& at, const Body& bo
     body(source);
   });
 }
+
+}  // namespace
+}  // namespace ISA

@@ -1,6 +1,10 @@
+#pragma once
 #include "bits.h"
 
-KERNEL bool pack(const uint8_t* codes, int64_t rows, int64_t n, int bits, uint8_t* packed) {
+namespace ISA {
+namespace {
+
+FLATTEN bool pack(const uint8_t* codes, int64_t rows, int64_t n, int bits, uint8_t* packed) {
   uint64_t seen = 0;
   uint8_t clean[kStretch];  // a code too large must not spill into its neighbours
   const uint64_t low = 0x0101010101010101u * ((1u << bits) - 1);
@@ -17,6 +21,9 @@ KERNEL bool pack(const uint8_t* codes, int64_t rows, int64_t n, int bits, uint8_
   return (seen & ~low) == 0;
 }
 
-KERNEL void unpack(const uint8_t* packed, int64_t rows, int64_t n, int bits, uint8_t* codes) {
+FLATTEN void unpack(const uint8_t* packed, int64_t rows, int64_t n, int bits, uint8_t* codes) {
   for (int64_t r = 0; r < rows; ++r, packed += (n * bits + 7) / 8, codes += n) unpack_row(packed, n, bits, codes);
 }
+
+}  // namespace
+}  // namespace ISA

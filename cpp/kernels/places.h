@@ -1,18 +1,15 @@
-// The places of stored weights, a stretch of columns at a time: as bits, and as lists.
+// The places of nonzeros, a stretch of columns at a time: as bits, and as lists.
 #pragma once
 #include "bits.h"
 
-constexpr int64_t kSome =
-    1024;  // columns, or stored weights, that are looked at together; what belongs to them fits L1
+namespace ISA {
+namespace {
 
-// Rows of places in bytes, and what a row has stored; within the tensor, whatever the offsets say.
-inline int index_bits(int m) { return 32 - __builtin_clz(static_cast<uint32_t>(m - 1)); }
-inline int64_t row_bytes(const Places& at) {
-  if (at.layout == SparseLayout::kBitmask) return (at.cols + 7) / 8;
-  return (at.cols / at.m * at.n * index_bits(at.m) + 7) / 8;  // n:m
-}
+constexpr int64_t kSpan = 1024;  // columns, or nonzeros, that are handled together: all of theirs fits L1
+
+// A row's places in bytes, and its nonzeros; within the tensor, whatever the offsets say.
 inline const uint8_t* row_of(const Places& at, int64_t r) {
-  return static_cast<const uint8_t*>(at.data) + r * row_bytes(at);
+  return static_cast<const uint8_t*>(at.data) + r * at.row_bytes();
 }
 inline int64_t within(int64_t x, int64_t low, int64_t high) { return x < low ? low : x > high ? high : x; }
 inline int64_t begin_of(const Places& at, int64_t r) {
@@ -21,11 +18,10 @@ inline int64_t begin_of(const Places& at, int64_t r) {
 inline int64_t end_of(const Places& at, int64_t r) {
   return at.offsets ? within(at.offsets[r + 1], begin_of(at, r), at.count) : begin_of(at, r + 1);
 }
-inline bool is_csr(const Places& at) { return at.layout == SparseLayout::kCsr16 || at.layout == SparseLayout::kCsr32; }
 
 // Columns of a stretch: for n:m whole groups whose positions fill whole bytes.
 inline int64_t stretch_of(const Places& at) {
-  return at.layout == SparseLayout::kNOfM ? kSome / at.m / 8 * 8 * at.m : kSome;
+  return at.layout == SparseLayout::kNOfM ? kSpan / at.m / 8 * 8 * at.m : kSpan;
 }
 
 // Sixteen bits of a mask of n bits, the missing ones 0.
@@ -40,7 +36,7 @@ inline void store_bits(uint8_t* p, uint32_t mask, int64_t n) {
   __builtin_memcpy(p, &two, n <= 8 ? 1 : 2);
 }
 
-// What a byte of positions of two bits says: the bits of four groups of four with one stored each, or of two with two.
+// The mask of a byte of positions of two bits: of four groups of four with one nonzero each, or of two with two.
 struct QuadTable {
   uint16_t row[3][256];
   constexpr QuadTable() : row() {
@@ -52,9 +48,10 @@ struct QuadTable {
 };
 
 // The bits of `some` columns from positions of n:m. Writes up to eight bytes more than they need.
-APART inline void mask_of_positions(const uint8_t* positions, int64_t some, int n, int m, uint8_t* mask) {
+NOINLINE inline void mask_of_positions(const Places& at, const uint8_t* positions, int64_t some, uint8_t* mask) {
+  const int n = at.n, m = at.m;
   static constexpr QuadTable table;
-  uint8_t index[kSome];
+  uint8_t index[kSpan];
   int64_t group = 0;
   const int64_t groups = some / m;
   if (m == 4 && n == 1)
@@ -62,7 +59,7 @@ APART inline void mask_of_positions(const uint8_t* positions, int64_t some, int 
   if (m == 4 && n == 2)
     for (; group + 2 <= groups; group += 2) mask[group / 2] = static_cast<uint8_t>(table.row[2][*positions++]);
   const int64_t first = group;
-  unpack_row(positions, (groups - group) * n, index_bits(m), index);
+  unpack_row(positions, (groups - group) * n, at.index_bits(), index);
   uint8_t* to = mask + group * m / 8;
   uint64_t word = 0;
   int filled = 0;
@@ -79,12 +76,12 @@ APART inline void mask_of_positions(const uint8_t* positions, int64_t some, int 
   __builtin_memcpy(to, &word, 8);
 }
 
-constexpr int64_t kMaskBytes = kSome / 8 + 16;
+constexpr int64_t kMaskBytes = kSpan / 8 + 16;
 
 // The bits of the `some` columns of row r from c on, the first of a stretch: in place, or in `buffer`. Not for csr.
 inline const uint8_t* mask_of(const Places& at, int64_t r, int64_t c, int64_t some, uint8_t* buffer) {
   if (at.layout == SparseLayout::kBitmask) return row_of(at, r) + c / 8;
-  mask_of_positions(row_of(at, r) + c / at.m * at.n * index_bits(at.m) / 8, some, at.n, at.m, buffer);
+  mask_of_positions(at, row_of(at, r) + c / at.m * at.n * at.index_bits() / 8, some, buffer);
   return buffer;
 }
 
@@ -111,10 +108,13 @@ inline I32x16 counting() {
 template <class Index>
 inline void load_columns(const Places& at, const Index* index, int64_t n, uint32_t* columns) {
   const I32x16 last = splat(static_cast<int32_t>(at.cols - 1)), positive = splat(INT32_MAX);
-  sixteens(n, [&](int64_t i, auto part) { store(columns + i, min(load(index + i, part) & positive, last)); });
+  for_each_vector(n, [&](int64_t i, auto tail) { store(columns + i, min(load(index + i, tail) & positive, last)); });
 }
 inline void columns_of(const Places& at, int64_t first, int64_t n, uint32_t* columns) {
   if (at.layout == SparseLayout::kCsr16)
     return load_columns(at, static_cast<const uint16_t*>(at.data) + first, n, columns);
   load_columns(at, static_cast<const uint32_t*>(at.data) + first, n, columns);
 }
+
+}  // namespace
+}  // namespace ISA

@@ -1,35 +1,40 @@
+#pragma once
 #include "scores.h"
 
-KERNEL bool threshold(Weights w, int64_t n, float t, Cut mode, MutableWeights out, bool streamed) {
+namespace ISA {
+namespace {
+
+FLATTEN bool threshold(Weights w, int64_t n, float t, ThresholdMode mode, MutableWeights out, bool nontemporal) {
   const F32x16 cut = splat(t), zero = splat(0.0f);
   const I32x16 sign = splat(INT32_MIN);
   switch (mode) {
-    case Cut::kMagnitude:
-      return map_weights(w, n, out, streamed, [&](F32x16 x, int64_t, auto) { return select(abs(x) < cut, zero, x); });
-    case Cut::kSigned:
-      return map_weights(w, n, out, streamed, [&](F32x16 x, int64_t, auto) { return select(x <= cut, zero, x); });
+    case ThresholdMode::kMagnitude:
+      return map_weights(w, n, out, nontemporal,
+                         [&](F32x16 x, int64_t, auto) { return select(abs(x) < cut, zero, x); });
+    case ThresholdMode::kSigned:
+      return map_weights(w, n, out, nontemporal, [&](F32x16 x, int64_t, auto) { return select(x <= cut, zero, x); });
     default:
-      return map_weights(w, n, out, streamed, [&](F32x16 x, int64_t, auto) {
-        const F32x16 shrunk = from_bits(bits(abs(x) - cut) | (bits(x) & sign));
+      return map_weights(w, n, out, nontemporal, [&](F32x16 x, int64_t, auto) {
+        const F32x16 shrunk = from_bits(float_bits(abs(x) - cut) | (float_bits(x) & sign));
         return select(abs(x) <= cut, zero, shrunk);
       });
   }
 }
 
-KERNEL bool apply_mask(Weights w, const uint8_t* mask, int64_t n, MutableWeights out, bool streamed) {
-  return mask_weights(w, mask, n, out, streamed);
+FLATTEN bool apply_mask(Weights w, const uint8_t* mask, int64_t n, MutableWeights out, bool nontemporal) {
+  return mask_weights(w, mask, n, out, nontemporal);
 }
 
-KERNEL int64_t count_nonzero(Weights w, int64_t n) {
+FLATTEN int64_t count_nonzero(Weights w, int64_t n) {
   constexpr int64_t kMost = int64_t{1} << 30;  // so that no lane's count overflows
   return typed(w, [&](auto* x) {
     int64_t zeros = 0;
     for (int64_t first = 0; first < n; first += kMost) {
       I32x16 counts = splat(0);
-      sixteens(smaller(kMost, n - first), [&](int64_t i, auto part) {
+      for_each_vector(smaller(kMost, n - first), [&](int64_t i, auto tail) {
         fetch_ahead(x + first + i);
-        const Mask16 zero = magnitude_bits(load(x + first + i, part)) == splat(0);
-        counts = counts + select(zero & mask_of(lanes(part)), splat(1), splat(0));
+        const Mask16 zero = magnitude_bits(load(x + first + i, tail)) == splat(0);
+        counts = counts + select(zero & mask_of(lanes(tail)), splat(1), splat(0));
       });
       zeros += sum(counts);
     }
@@ -37,7 +42,7 @@ KERNEL int64_t count_nonzero(Weights w, int64_t n) {
   });
 }
 
-KERNEL bool is_finite(Weights w, int64_t n) { return all_finite(w, n); }
+FLATTEN bool is_finite(Weights w, int64_t n) { return all_finite(w, n); }
 
 // Which of four consecutive keys outrank at least `removed` others of the four. Lane j sees lanes j + 1, j + 2, j + 3
 // (mod 4) in turn; one that comes before j wins an equal comparison, which + 1 makes strict.
@@ -61,7 +66,7 @@ inline Mask16 keep_of_two(I32x16 key) {
 
 // The bits of the m <= 32 keys at p that outrank at least `removed` others.
 template <class T>
-APART uint32_t keep_of(const T* p, int m, int removed, bool absolute) {
+NOINLINE uint32_t keep_of(const T* p, int m, int removed, bool absolute) {
   const int tail = m - 16;
   const I32x16 beyond = splat(INT32_MAX);  // never below anything
   const Mask16 valid0 = mask_of(tail >= 0 ? 0xffff : (1u << m) - 1), valid1 = mask_of(tail > 0 ? (1u << tail) - 1 : 0);
@@ -73,7 +78,8 @@ APART uint32_t keep_of(const T* p, int m, int removed, bool absolute) {
   uint32_t keep = 0;
   for (int i = 0; i < m; ++i) {
     const I32x16 k = splat(static_cast<int32_t>(keys[i]));
-    const uint32_t lower = bits(k0 < k) | bits(k1 < k) << 16, equal = bits(k0 == k) | bits(k1 == k) << 16;
+    const uint32_t lower = lane_bits(k0 < k) | lane_bits(k1 < k) << 16, equal = lane_bits(k0 == k) | lane_bits(k1 == k)
+                                                                                                         << 16;
     const int outranked = __builtin_popcount(lower) + __builtin_popcount(equal & ((1u << i) - 1));
     keep |= static_cast<uint32_t>(outranked >= removed) << i;
   }
@@ -84,7 +90,7 @@ APART uint32_t keep_of(const T* p, int m, int removed, bool absolute) {
 template <class T, class Many, class Group>
 inline void each_n_of_m(const T* s, int64_t count, int n, int m, auto absolute, const Many& many, const Group& group) {
   const auto sixteen = [&](auto keep) {
-    sixteens(count, [&](int64_t i, auto part) { many(i, keep(key_of(load(s + i, part), absolute)), part); });
+    for_each_vector(count, [&](int64_t i, auto tail) { many(i, keep(key_of(load(s + i, tail), absolute)), tail); });
   };
   if (m == 2) return sixteen([](I32x16 key) { return keep_of_two(key); });
   if (m == 4 && n == 3) return sixteen([](I32x16 key) { return keep_of_four(key, 1); });
@@ -93,10 +99,10 @@ inline void each_n_of_m(const T* s, int64_t count, int n, int m, auto absolute, 
   for (int64_t i = 0; i < count; i += m) group(i, keep_of(s + i, m, m - n, absolute));
 }
 
-APART bool n_of_m_mask(Weights scores, int64_t count, int n, int m, bool absolute, uint8_t* mask) {
+NOINLINE bool n_of_m_mask(Weights scores, int64_t count, int n, int m, bool absolute, uint8_t* mask) {
   typed(scores, [&](auto* s) {
     each_n_of_m(
-        s, count, n, m, absolute, [&](int64_t i, Mask16 keep, auto part) { store_mask(mask + i, keep, part); },
+        s, count, n, m, absolute, [&](int64_t i, Mask16 keep, auto tail) { store_mask(mask + i, keep, tail); },
         [&](int64_t i, uint32_t keep) {
           for (int j = 0; j < m; ++j) mask[i + j] = keep >> j & 1;
         });
@@ -104,8 +110,8 @@ APART bool n_of_m_mask(Weights scores, int64_t count, int n, int m, bool absolut
   return all_finite(scores, count);
 }
 
-KERNEL bool prune_n_of_m(Weights w, Weights scores, int64_t count, int n, int m, bool absolute, MutableWeights out,
-                         bool streamed) {
+FLATTEN bool prune_n_of_m(Weights w, Weights scores, int64_t count, int n, int m, bool absolute, MutableWeights out,
+                          bool nontemporal) {
   if (!absolute || scores.data != w.data) {
     alignas(64) uint8_t mask[64 * 32];
     const int64_t stretch = 64 * m;  // whole groups, whole lines
@@ -113,32 +119,35 @@ KERNEL bool prune_n_of_m(Weights w, Weights scores, int64_t count, int n, int m,
     for (int64_t i = 0; i < count; i += stretch) {
       const int64_t some = smaller(stretch, count - i);
       finite &= n_of_m_mask(scores.at(i), some, n, m, absolute, mask);
-      finite &= mask_weights(w.at(i), mask, some, out.at(i), streamed);
+      finite &= mask_weights(w.at(i), mask, some, out.at(i), nontemporal);
     }
     return finite;
   }
   return typed(w, [&](auto* x) {
     Finite finite;
-    with_target(as_type_of(x, out), streamed && (m == 2 || m == 4), [&](auto to) {
-      const auto put = [&](int64_t i, Mask16 keep, auto part) {
-        if (streamed) fetch_ahead(x + i);
-        const F32x16 v = load(x + i, part);
+    with_target(as_type_of(x, out), nontemporal && (m == 2 || m == 4), [&](auto to) {
+      const auto put = [&](int64_t i, Mask16 keep, auto tail) {
+        if (nontemporal) fetch_ahead(x + i);
+        const F32x16 v = load(x + i, tail);
         finite.see(v);
-        store(to + i, select(keep, v, splat(0.0f)), part);
+        store(to + i, select(keep, v, splat(0.0f)), tail);
       };
       each_n_of_m(x, count, n, m, std::true_type{}, put, [&](int64_t i, uint32_t keep) {
-        for (int j = 0; j < m; j += 16) put(i + j, mask_of(keep >> j & 0xffff), Some{smaller(16, m - j)});
+        for (int j = 0; j < m; j += 16) put(i + j, mask_of(keep >> j & 0xffff), Tail{smaller(16, m - j)});
       });
     });
     return finite.all();
   });
 }
 
-KERNEL bool shrink(Weights w, int64_t n, float l1, float divisor, MutableWeights out, bool streamed) {
+FLATTEN bool shrink(Weights w, int64_t n, float l1, float divisor, MutableWeights out, bool nontemporal) {
   const F32x16 cut = splat(l1), by = splat(divisor);
   const I32x16 sign = splat(INT32_MIN);
-  return map_weights(w, n, out, streamed, [&](F32x16 x, int64_t, auto) {
+  return map_weights(w, n, out, nontemporal, [&](F32x16 x, int64_t, auto) {
     const F32x16 left = (abs(x) - cut) / by;
-    return select(abs(x) <= cut, splat(0.0f), from_bits(bits(left) | (bits(x) & sign)));
+    return select(abs(x) <= cut, splat(0.0f), from_bits(float_bits(left) | (float_bits(x) & sign)));
   });
 }
+
+}  // namespace
+}  // namespace ISA

@@ -1,6 +1,10 @@
+#pragma once
 #include "code_rows.h"
 #include "mended_grids.h"
 #include "scores.h"
+
+namespace ISA {
+namespace {
 
 // The range of what it sees, with 0 in it. Most symmetric grids need the largest magnitude alone, which tells as well
 // whether all were finite.
@@ -12,8 +16,8 @@ struct Range {
     if constexpr (symmetric) {
       most = max(most, magnitude_bits(v));
     } else {  // as integers, positive floats are in order and above the negative ones
-      most = max(most, bits(v));
-      least = max(least, bits(v) ^ splat(INT32_MIN));
+      most = max(most, float_bits(v));
+      least = max(least, float_bits(v) ^ splat(INT32_MIN));
     }
   }
 };
@@ -42,9 +46,9 @@ struct Ranges {
 template <bool symmetric, class T>
 inline Range<symmetric> range_of(const T* x, int64_t n) {
   Range<symmetric> range;
-  sixteens(n, [&](int64_t i, auto part) {
+  for_each_vector(n, [&](int64_t i, auto tail) {
     fetch_near(x + i);
-    range.see(load(x + i, part));
+    range.see(load(x + i, tail));
   });
   return range;
 }
@@ -52,31 +56,31 @@ inline Range<symmetric> range_of(const T* x, int64_t n) {
 // Scales and zero points of up to sixteen groups of these ranges that follow each other in a row, or those that are
 // given.
 template <class T, class Size>
-APART void settle(const T* x, int64_t n, int count, Size size, const float* low, const float* high, const Grid& grid,
-                  float* scales, uint8_t* zeros, Coders& coders) {
+NOINLINE void finalize_scales(const T* x, int64_t n, int count, Size size, const float* low, const float* high,
+                              const Grid& grid, float* scales, uint8_t* zeros, Quantizers& quantizers) {
   Grids found;
   if (grid.rule == ScaleRule::kMse) {
     least_squares_grids(x, n, count, size, low, high, grid, found);
-    set_scales(coders, load(found.scale));
+    set_scales(quantizers, load(found.scale));
   } else if (grid.rule == ScaleRule::kAbsmax) {
-    absmax_grids(x, n, count, size, low, high, grid, coders, found);
+    absmax_grids(x, n, count, size, low, high, grid, quantizers, found);
   } else {
     for (int k = 0; k < 16; ++k) found.scale[k] = given_scales(grid) && k < count ? scales[k] : 0;
-    set_scales(coders, given_scales(grid) ? load(found.scale) : scales_for(load(low), load(high), grid));
-    store(found.zero, zeros_for(load(low), coders, grid));
+    set_scales(quantizers, given_scales(grid) ? load(found.scale) : scales_for(load(low), load(high), grid));
+    store(found.zero, zeros_for(load(low), quantizers, grid));
   }
-  for (int k = 0; !given_scales(grid) && k < count; ++k) scales[k] = coders.scale[k];
+  for (int k = 0; !given_scales(grid) && k < count; ++k) scales[k] = quantizers.scale[k];
   for (int k = 0; zeros && k < count; ++k) {
-    if (grid.rule > ScaleRule::kScale) found.zero[k] = static_cast<float>(zeros[k]);
+    if (grid.rule > ScaleRule::kGivenScale) found.zero[k] = static_cast<float>(zeros[k]);
     zeros[k] = static_cast<uint8_t>(found.zero[k]);
   }
-  set_zeros(coders, load(found.zero), grid);
+  set_zeros(quantizers, load(found.zero), grid);
 }
 
 // Finds scales and zero points of up to sixteen groups that follow each other in a row, or reads those that are given.
 template <class T, class Size>
-APART void fit(const T* x, int64_t n, int count, Size size, const Grid& grid, float* scales, uint8_t* zeros,
-               Coders& coders, Finite& finite) {
+NOINLINE void fit(const T* x, int64_t n, int count, Size size, const Grid& grid, float* scales, uint8_t* zeros,
+                  Quantizers& quantizers, Finite& finite) {
   alignas(64) float low[16] = {}, high[16] = {};
   if (needs_ranges(grid))
     with_constant(grid.symmetric && grid.rule != ScaleRule::kMse, [&](auto symmetric) {
@@ -85,30 +89,31 @@ APART void fit(const T* x, int64_t n, int count, Size size, const Grid& grid, fl
                  [&](int k, int64_t at, auto some) { ranges.set(k, range_of<symmetric>(x + at, some)); });
       ranges.end(count, low, high, finite);
     });
-  settle(x, n, count, size, low, high, grid, scales, zeros, coders);
+  finalize_scales(x, n, count, size, low, high, grid, scales, zeros, quantizers);
 }
 
 template <bool even, class T, class Size, class Row>
 inline void quantize_into(Row& row, const T* x, int64_t rows, int64_t cols, Size size, auto given, const Grid& grid,
                           int64_t first, bool coded, float* scales, uint8_t* zeros, Finite& finite) {
-  Coders coders[2];  // the next groups are fitted before these are coded, so that the divisions are done when needed
+  Quantizers
+      quantizers[2];  // the next groups are fitted before these are coded, so that the divisions are done when needed
   const int64_t groups = (cols + size - 1) / size;
   const int64_t together = size * kTogether <= kStretch ? kTogether : 1;  // their weights stay in L1
   for (int64_t r = 0; r < rows; ++r, x += cols, first += cols) {
-    const auto fit_from = [&](int64_t g, Coders& into) {
+    const auto fit_from = [&](int64_t g, Quantizers& into) {
       if (g < groups)
         fit(x + g * size, cols - g * size, static_cast<int>(smaller(together, groups - g)), size, grid, scales + g,
             zeros ? zeros + g : nullptr, into, finite);
     };
-    fit_from(0, coders[0]);
+    fit_from(0, quantizers[0]);
     for (int64_t g = 0, turn = 0; g < groups; g += together, turn ^= 1) {
       const int64_t at = g * size, left = cols - at;
       const int count = static_cast<int>(smaller(together, groups - g));
-      fit_from(g + together, coders[turn ^ 1]);
+      fit_from(g + together, quantizers[turn ^ 1]);
       if (coded && together > 1)
-        row.template code<even>(x + at, left, count, size, coders[turn], given, grid, first + at, finite);
+        row.template code<even>(x + at, left, count, size, quantizers[turn], given, grid, first + at, finite);
       if (coded && together == 1)
-        row.template code_large<even>(x + at, smaller(size, left), coders[turn], given, grid, first + at, finite,
+        row.template code_large<even>(x + at, smaller(size, left), quantizers[turn], given, grid, first + at, finite,
                                       FetchNext{needs_ranges(grid) ? size : kAhead / int64_t{sizeof(T)}});
     }
     row.end();
@@ -122,7 +127,7 @@ template <bool symmetric, class T, class Row>
 inline void quantize_channels(Row& row, const T* x, int64_t rows, int64_t cols, const Grid& grid, int64_t first,
                               float* scales, uint8_t* zeros, Finite& finite) {
   alignas(64) float low[16] = {}, high[16] = {};
-  Coders coders;
+  Quantizers quantizers;
   Ranges<symmetric> ranges;
   const auto end = [&](const Range<symmetric>& range) {
     ranges.set(0, range);
@@ -130,13 +135,14 @@ inline void quantize_channels(Row& row, const T* x, int64_t rows, int64_t cols, 
   };
   end(range_of<symmetric>(x, rows ? cols : 0));
   for (int64_t r = 0; r < rows; ++r, x += cols, first += cols) {
-    settle(x, cols, 1, cols, low, high, grid, scales + r, zeros ? zeros + r : nullptr, coders);
+    finalize_scales(x, cols, 1, cols, low, high, grid, scales + r, zeros ? zeros + r : nullptr, quantizers);
     const int64_t next = r + 1 < rows ? cols : 0;  // the last row sees itself, for nothing
     Range<symmetric> range;
-    row.template code_large<true>(x, cols, coders, std::false_type{}, grid, first, finite, [&](const T* p, auto part) {
-      fetch_ahead(p + next);
-      range.see(load(p + next, part));
-    });
+    row.template code_large<true>(x, cols, quantizers, std::false_type{}, grid, first, finite,
+                                  [&](const T* p, auto tail) {
+                                    fetch_ahead(p + next);
+                                    range.see(load(p + next, tail));
+                                  });
     row.end();
     end(range);
   }
@@ -145,8 +151,8 @@ inline void quantize_channels(Row& row, const T* x, int64_t rows, int64_t cols, 
 // Rounding to even, the usual one, stores codes of 4 and 8 bits where they belong; the others always gather them first,
 // which keeps the compiled code small.
 template <bool even, class T, class Size>
-APART bool quantize_rows(const T* x, int64_t rows, int64_t cols, Size size, const Grid& grid, int64_t first,
-                         uint8_t* data, float* scales, uint8_t* zeros, bool streamed) {
+NOINLINE bool quantize_rows(const T* x, int64_t rows, int64_t cols, Size size, const Grid& grid, int64_t first,
+                            uint8_t* data, float* scales, uint8_t* zeros, bool nontemporal) {
   Finite finite;
   const auto run = [&](auto&& row) {
     if constexpr (even && std::is_same_v<Size, int64_t>)
@@ -161,20 +167,20 @@ APART bool quantize_rows(const T* x, int64_t rows, int64_t cols, Size size, cons
   const auto choose = [&] {
     if constexpr (even) {
       const bool in_pieces = size * grid.bits % 128 == 0 || size >= cols;  // groups start on sixteen bytes of their row
-      if (data && grid.bits == 8) return run(DirectRow<8>{data, streamed && in_pieces});
-      if (data && grid.bits == 4 && in_pieces) return run(DirectRow<4>{data, streamed});
+      if (data && grid.bits == 8) return run(DirectRow<8>{data, nontemporal && in_pieces});
+      if (data && grid.bits == 4 && in_pieces) return run(DirectRow<4>{data, nontemporal});
     }
-    run(PackedRow{data, grid.bits, streamed, 0, {}});
+    run(PackedRow{data, grid.bits, nontemporal, 0, {}});
   };
   choose();
-  if (streamed) stream_end();
+  if (nontemporal) nontemporal_end();
   return finite.all();
 }
 
 bool quantize(Weights w, int64_t rows, int64_t cols, const Grid& grid, int64_t first, uint8_t* data, float* scales,
-              uint8_t* zeros, bool streamed) {
+              uint8_t* zeros, bool nontemporal) {
   const auto run = [&](auto even, auto* x, auto size) {
-    return quantize_rows<even>(x, rows, cols, size, grid, first, data, scales, zeros, streamed);
+    return quantize_rows<even>(x, rows, cols, size, grid, first, data, scales, zeros, nontemporal);
   };
   return typed(w, [&](auto* x) {
     if (grid.rounding != Rounding::kEven) return run(std::false_type{}, x, grid.group_size);
@@ -183,7 +189,7 @@ bool quantize(Weights w, int64_t rows, int64_t cols, const Grid& grid, int64_t f
   });
 }
 
-KERNEL bool extent(Weights w, int64_t n, bool symmetric, float* low, float* high) {
+FLATTEN bool extent(Weights w, int64_t n, bool symmetric, float* low, float* high) {
   return typed(w, [&](auto* x) {
     return with_constant(symmetric, [&](auto even) {
       Finite finite;
@@ -198,18 +204,18 @@ KERNEL bool extent(Weights w, int64_t n, bool symmetric, float* low, float* high
   });
 }
 
-KERNEL bool ranges(Weights w, int64_t rows, int64_t cols, int64_t group_size, float* low, float* high) {
+FLATTEN bool ranges(Weights w, int64_t rows, int64_t cols, int64_t group_size, float* low, float* high) {
   return typed(w, [&](auto* x) {
     Finite finite;
     for (int64_t r = 0; r < rows; ++r, x += cols)
       for (int64_t c = 0; c < cols; c += group_size) {
         const int64_t n = smaller(group_size, cols - c);
         I32x16 least = splat(INT32_MAX), most = splat(INT32_MIN);
-        sixteens(n, [&](int64_t i, auto part) {
-          const F32x16 v = load(x + c + i, part);
+        for_each_vector(n, [&](int64_t i, auto tail) {
+          const F32x16 v = load(x + c + i, tail);
           finite.see(v);
           const I32x16 key = key_of(v, false);
-          const Mask16 valid = mask_of(lanes(part));
+          const Mask16 valid = mask_of(lanes(tail));
           least = min(least, select(valid, key, least));
           most = max(most, select(valid, key, most));
         });
@@ -228,12 +234,12 @@ KERNEL bool ranges(Weights w, int64_t rows, int64_t cols, int64_t group_size, fl
 
 constexpr int64_t kUnpacked = 512;  // codes: stores of some drain while the next are unpacked
 
-KERNEL void dequantize(const uint8_t* data, int64_t rows, int64_t cols, int bits, int64_t group_size,
-                       const float* scales, const uint8_t* zeros, MutableWeights out, bool streamed) {
+FLATTEN void dequantize(const uint8_t* data, int64_t rows, int64_t cols, int bits, int64_t group_size,
+                        const float* scales, const uint8_t* zeros, MutableWeights out, bool nontemporal) {
   alignas(64) uint8_t codes[kUnpacked + 16];
   const int64_t groups = (cols + group_size - 1) / group_size;
   typed(Weights{out.data, out.dtype}, [&](auto* type) {
-    with_target(as_type_of(type, out), streamed, [&](auto to) {
+    with_target(as_type_of(type, out), nontemporal, [&](auto to) {
       for (int64_t r = 0; r < rows; ++r, data += (cols * bits + 7) / 8, scales += groups, zeros += zeros ? groups : 0)
         for (int64_t first = 0; first < cols; first += kUnpacked) {
           const int64_t end = smaller(first + kUnpacked, cols);
@@ -244,8 +250,8 @@ KERNEL void dequantize(const uint8_t* data, int64_t rows, int64_t cols, int bits
             const I32x16 zero = splat(zeros ? zeros[group] : 1 << (bits - 1));
             const uint8_t* from = codes + at - first;
             const auto target = to + (r * cols + at);
-            sixteens(here,
-                     [&](int64_t i, auto part) { store(target + i, to_float(load(from + i) - zero) * scale, part); });
+            for_each_vector(
+                here, [&](int64_t i, auto tail) { store(target + i, to_float(load(from + i) - zero) * scale, tail); });
             at += here;
           }
         }
@@ -253,25 +259,25 @@ KERNEL void dequantize(const uint8_t* data, int64_t rows, int64_t cols, int bits
   });
 }
 
-// round_to_int() where words cannot hold the steps.
-template <class Steps>
-inline void round_far(int64_t n, int offset, int low, int high, const Steps& steps, uint8_t* out) {
+// round_to_int() where 16 bits cannot hold the codes before the offset is added.
+template <class Scaled>
+inline void round_far(int64_t n, int offset, int low, int high, const Scaled& scaled, uint8_t* out) {
   const F32x16 below = splat(static_cast<float>(low - offset)), above = splat(static_cast<float>(high - offset));
-  sixteens(n, [&](int64_t i, auto part) {
-    store_bytes(out + i, nearest(min(max(steps(i, part), below), above)) + splat(offset), part);
+  for_each_vector(n, [&](int64_t i, auto tail) {
+    store_bytes(out + i, nearest(min(max(scaled(i, tail), below), above)) + splat(offset), tail);
   });
 }
 
-KERNEL bool round_to_int(Weights w, int64_t n, float multiplier, int offset, int low, int high, Rounding rounding,
-                         uint64_t seed, int64_t first, uint8_t* out, bool streamed) {
+FLATTEN bool round_to_int(Weights w, int64_t n, float multiplier, int offset, int low, int high, Rounding rounding,
+                          uint64_t seed, int64_t first, uint8_t* out, bool nontemporal) {
   const F32x16 factor = splat(multiplier);
   const CodeClip<false> clip(low - offset, high - offset, offset - low);  // codes count from the lowest
   return typed(w, [&](auto* x) {
     return with_constant(rounding == Rounding::kEven, [&](auto even) {
       Finite finite;
-      const auto steps = [&](int64_t i, auto part) {
+      const auto scaled = [&](int64_t i, auto tail) {
         fetch_ahead(x + i);
-        const F32x16 v = load(x + i, part);
+        const F32x16 v = load(x + i, tail);
         finite.see(v);
         if constexpr (even) return v * factor;
         return rounded(v * factor, rounding, seed, first + i);
@@ -279,29 +285,29 @@ KERNEL bool round_to_int(Weights w, int64_t n, float multiplier, int offset, int
       const auto put = [&](int64_t i, const FloatReg* a, const FloatReg* b) {
         BytesReg codes[2];
         clip.thirty_two(a, b, codes);
-        for (int k = 0; k < 2; ++k) put_sixteen(out + i + 16 * k, add_bytes(codes[k], low), streamed);
+        for (int k = 0; k < 2; ++k) put_sixteen(out + i + 16 * k, add_bytes(codes[k], low), nontemporal);
       };
       const auto put_last = [&](int64_t i, const uint8_t* codes, int64_t some) {
         for (int64_t k = 0; k < some; ++k) out[i + k] = static_cast<uint8_t>(codes[k] + low);
       };
       if (offset < -(1 << 14) || offset > 1 << 14)
-        round_far(n, offset, low, high, steps, out);
+        round_far(n, offset, low, high, scaled, out);
       else
-        thirty_twos(n, clip, steps, put, put_last);
-      if (streamed) stream_end();
+        for_each_vector_pair(n, clip, scaled, put, put_last);
+      if (nontemporal) nontemporal_end();
       return finite.all();
     });
   });
 }
 
-KERNEL bool errors(Weights a, Weights b, int64_t rows, int64_t cols, double* out) {
+FLATTEN bool errors(Weights a, Weights b, int64_t rows, int64_t cols, double* out) {
   return typed(a, [&](auto* x) {
     return typed(b, [&](auto* y) {
       Finite finite;
       for (int64_t r = 0; r < rows; ++r, x += cols, y += cols, out += 5) {
         double lane[4][16] = {}, most[16] = {};
-        sixteens(cols, [&](int64_t i, auto part) {
-          const F32x16 u = load(x + i, part), v = load(y + i, part);
+        for_each_vector(cols, [&](int64_t i, auto tail) {
+          const F32x16 u = load(x + i, tail), v = load(y + i, tail);
           finite.see(u);
           finite.see(v);
           alignas(64) float p[16], q[16];
@@ -324,3 +330,6 @@ KERNEL bool errors(Weights a, Weights b, int64_t rows, int64_t cols, double* out
     });
   });
 }
+
+}  // namespace
+}  // namespace ISA

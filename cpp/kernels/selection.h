@@ -1,11 +1,15 @@
 // Passes from which algorithms/selection.cpp finds the k lowest scores of any number without sorting them.
+#pragma once
 #include "scores.h"
 
-KERNEL bool selection_keys(Weights scores, int64_t n, bool absolute, uint32_t* keys) {
+namespace ISA {
+namespace {
+
+FLATTEN bool selection_keys(Weights scores, int64_t n, bool absolute, uint32_t* keys) {
   return typed(scores, [&](auto* s) {
     Finite finite;
-    sixteens(n, [&](int64_t i, auto part) {
-      const F32x16 v = load(s + i, part);
+    for_each_vector(n, [&](int64_t i, auto tail) {
+      const F32x16 v = load(s + i, tail);
       finite.see(v);
       alignas(64) uint32_t some[16];
       store(some, key_of(v, absolute));
@@ -29,7 +33,7 @@ inline uint32_t* append_few(uint32_t* end, const uint32_t* keys, uint64_t marks)
 // Appends the keys of low..high to `keys` while there is room for them, and counts those and the ones below. Keys are
 // marked first and moved afterwards: a branch for each sixteen would be mispredicted, and memory would wait meanwhile.
 // One comparison says low <= key <= high: as unsigned, key - low is at most high - low. Flipping the top bit of both
-// sides turns the signed comparison that every ISA has into the unsigned one; the flip of key - low is part of `start`.
+// sides turns the signed comparison that every ISA has into the unsigned one; the flip of key - low is in `start`.
 template <class Key>
 inline void collect(int64_t n, int32_t low, int32_t high, uint32_t* keys, int64_t room, int64_t* collected,
                     int64_t* below, const Key& key_at) {
@@ -46,12 +50,12 @@ inline void collect(int64_t n, int32_t low, int32_t high, uint32_t* keys, int64_
     const int64_t some = smaller(kBatch, n - first);
     uint16_t marks[kBatch / 16];  // a bit for each key of the batch that is inside
     for (int64_t i = some / 16; i < kBatch / 16; ++i) marks[i] = 0;
-    sixteens(some, [&](int64_t i, auto part) {
-      const I32x16 key = key_at(first + i, part);
+    for_each_vector(some, [&](int64_t i, auto tail) {
+      const I32x16 key = key_at(first + i, tail);
       store(batch + i, key);
       const Mask16 less = key < lowest;
-      under = under - minus_ones(std::is_same_v<decltype(part), All> ? less : less & mask_of(lanes(part)));
-      marks[i / 16] = static_cast<uint16_t>(~bits(limit < key - start) & lanes(part));
+      under = under - minus_ones(std::is_same_v<decltype(tail), Full> ? less : less & mask_of(lanes(tail)));
+      marks[i / 16] = static_cast<uint16_t>(~lane_bits(limit < key - start) & lanes(tail));
     });
     uint64_t sixty_four[kBatch / 64];
     __builtin_memcpy(sixty_four, marks, sizeof marks);
@@ -65,14 +69,14 @@ inline void collect(int64_t n, int32_t low, int32_t high, uint32_t* keys, int64_
   *collected = all;
 }
 
-KERNEL bool collect_keys(Weights scores, int64_t n, bool by_magnitude, int32_t low, int32_t high, uint32_t* keys,
-                         int64_t room, int64_t* collected, int64_t* below) {
+FLATTEN bool collect_keys(Weights scores, int64_t n, bool by_magnitude, int32_t low, int32_t high, uint32_t* keys,
+                          int64_t room, int64_t* collected, int64_t* below) {
   return typed(scores, [&](auto* s) {
     return with_constant(by_magnitude, [&](auto absolute) {
       Finite finite;
-      collect(n, low, high, keys, room, collected, below, [&](int64_t i, auto part) {
+      collect(n, low, high, keys, room, collected, below, [&](int64_t i, auto tail) {
         fetch_ahead(s + i);
-        const F32x16 v = load(s + i, part);
+        const F32x16 v = load(s + i, tail);
         finite.see(v);
         return key_of(v, absolute);
       });
@@ -81,25 +85,26 @@ KERNEL bool collect_keys(Weights scores, int64_t n, bool by_magnitude, int32_t l
   });
 }
 
-KERNEL void narrow_keys(const uint32_t* from, int64_t n, int32_t low, int32_t high, uint32_t* keys, int64_t room,
-                        int64_t* collected, int64_t* below) {
-  collect(n, low, high, keys, room, collected, below, [&](int64_t i, auto part) { return load(from + i, part); });
+FLATTEN void narrow_keys(const uint32_t* from, int64_t n, int32_t low, int32_t high, uint32_t* keys, int64_t room,
+                         int64_t* collected, int64_t* below) {
+  collect(n, low, high, keys, room, collected, below, [&](int64_t i, auto tail) { return load(from + i, tail); });
 }
 
-KERNEL int64_t count_below(const uint32_t* keys, int64_t n, int32_t cut) {
+FLATTEN int64_t count_below(const uint32_t* keys, int64_t n, int32_t cut) {
   int64_t count = 0;
   const I32x16 c = splat(cut);
-  sixteens(n, [&](int64_t i, auto part) { count += __builtin_popcount(bits(load(keys + i, part) < c) & lanes(part)); });
+  for_each_vector(
+      n, [&](int64_t i, auto tail) { count += __builtin_popcount(lane_bits(load(keys + i, tail) < c) & lanes(tail)); });
   return count;
 }
 
-// Bisection on the value: fewer than `rank` + 1 keys lie under the cut, and `ties` more equal to it make `rank`.
-KERNEL Below select_rank(const uint32_t* keys, int64_t n, int64_t rank) {
+// Bisection on the value: fewer than `rank` + 1 keys are under the cut, and `ties` more equal to it make `rank`.
+FLATTEN Cutoff select_rank(const uint32_t* keys, int64_t n, int64_t rank) {
   int64_t low = INT32_MIN, high = int64_t{INT32_MAX} + 1, under = 0;  // count_below(low) <= rank < count_below(high)
   I32x16 least = splat(INT32_MAX), most = splat(INT32_MIN);
-  sixteens(n, [&](int64_t i, auto part) {
-    const I32x16 key = load(keys + i, part);
-    const Mask16 valid = mask_of(lanes(part));
+  for_each_vector(n, [&](int64_t i, auto tail) {
+    const I32x16 key = load(keys + i, tail);
+    const Mask16 valid = mask_of(lanes(tail));
     least = min(least, select(valid, key, least));
     most = max(most, select(valid, key, most));
   });
@@ -121,54 +126,54 @@ KERNEL Below select_rank(const uint32_t* keys, int64_t n, int64_t rank) {
 }
 
 // Bits of the keys that go: those under the cut, and the first of those equal to it while ties are left.
-inline uint32_t fallen(I32x16 key, Below& below, uint32_t valid) {
-  uint32_t gone = bits(key < splat(below.cut)) & valid;
-  if (below.ties > 0)
-    for (uint32_t equal = bits(key == splat(below.cut)) & valid; equal && below.ties > 0;
-         equal &= equal - 1, --below.ties)
+inline uint32_t pruned_lanes(I32x16 key, Cutoff& cutoff, uint32_t valid) {
+  uint32_t gone = lane_bits(key < splat(cutoff.cut)) & valid;
+  if (cutoff.ties > 0)
+    for (uint32_t equal = lane_bits(key == splat(cutoff.cut)) & valid; equal && cutoff.ties > 0;
+         equal &= equal - 1, --cutoff.ties)
       gone |= equal & -equal;
   return gone;
 }
 
-APART Below mask_some(Weights scores, int64_t n, bool absolute, Below below, uint8_t* mask) {
+NOINLINE Cutoff mask_some(Weights scores, int64_t n, bool absolute, Cutoff cutoff, uint8_t* mask) {
   typed(scores, [&](auto* s) {
-    sixteens(n, [&](int64_t i, auto part) {
-      const uint32_t gone = fallen(key_of(load(s + i, part), absolute), below, lanes(part));
-      store_mask(mask + i, mask_of(~gone & 0xffff), part);
+    for_each_vector(n, [&](int64_t i, auto tail) {
+      const uint32_t gone = pruned_lanes(key_of(load(s + i, tail), absolute), cutoff, lanes(tail));
+      store_mask(mask + i, mask_of(~gone & 0xffff), tail);
     });
   });
-  return below;
+  return cutoff;
 }
 
-KERNEL void mask_below(Weights scores, int64_t n, bool absolute, Below below, uint8_t* mask) {
-  mask_some(scores, n, absolute, below, mask);
+FLATTEN void mask_below(Weights scores, int64_t n, bool absolute, Cutoff cutoff, uint8_t* mask) {
+  mask_some(scores, n, absolute, cutoff, mask);
 }
 
-KERNEL bool prune_below(Weights w, Weights scores, int64_t n, bool absolute, Below below, MutableWeights out,
-                        bool streamed) {
-  if (!absolute || scores.data != w.data || below.ties > 0) {
+FLATTEN bool prune_below(Weights w, Weights scores, int64_t n, bool absolute, Cutoff cutoff, MutableWeights out,
+                         bool nontemporal) {
+  if (!absolute || scores.data != w.data || cutoff.ties > 0) {
     alignas(64) uint8_t mask[kStretch];
     bool finite = true;
     for (int64_t i = 0; i < n; i += kStretch) {
       const int64_t some = smaller(kStretch, n - i);
-      below = mask_some(scores.at(i), some, absolute, below, mask);
-      finite &= mask_weights(w.at(i), mask, some, out.at(i), streamed);
+      cutoff = mask_some(scores.at(i), some, absolute, cutoff, mask);
+      finite &= mask_weights(w.at(i), mask, some, out.at(i), nontemporal);
     }
     return finite;
   }
-  const I32x16 cut = splat(below.cut);
-  return map_weights(w, n, out, streamed,
+  const I32x16 cut = splat(cutoff.cut);
+  return map_weights(w, n, out, nontemporal,
                      [&](F32x16 x, int64_t, auto) { return select(magnitude_bits(x) < cut, splat(0.0f), x); });
 }
 
-KERNEL bool count_keys(Weights scores, int64_t n, bool by_magnitude, bool upper, int32_t prefix, int64_t* bins) {
+FLATTEN bool count_keys(Weights scores, int64_t n, bool by_magnitude, bool upper, int32_t prefix, int64_t* bins) {
   const I32x16 wanted = splat(prefix);
   return typed(scores, [&](auto* s) {
     return with_constant(by_magnitude, [&](auto absolute) {
       Finite finite;
-      sixteens(n, [&](int64_t i, auto part) {
+      for_each_vector(n, [&](int64_t i, auto tail) {
         fetch_ahead(s + i);
-        const F32x16 v = load(s + i, part);
+        const F32x16 v = load(s + i, tail);
         finite.see(v);
         const I32x16 key = key_of(v, absolute), half = shift_right_signed<16>(key);
         alignas(64) uint32_t lane[16];
@@ -176,7 +181,7 @@ KERNEL bool count_keys(Weights scores, int64_t n, bool by_magnitude, bool upper,
           store(lane, half + splat(1 << 15));
           for (int64_t k = 0; k < smaller(16, n - i); ++k) ++bins[lane[k]];
         } else {
-          uint32_t inside = bits(half == wanted) & lanes(part);
+          uint32_t inside = lane_bits(half == wanted) & lanes(tail);
           if (inside) store(lane, key & splat(0xffff));
           for (; inside; inside &= inside - 1) ++bins[lane[__builtin_ctz(inside)]];
         }
@@ -185,3 +190,6 @@ KERNEL bool count_keys(Weights scores, int64_t n, bool by_magnitude, bool upper,
     });
   });
 }
+
+}  // namespace
+}  // namespace ISA

@@ -1,4 +1,8 @@
-#include "stored.h"
+#pragma once
+#include "nonzeros.h"
+
+namespace ISA {
+namespace {
 
 // Calls body with the weights as unsigned integers of their width.
 template <class Body>
@@ -26,16 +30,16 @@ struct FiniteWords {
   bool all() const { return largest(peak) < infinite; }
 };
 
-inline uint32_t nonzero(I32x16 x) { return ~bits(x == splat(0)) & 0xffff; }
+inline uint32_t nonzero(I32x16 x) { return ~lane_bits(x == splat(0)) & 0xffff; }
 
-KERNEL bool stored_per_row(Weights w, int64_t rows, int64_t cols, int64_t* counts) {
+FLATTEN bool stored_per_row(Weights w, int64_t rows, int64_t cols, int64_t* counts) {
   return as_words(w, [&](auto* x) {
     FiniteWords finite(w.dtype);
     for (int64_t r = 0; r < rows; ++r, x += cols) {
       counts[r] = 0;
-      sixteens(cols, [&](int64_t i, auto part) {
+      for_each_vector(cols, [&](int64_t i, auto tail) {
         fetch_ahead(x + i);
-        const I32x16 v = load(x + i, part);
+        const I32x16 v = load(x + i, tail);
         finite.see(v);
         counts[r] += __builtin_popcount(nonzero(v));
       });
@@ -78,47 +82,47 @@ inline bool fill_groups(uint8_t* mask, int64_t some, int n, int m) {
 // Appends what is under the mask: of the words x, or of numbers that `lane` gives for sixteen columns.
 template <class T, class Lane>
 inline T* append_all(T* to, const uint8_t* mask, int64_t some, const Lane& lane) {
-  sixteens(some, [&](int64_t i, auto part) {
-    const uint32_t m = load_mask(mask + i / 8, some - i) & lanes(part);
-    to = append(to, m, lane(i, part));
+  for_each_vector(some, [&](int64_t i, auto tail) {
+    const uint32_t m = load_mask(mask + i / 8, some - i) & lanes(tail);
+    to = append(to, m, lane(i, tail));
   });
   return to;
 }
 
 template <class Word>
-APART bool encode_rows(const Word* x, Dtype dtype, const Places& at, int64_t first, int64_t rows, void* places,
-                       Word* values) {
+NOINLINE bool encode_rows(const Word* x, Dtype dtype, const Places& at, int64_t first, int64_t rows, void* places,
+                          Word* values) {
   const int64_t cols = at.cols, stretch = stretch_of(at);
   FiniteWords finite(dtype);
   bool fits = true;
-  alignas(64) uint8_t mask[kSome / 8 + 16], position[kSome + 16];
-  alignas(64) uint8_t index[(kSome + 16) * 4];
-  alignas(64) Word stored[kSome + 16];
-  for (int64_t i = 0; i < kSome; ++i) position[i] = static_cast<uint8_t>(at.m ? i % at.m : 0);
+  alignas(64) uint8_t mask[kSpan / 8 + 16], position[kSpan + 16];
+  alignas(64) uint8_t index[(kSpan + 16) * 4];
+  alignas(64) Word kept[kSpan + 16];
+  for (int64_t i = 0; i < kSpan; ++i) position[i] = static_cast<uint8_t>(at.m ? i % at.m : 0);
   for (int64_t r = first; r < first + rows; ++r, x += cols) {
     int64_t to = begin_of(at, r), room = end_of(at, r) - to;
     for (int64_t c = 0; c < cols; c += stretch) {
       const int64_t some = smaller(stretch, cols - c);
-      sixteens(some, [&](int64_t i, auto part) {
+      for_each_vector(some, [&](int64_t i, auto tail) {
         fetch_ahead(x + c + i);
-        const I32x16 v = load(x + c + i, part);
+        const I32x16 v = load(x + c + i, tail);
         finite.see(v);
         store_bits(mask + i / 8, nonzero(v), some - i);
       });
       if (at.layout == SparseLayout::kNOfM) fits &= fill_groups(mask, some, at.n, at.m);
-      Word* const end = append_all(stored, mask, some, [&](int64_t i, auto part) { return load(x + c + i, part); });
-      const auto count = static_cast<size_t>(smaller(end - stored, room));
-      __builtin_memcpy(values + to, stored, count * sizeof(Word));
+      Word* const end = append_all(kept, mask, some, [&](int64_t i, auto tail) { return load(x + c + i, tail); });
+      const auto count = static_cast<size_t>(smaller(end - kept, room));
+      __builtin_memcpy(values + to, kept, count * sizeof(Word));
       const auto column = [&](int64_t i, auto) { return counting() + splat(static_cast<int32_t>(c + i)); };
       switch (at.layout) {
         case SparseLayout::kBitmask:
-          __builtin_memcpy(static_cast<uint8_t*>(places) + r * row_bytes(at) + c / 8, mask,
+          __builtin_memcpy(static_cast<uint8_t*>(places) + r * at.row_bytes() + c / 8, mask,
                            static_cast<size_t>((some + 7) / 8));
           break;
         case SparseLayout::kNOfM:
-          append_all(index, mask, some, [&](int64_t i, auto part) { return load(position + i, part); });
-          pack_row(index, some / at.m * at.n, index_bits(at.m),
-                   static_cast<uint8_t*>(places) + r * row_bytes(at) + c / at.m * at.n * index_bits(at.m) / 8);
+          append_all(index, mask, some, [&](int64_t i, auto tail) { return load(position + i, tail); });
+          pack_row(index, some / at.m * at.n, at.index_bits(),
+                   static_cast<uint8_t*>(places) + r * at.row_bytes() + c / at.m * at.n * at.index_bits() / 8);
           break;
         case SparseLayout::kCsr16:
           append_all(reinterpret_cast<uint16_t*>(index), mask, some, column);
@@ -135,66 +139,66 @@ APART bool encode_rows(const Word* x, Dtype dtype, const Places& at, int64_t fir
   return finite.all() && fits;
 }
 
-KERNEL bool sparse_encode(Weights w, const Places& at, int64_t first, int64_t rows, void* places,
-                          MutableWeights values) {
+FLATTEN bool sparse_encode(Weights w, const Places& at, int64_t first, int64_t rows, void* places,
+                           MutableWeights values) {
   return as_words(w, [&]<class Word>(const Word* x) {
     return encode_rows(x, w.dtype, at, first, rows, places, static_cast<Word*>(values.data));
   });
 }
 
-inline void put(uint32_t* p, I32x16 a, All) { store(p, a); }
-inline void put(uint16_t* p, I32x16 a, All) {
+inline void put(uint32_t* p, I32x16 a, Full) { store(p, a); }
+inline void put(uint16_t* p, I32x16 a, Full) {
   for (int k = 0; k < kRegs; ++k) store_lanes(p + k * kLanes, a.r[k]);
 }
-inline void put(uint8_t* p, I32x16 a, All) { store_bytes(p, a); }
-inline void put(Past<uint32_t> to, I32x16 a, All) {
-  store(Past<float>{reinterpret_cast<float*>(to.p)}, from_bits(a), All{});
+inline void put(uint8_t* p, I32x16 a, Full) { store_bytes(p, a); }
+inline void put(NonTemporal<uint32_t> to, I32x16 a, Full) {
+  store(NonTemporal<float>{reinterpret_cast<float*>(to.p)}, from_bits(a), Full{});
 }
 template <class Word>
-inline void put(Past<Word> to, I32x16 a, All) {
+inline void put(NonTemporal<Word> to, I32x16 a, Full) {
   alignas(16) Word some[16];
-  put(some, a, All{});
-  for (int i = 0; i < 16; i += 16 / static_cast<int>(sizeof(Word))) stream_16(to.p + i, some + i);
+  put(some, a, Full{});
+  for (int i = 0; i < 16; i += 16 / static_cast<int>(sizeof(Word))) nontemporal_16(to.p + i, some + i);
 }
 template <class Word>
-inline void put(Word* p, I32x16 a, Some some) {
+inline void put(Word* p, I32x16 a, Tail tail) {
   Word all[16];
-  put(all, a, All{});
-  __builtin_memcpy(p, all, static_cast<size_t>(some.n) * sizeof(Word));
+  put(all, a, Full{});
+  __builtin_memcpy(p, all, static_cast<size_t>(tail.n) * sizeof(Word));
 }
 template <class Word>
-inline void put(Past<Word> to, I32x16 a, Some some) {
-  put(to.p, a, some);
+inline void put(NonTemporal<Word> to, I32x16 a, Tail tail) {
+  put(to.p, a, tail);
 }
 
 template <class Word>
-APART void scatter_rows(const Places& at, const Word* values, int64_t first, int64_t rows, Word* out) {
-  alignas(64) uint32_t columns[kSome + 16];
+NOINLINE void scatter_rows(const Places& at, const Word* values, int64_t first, int64_t rows, Word* out) {
+  alignas(64) uint32_t columns[kSpan + 16];
   __builtin_memset(out, 0, static_cast<size_t>(rows * at.cols) * sizeof(Word));
   for (int64_t r = first; r < first + rows; ++r, out += at.cols) {
     const int64_t end = end_of(at, r);
-    for (int64_t p = begin_of(at, r); p < end; p += kSome) {
-      const int64_t some = smaller(kSome, end - p);
+    for (int64_t p = begin_of(at, r); p < end; p += kSpan) {
+      const int64_t some = smaller(kSpan, end - p);
       columns_of(at, p, some, columns);
       for (int64_t i = 0; i < some; ++i) out[columns[i]] = values[p + i];
     }
   }
 }
 
-KERNEL void sparse_decode(const Places& at, Weights values, int64_t first, int64_t rows, MutableWeights out,
-                          bool streamed) {
+FLATTEN void sparse_decode(const Places& at, Weights values, int64_t first, int64_t rows, MutableWeights out,
+                           bool nontemporal) {
   as_words(values, [&]<class Word>(const Word* v) {
     Word* o = static_cast<Word*>(out.data);
-    if (is_csr(at)) return scatter_rows(at, v, first, rows, o);
-    with_target(o, streamed, [&](auto to) {
+    if (at.is_csr()) return scatter_rows(at, v, first, rows, o);
+    with_target(o, nontemporal, [&](auto to) {
       for (int64_t r = first; r < first + rows; ++r, to = to + at.cols) {
         Reader<Word> reader{v + begin_of(at, r), v + at.count};
         alignas(64) uint8_t buffer[kMaskBytes];
         stretches(at, [&](int64_t c, int64_t some) {
           const uint8_t* mask = mask_of(at, r, c, some, buffer);
-          sixteens(some, [&](int64_t i, auto part) {
+          for_each_vector(some, [&](int64_t i, auto tail) {
             fetch_ahead(reader.p);
-            put(to + (c + i), reader.take(load_mask(mask + i / 8, some - i)), part);
+            put(to + (c + i), reader.take(load_mask(mask + i / 8, some - i)), tail);
           });
         });
       }
@@ -209,10 +213,10 @@ inline bool ascending(const Index* columns, int64_t n, int64_t cols) {
   return !bad && (n == 0 || columns[n - 1] < cols);
 }
 
-inline bool good_positions(const uint8_t* row, int64_t cols, int n, int m) {
-  const int wide = index_bits(m);
-  const int64_t all = cols / m * n, stretch = kSome / n / 8 * 8 * n;
-  uint8_t index[kSome];
+inline bool good_positions(const Places& at, const uint8_t* row) {
+  const int n = at.n, m = at.m, wide = at.index_bits();
+  const int64_t all = at.cols / m * n, stretch = kSpan / n / 8 * 8 * n;
+  uint8_t index[kSpan];
   bool bad = false;
   for (int64_t i = 0; i < all; i += stretch) {
     const int64_t some = smaller(stretch, all - i);
@@ -226,7 +230,7 @@ inline bool good_positions(const uint8_t* row, int64_t cols, int n, int m) {
   return !bad && (used % 8 == 0 || row[used / 8] >> (used % 8) == 0);
 }
 
-KERNEL int64_t sparse_check(const Places& at, int64_t first, int64_t rows) {
+FLATTEN int64_t sparse_check(const Places& at, int64_t first, int64_t rows) {
   for (int64_t r = first; r < first + rows; ++r) {
     const int64_t begin = begin_of(at, r), n = end_of(at, r) - begin;
     bool good;
@@ -234,7 +238,7 @@ KERNEL int64_t sparse_check(const Places& at, int64_t first, int64_t rows) {
       good = count_bits(row_of(at, r), at.cols) == n &&
              (at.cols % 8 == 0 || row_of(at, r)[at.cols / 8] >> (at.cols % 8) == 0);
     } else if (at.layout == SparseLayout::kNOfM) {
-      good = good_positions(row_of(at, r), at.cols, at.n, at.m);
+      good = good_positions(at, row_of(at, r));
     } else if (at.layout == SparseLayout::kCsr16) {
       good = ascending(static_cast<const uint16_t*>(at.data) + begin, n, at.cols);
     } else {
@@ -245,16 +249,16 @@ KERNEL int64_t sparse_check(const Places& at, int64_t first, int64_t rows) {
   return -1;
 }
 
-// Calls body(columns, weights, n) for some of what row r has stored at a time. The arrays have room for sixteen more.
+// Calls body(columns, weights, n) for some of row r's nonzeros at a time. The arrays have room for sixteen more.
 template <class Source, class Body>
 inline void each_list(const Places& at, int64_t r, Source& source, const Body& body) {
-  alignas(64) uint32_t columns[kSome + 16];
-  alignas(64) float w[kSome + 16];
+  alignas(64) uint32_t columns[kSpan + 16];
+  alignas(64) float w[kSpan + 16];
   const int64_t begin = begin_of(at, r), end = end_of(at, r);
   source.row(r, begin);
-  if (is_csr(at)) {
-    for (int64_t p = begin; p < end; p += kSome) {
-      const int64_t some = smaller(kSome, end - p);
+  if (at.is_csr()) {
+    for (int64_t p = begin; p < end; p += kSpan) {
+      const int64_t some = smaller(kSpan, end - p);
       columns_of(at, p, some, columns);
       source.list(p, some, columns, w);
       body(columns, w, some);
@@ -268,7 +272,7 @@ inline void each_list(const Places& at, int64_t r, Source& source, const Body& b
     auto reader = source.stretch(mask, some);
     for (int64_t i = 0; i < some; i += 16) {
       const uint32_t m = load_mask(mask + i / 8, some - i);
-      const I32x16 v = bits(source.take(reader, m, c + i));
+      const I32x16 v = float_bits(source.take(reader, m, c + i));
       column = append(column, m, counting() + splat(static_cast<int32_t>(c + i)));
       weight = append(weight, m, v);
     }
@@ -309,10 +313,10 @@ inline void dots_of_masks(const Places& at, int64_t r, int64_t r2, Source& sourc
   out[r2 - r] = sum(total2);
 }
 
-KERNEL void sparse_matvec(const Places& at, const StoredWeights& w, int64_t first, int64_t rows, const float* x,
-                          float* out) {
+FLATTEN void sparse_matvec(const Places& at, const Nonzeros& w, int64_t first, int64_t rows, const float* x,
+                           float* out) {
   with_source(w, at, [&](auto& source) {
-    if (is_csr(at)) {
+    if (at.is_csr()) {
       for (int64_t r = 0; r < rows; ++r) out[r] = dot_of_list(at, first + r, source, x);
       return;
     }
@@ -322,8 +326,8 @@ KERNEL void sparse_matvec(const Places& at, const StoredWeights& w, int64_t firs
   });
 }
 
-KERNEL void sparse_matmul(const Places& at, const StoredWeights& w, int64_t first, int64_t rows, const float* x,
-                          int64_t batch, float* out) {
+FLATTEN void sparse_matmul(const Places& at, const Nonzeros& w, int64_t first, int64_t rows, const float* x,
+                           int64_t batch, float* out) {
   with_source(w, at, [&](auto& source) {
     for (int64_t b = 0; b < batch; b += 16, x += at.cols * 16)
       for (int64_t r = first; r < first + rows; ++r) {
@@ -340,3 +344,6 @@ KERNEL void sparse_matmul(const Places& at, const StoredWeights& w, int64_t firs
       }
   });
 }
+
+}  // namespace
+}  // namespace ISA

@@ -1,5 +1,6 @@
 // Sixteen lanes on every ISA (1 x 512, 2 x 256 or 4 x 128 bits), so results do not depend on register width.
 // The register files below hold the only float intrinsics; kernels are written in terms of F32x16, I32x16 and Mask16.
+#pragma once
 #if defined(__AVX512BW__)
 #include "vec_avx512.h"
 #elif defined(__AVX2__)
@@ -10,7 +11,8 @@
 #include "vec_neon.h"
 #endif
 
-constexpr int kRegs = 16 / kLanes;
+namespace ISA {
+namespace {
 struct F32x16 {
   FloatReg r[kRegs];
 };
@@ -43,7 +45,7 @@ UNARY(F32x16, floor, F32x16, floor_float);
 UNARY(F32x16, trunc, F32x16, trunc_float);
 UNARY(I32x16, nearest, F32x16, nearest_int);  // half to even
 UNARY(F32x16, to_float, I32x16, float_of_int);
-UNARY(I32x16, bits, F32x16, bits_of);
+UNARY(I32x16, float_bits, F32x16, bits_of);
 UNARY(F32x16, from_bits, I32x16, float_of_bits);
 
 BINARY(I32x16, operator+, I32x16, I32x16, add_int);
@@ -73,13 +75,13 @@ BINARY(Mask16, operator|, Mask16, Mask16, or_mask);
 inline F32x16 splat(float x) EACH_REGISTER(F32x16, splat_float(x));
 inline I32x16 splat(int32_t x) EACH_REGISTER(I32x16, splat_int(x));
 inline I32x16 select(Mask16 m, I32x16 a, I32x16 b) EACH_REGISTER(I32x16, select_int(m.r[k], a.r[k], b.r[k]));
-inline F32x16 select(Mask16 m, F32x16 a, F32x16 b) { return from_bits(select(m, bits(a), bits(b))); }
+inline F32x16 select(Mask16 m, F32x16 a, F32x16 b) { return from_bits(select(m, float_bits(a), float_bits(b))); }
 inline I32x16 minus_ones(Mask16 m) EACH_REGISTER(I32x16, int_of_mask(m.r[k]));  // -1 under the mask, 0 elsewhere
-inline I32x16 magnitude_bits(F32x16 a) { return bits(a) & splat(0x7fffffff); }
+inline I32x16 magnitude_bits(F32x16 a) { return float_bits(a) & splat(0x7fffffff); }
 inline F32x16 abs(F32x16 a) { return from_bits(magnitude_bits(a)); }
 
 // Element 0 of the sixteen is bit 0.
-inline uint32_t bits(Mask16 m) {
+inline uint32_t lane_bits(Mask16 m) {
   uint32_t all = 0;
   for (int k = 0; k < kRegs; ++k) all |= bits_of_mask(m.r[k]) << (k * kLanes);
   return all;
@@ -116,22 +118,22 @@ inline int64_t sum(I32x16 a) {
   return total;
 }
 
-// Weights in memory: float, or the bits of a float16 (Half) or of a bfloat16 (Brain).
-struct Half {
+// Weights in memory: float, or the bits of a float16 (Float16) or of a bfloat16 (BFloat16).
+struct Float16 {
   uint16_t bits;
 };
-struct Brain {
+struct BFloat16 {
   uint16_t bits;
 };
 
 inline F32x16 load(const float* p) EACH_REGISTER(F32x16, load_float(p + k * kLanes));
-#if defined(__SSE4_2__) && !defined(__F16C__)  // many instructions: everywhere, they would double the time to compile
-APART inline
-#else
-inline
-#endif
-    F32x16 load(const Half* p) EACH_REGISTER(F32x16, load_half(&p[k * kLanes].bits));
-inline F32x16 load(const Brain* p) EACH_REGISTER(F32x16, float_of_bits(shift_left<16>(load_u16(&p[k * kLanes].bits))));
+inline F32x16 load(const Float16* p) {
+  F32x16 y;
+  load_halves(&p->bits, y.r);
+  return y;
+}
+inline F32x16 load(const BFloat16* p)
+    EACH_REGISTER(F32x16, float_of_bits(shift_left<16>(load_u16(&p[k * kLanes].bits))));
 inline I32x16 load(const uint8_t* p) EACH_REGISTER(I32x16, load_u8(p + k * kLanes));
 inline I32x16 load(const uint16_t* p) EACH_REGISTER(I32x16, load_u16(p + k * kLanes));
 inline I32x16 load(const uint32_t* p) EACH_REGISTER(I32x16, load_int(p + k * kLanes));
@@ -139,11 +141,11 @@ inline I32x16 load(const uint32_t* p) EACH_REGISTER(I32x16, load_int(p + k * kLa
 inline void store(float* p, F32x16 a) {
   for (int k = 0; k < kRegs; ++k) store_float(p + k * kLanes, a.r[k]);
 }
-inline void store(Half* p, F32x16 a) {
+inline void store(Float16* p, F32x16 a) {
   for (int k = 0; k < kRegs; ++k) store_half(&p[k * kLanes].bits, a.r[k]);
 }
-inline void store(Brain* p, F32x16 a) {
-  const I32x16 x = bits(a), odd = shift_right<16>(x) & splat(1);
+inline void store(BFloat16* p, F32x16 a) {
+  const I32x16 x = float_bits(a), odd = shift_right<16>(x) & splat(1);
   const I32x16 rounded = shift_right<16>(x + splat(0x7fff) + odd);
   const Mask16 nan = splat(0x7f800000) < (x & splat(0x7fffffff));
   const I32x16 h = select(nan, shift_right<16>(x) | splat(64), rounded);
@@ -162,8 +164,8 @@ inline IntReg load_lanes(const uint8_t* p) { return load_u8(p); }
 inline IntReg load_lanes(const uint16_t* p) { return load_u16(p); }
 inline IntReg load_lanes(const uint32_t* p) { return load_int(p); }
 inline IntReg load_lanes(const float* p) { return bits_of(load_float(p)); }
-inline IntReg load_lanes(const Half* p) { return bits_of(load_half(&p->bits)); }
-inline IntReg load_lanes(const Brain* p) { return shift_left<16>(load_u16(&p->bits)); }
+inline IntReg load_lanes(const Float16* p) { return bits_of(load_half(&p->bits)); }
+inline IntReg load_lanes(const BFloat16* p) { return shift_left<16>(load_u16(&p->bits)); }
 inline void store_lanes(uint8_t* p, IntReg a) { store_low8(p, a); }
 inline void store_lanes(uint16_t* p, IntReg a) { store_low16(p, a); }
 inline void store_lanes(uint32_t* p, IntReg a) { store_int(p, a); }
@@ -210,37 +212,37 @@ inline void store_bytes(uint8_t* p, I32x16 a, int64_t n) {
   __builtin_memcpy(p, some, static_cast<size_t>(n));
 }
 
-// All sixteen elements, or the last few: sixteens() calls its body with one or the other.
-struct All {};
-struct Some {
+// All sixteen elements, or the last few of a row: for_each_vector() calls its body with one or the other.
+struct Full {};
+struct Tail {
   int64_t n;
 };
 template <class T>
-inline auto load(const T* p, All) {
+inline auto load(const T* p, Full) {
   return load(p);
 }
 template <class T>
-inline auto load(const T* p, Some some) {
-  return load(p, some.n);
+inline auto load(const T* p, Tail tail) {
+  return load(p, tail.n);
 }
 template <class T>
-inline void store(T* p, F32x16 a, All) {
+inline void store(T* p, F32x16 a, Full) {
   store(p, a);
 }
 template <class T>
-inline void store(T* p, F32x16 a, Some some) {
-  store(p, a, some.n);
+inline void store(T* p, F32x16 a, Tail tail) {
+  store(p, a, tail.n);
 }
-inline void store_bytes(uint8_t* p, I32x16 a, All) { store_bytes(p, a); }
-inline void store_bytes(uint8_t* p, I32x16 a, Some some) { store_bytes(p, a, some.n); }
-inline uint32_t lanes(All) { return 0xffff; }
-inline uint32_t lanes(Some some) { return (1u << some.n) - 1; }
+inline void store_bytes(uint8_t* p, I32x16 a, Full) { store_bytes(p, a); }
+inline void store_bytes(uint8_t* p, I32x16 a, Tail tail) { store_bytes(p, a, tail.n); }
+inline uint32_t lanes(Full) { return 0xffff; }
+inline uint32_t lanes(Tail tail) { return (1u << tail.n) - 1; }
 
 template <class Body>
-inline void sixteens(int64_t n, const Body& body) {
+inline void for_each_vector(int64_t n, const Body& body) {
   int64_t i = 0;
-  for (; i + 16 <= n; i += 16) body(i, All{});
-  if (i < n) body(i, Some{n - i});
+  for (; i + 16 <= n; i += 16) body(i, Full{});
+  if (i < n) body(i, Tail{n - i});
 }
 
 // Loops that do much with each cache line leave the memory idle between them, unless they ask for lines further on: how
@@ -255,8 +257,15 @@ struct Finite {
   bool all() const { return largest(peak) < 0x7f800000; }
 };
 
+constexpr int64_t kStretch = 4096;  // codes or marks that wait between two steps, in L1
+
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
 // Calls body with a truth that its loops need not ask for again.
 template <class Body>
 inline auto with_constant(bool truth, const Body& body) {
   return truth ? body(std::true_type{}) : body(std::false_type{});
 }
+
+}  // namespace
+}  // namespace ISA

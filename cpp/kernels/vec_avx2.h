@@ -1,10 +1,15 @@
 // Two 256-bit registers hold sixteen lanes. Masks are registers of all ones or all zeros per lane.
+#pragma once
+#include "vec_edges.h"
 #include "vec_moves.h"
+#include "vec_x86.h"
 
+namespace ISA {
+namespace {
 // Bytes, and the cache: L1.
 constexpr int64_t kAhead = 8192;
 constexpr int kAheadCache = 3;
-constexpr int kLanes = 8;
+constexpr int kLanes = 8, kRegs = 2;
 using FloatReg = __m256;
 using IntReg = __m256i;
 using MaskReg = __m256i;
@@ -15,7 +20,7 @@ inline FloatReg load_float(const float* p) {
   return a;
 }
 inline void store_float(float* p, FloatReg a) { _mm256_storeu_ps(p, a); }
-inline void stream_float(float* p, FloatReg a) {  // p: a multiple of 16 bytes; whole lines combine on their way
+inline void nontemporal_float(float* p, FloatReg a) {  // p: a multiple of 16 bytes; whole lines combine on their way
   _mm_stream_ps(p, _mm256_castps256_ps128(a));
   _mm_stream_ps(p + 4, _mm256_extractf128_ps(a, 1));
 }
@@ -124,7 +129,6 @@ inline void store_low8(uint8_t* p, IntReg a) {
   const __m128i w = _mm256_castsi256_si128(words);
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(w, w));
 }
-using BytesReg = __m128i;  // sixteen of them
 inline BytesReg low_bytes(const IntReg* a) {
   const __m256i low = _mm256_set1_epi32(0xff);
   // packus works within halves: a0..a3 b0..b3 | a4..a7 b4..b7
@@ -144,10 +148,127 @@ inline IntReg largest_of_each(const IntReg* a) {
   const IntReg x = four(a), y = four(a + 4);
   return max_int(_mm256_permute2x128_si256(x, y, 0x20), _mm256_permute2x128_si256(x, y, 0x31));
 }
-inline void store_sixteen(uint8_t* p, BytesReg a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), a); }
 inline FloatReg load_half(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline void load_halves(const uint16_t* p, FloatReg* to) {  // sixteen
+  for (int k = 0; k < kRegs; ++k) to[k] = load_half(p + k * kLanes);
 }
 inline void store_half(uint16_t* p, FloatReg a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
 }
+
+// clip(nearest(x), lowest, highest) + zero as bytes; vec.h says more.
+template <bool bounded>
+struct CodeClip {
+  FloatReg most;
+  __m256i lowest, highest, zero;     // words
+  __m256i lowest8, highest8, zero8;  // bytes
+  CodeClip(int low, int high, int zero_point)
+      : most(_mm256_set1_ps(static_cast<float>(high))),
+        lowest(_mm256_set1_epi16(static_cast<int16_t>(low))),
+        highest(_mm256_set1_epi16(static_cast<int16_t>(high))),
+        zero(_mm256_set1_epi16(static_cast<int16_t>(zero_point))),
+        lowest8(_mm256_set1_epi8(static_cast<char>(low))),
+        highest8(_mm256_set1_epi8(static_cast<char>(high))),
+        zero8(_mm256_set1_epi8(static_cast<char>(zero_point))) {}
+  __m256i rounded(const FloatReg* x) const {  // x0..x3 y0..y3 | x4..x7 y4..y7
+    if constexpr (bounded) return _mm256_packs_epi32(nearest_int(x[0]), nearest_int(x[1]));
+    return _mm256_packs_epi32(nearest_int(min_float(x[0], most)), nearest_int(min_float(x[1], most)));
+  }
+  __m256i words(const FloatReg* x) const {
+    __m256i w = _mm256_max_epi16(rounded(x), lowest);
+    if constexpr (bounded) w = _mm256_min_epi16(w, highest);
+    return _mm256_add_epi16(w, zero);
+  }
+  BytesReg sixteen(const FloatReg* x) const {
+    const __m256i w = words(x), bytes = _mm256_packus_epi16(w, w);
+    return _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
+  }
+  void thirty_two(const FloatReg* x, const FloatReg* y, BytesReg* to) const {
+    const __m256i quads = _mm256_packus_epi16(words(x), words(y));  // x0..x3 x8..x11 y0..y3 y8..y11 | x4..x7 ...
+    const __m128i low = _mm256_castsi256_si128(quads), high = _mm256_extracti128_si256(quads, 1);
+    to[0] = _mm_unpacklo_epi32(low, high);
+    to[1] = _mm_unpackhi_epi32(low, high);
+  }
+  BytesReg nibbles(const FloatReg* x, const FloatReg* y) const {  // joined while they are quads, two bytes each then
+    __m256i quads = _mm256_max_epi8(_mm256_packs_epi16(rounded(x), rounded(y)), lowest8);
+    if constexpr (bounded) quads = _mm256_min_epi8(quads, highest8);
+    const __m256i joined = _mm256_maddubs_epi16(_mm256_add_epi8(quads, zero8), _mm256_set1_epi16(0x1001));
+    const __m256i pairs = _mm256_packus_epi16(joined, joined);
+    return _mm_unpacklo_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+  }
+};
+
+// Words of 16 bits, in an order of this file's own, and sums of their products, exact in any order.
+using Words = __m256i;
+using Products = __m256i;  // eight sums of 32 bits
+constexpr int kWords = 16;
+
+// Sixteen floats as words, half to even; saturates.
+inline void store_rounded(int16_t* p, const FloatReg* x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_packs_epi32(nearest_int(x[0]), nearest_int(x[1])));
+}
+inline Words splat_words(int x) { return _mm256_set1_epi16(static_cast<int16_t>(x)); }
+inline Words load_words(const int16_t* p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(p)); }
+inline Words scaled(Words a, Words b) { return _mm256_mulhrs_epi16(a, b); }
+inline Words clipped(Words a, Words low, Words high) { return _mm256_min_epi16(_mm256_max_epi16(a, low), high); }
+inline Products no_products() { return _mm256_setzero_si256(); }
+inline Products add_products(Products to, Words a, Words b) { return _mm256_add_epi32(to, _mm256_madd_epi16(a, b)); }
+inline void totals_of_sixteen(const Products* a, int32_t* to) {
+  for (int k = 0; k < 16; k += 8, a += 8) {
+    const __m256i x = _mm256_hadd_epi32(_mm256_hadd_epi32(a[0], a[1]), _mm256_hadd_epi32(a[2], a[3]));
+    const __m256i y = _mm256_hadd_epi32(_mm256_hadd_epi32(a[4], a[5]), _mm256_hadd_epi32(a[6], a[7]));
+    const __m256i halves = _mm256_permute2x128_si256(x, y, 0x31);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(to + k),
+                       _mm256_add_epi32(_mm256_permute2x128_si256(x, y, 0x20), halves));
+  }
+}
+inline int64_t total(Products a) {
+  alignas(32) int32_t lane[8];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(lane), a);
+  int64_t all = 0;
+  for (const int32_t x : lane) all += x;
+  return all;
+}
+
+inline FloatReg pick(FloatReg table, IntReg index) { return _mm256_permutevar8x32_ps(table, index); }
+inline FloatReg gather(const float* table, IntReg index) { return _mm256_i32gather_ps(table, index, 4); }
+// The place below p in the next level of a tree: 2p, or 2p + 1 where x is above its edge.
+inline IntReg child(IntReg p, MaskReg above) { return sub_int(add_int(p, p), int_of_mask(above)); }
+
+constexpr int kPickedLevels = 3;  // from so many on, permutations are faster than comparing with edge after edge
+template <int levels>
+class PickedEdges {  // the first levels of a tree
+ public:
+  explicit PickedEdges(const EdgeTree& tree) {
+    for (int d = 0; d < levels; ++d) level_[d] = load_float(tree.node + (1 << d));
+  }
+  void operator()(const FloatReg* x, IntReg* rank) const {
+    for (int k = 0; k < kRegs; ++k) {
+      IntReg p = splat_int(0);
+      for (int d = 0; d < levels; ++d) p = child(p, less_float(pick(level_[d], p), x[k]));
+      rank[k] = p;
+    }
+  }
+
+ private:
+  FloatReg level_[levels];
+};
+
+// The floats that sixteen codes below 16 name.
+struct Values16 {
+  FloatReg low, high;
+  explicit Values16(const float* p) : low(load_float(p)), high(load_float(p + 8)) {}
+  void operator()(const uint8_t* codes, FloatReg* to) const {
+    for (int k = 0; k < 2; ++k) {
+      const IntReg c = load_u8(codes + 8 * k);
+      to[k] = _mm256_blendv_ps(pick(low, c), pick(high, c), float_of_bits(shift_left<28>(c)));
+    }
+  }
+};
+}  // namespace
+}  // namespace ISA
+
+// What needs the registers above.
+#include "vec_gather.h"

@@ -1,8 +1,14 @@
 // Where lanes go that are expanded or compressed by a mask, for registers without an instruction for it.
 #pragma once
+#include "isa.h"
+
+namespace ISA {
+namespace {
+
+constexpr uint8_t kNoLane = 0x80;
+
 // Row `mask`, entry j. expanding: which of the packed lanes lane j receives. Otherwise: which lane comes j-th.
 // kNoLane where there is none.
-constexpr uint8_t kNoLane = 0x80;
 template <int kLaneCount>
 struct LaneTable {
   uint8_t row[1 << kLaneCount][kLaneCount];
@@ -31,3 +37,6 @@ struct ByteTable {
       }
   }
 };
+
+}  // namespace
+}  // namespace ISA

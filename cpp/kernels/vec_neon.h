@@ -1,17 +1,23 @@
 // Four 128-bit registers hold sixteen lanes. Masks are registers of all ones or all zeros per lane.
+#pragma once
+#include <arm_neon.h>
+
+#include "vec_edges.h"
 #include "vec_moves.h"
 
+namespace ISA {
+namespace {
 // Bytes, and the cache: L1.
 constexpr int64_t kAhead = 8192;
 constexpr int kAheadCache = 3;
-constexpr int kLanes = 4;
+constexpr int kLanes = 4, kRegs = 4;
 using FloatReg = float32x4_t;
 using IntReg = int32x4_t;
 using MaskReg = uint32x4_t;
 
 inline FloatReg load_float(const float* p) { return vld1q_f32(p); }
 inline void store_float(float* p, FloatReg a) { vst1q_f32(p, a); }
-inline void stream_float(float* p, FloatReg a) { vst1q_f32(p, a); }
+inline void nontemporal_float(float* p, FloatReg a) { vst1q_f32(p, a); }
 inline FloatReg splat_float(float x) { return vdupq_n_f32(x); }
 inline FloatReg add_float(FloatReg a, FloatReg b) { return vaddq_f32(a, b); }
 inline FloatReg sub_float(FloatReg a, FloatReg b) { return vsubq_f32(a, b); }
@@ -114,4 +120,118 @@ inline BytesReg low_bytes(const IntReg* a) {
 inline IntReg largest_of_each(const IntReg* a) { return vpmaxq_s32(vpmaxq_s32(a[0], a[1]), vpmaxq_s32(a[2], a[3])); }
 inline void store_sixteen(uint8_t* p, BytesReg a) { vst1q_u8(p, a); }
 inline FloatReg load_half(const uint16_t* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+inline void load_halves(const uint16_t* p, FloatReg* to) {  // sixteen
+  for (int k = 0; k < kRegs; ++k) to[k] = load_half(p + k * kLanes);
+}
 inline void store_half(uint16_t* p, FloatReg a) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(a))); }
+
+inline BytesReg load_sixteen(const uint8_t* p) { return vld1q_u8(p); }
+inline BytesReg add_bytes(BytesReg a, int x) { return vaddq_u8(a, vdupq_n_u8(static_cast<uint8_t>(x))); }
+// 32 codes of 4 bits, one a byte, in 16 bytes: the first of two in the low half.
+inline BytesReg join_nibbles(BytesReg a, BytesReg b) {
+  return vorrq_u8(vuzp1q_u8(a, b), vshlq_n_u8(vuzp2q_u8(a, b), 4));
+}
+inline void split_nibbles(uint8_t* codes, const uint8_t* packed) {
+  const uint8x16_t p = vld1q_u8(packed);
+  vst2q_u8(codes, uint8x16x2_t{{vandq_u8(p, vdupq_n_u8(15)), vshrq_n_u8(p, 4)}});
+}
+
+// Plain stores.
+inline void nontemporal_16(void* p, const void* from) { __builtin_memcpy(p, from, 16); }
+inline void nontemporal_sixteen(uint8_t* p, BytesReg a) { store_sixteen(p, a); }
+inline void nontemporal_end() {}
+
+// clip(nearest(x), lowest, highest) + zero as bytes; vec.h says more.
+template <bool bounded>
+struct CodeClip {
+  FloatReg most;
+  int16x8_t lowest, zero;
+  CodeClip(int low, int high, int zero_point)
+      : most(vdupq_n_f32(static_cast<float>(high))),
+        lowest(vdupq_n_s16(static_cast<int16_t>(low))),
+        zero(vdupq_n_s16(static_cast<int16_t>(zero_point))) {}
+  uint8x8_t eight(FloatReg a, FloatReg b) const {
+    const auto rounded = [&](FloatReg x) { return vqmovn_s32(nearest_int(min_float(x, most))); };
+    return vqmovun_s16(vaddq_s16(vmaxq_s16(vcombine_s16(rounded(a), rounded(b)), lowest), zero));
+  }
+  BytesReg sixteen(const FloatReg* x) const { return vcombine_u8(eight(x[0], x[1]), eight(x[2], x[3])); }
+  void thirty_two(const FloatReg* x, const FloatReg* y, BytesReg* to) const {
+    to[0] = sixteen(x);
+    to[1] = sixteen(y);
+  }
+  BytesReg nibbles(const FloatReg* x, const FloatReg* y) const { return join_nibbles(sixteen(x), sixteen(y)); }
+};
+
+// Words of 16 bits, in an order of this file's own, and sums of their products, exact in any order.
+struct Words {
+  int16x8_t r[2];
+};
+using Products = int32x4_t;
+constexpr int kWords = 16;
+
+// Sixteen floats as words, half to even; saturates.
+inline void store_rounded(int16_t* p, const FloatReg* x) {
+  for (int k = 0; k < 4; ++k) vst1_s16(p + 4 * k, vqmovn_s32(nearest_int(x[k])));
+}
+inline Words splat_words(int x) {
+  const int16x8_t all = vdupq_n_s16(static_cast<int16_t>(x));
+  return {{all, all}};
+}
+inline Words load_words(const int16_t* p) { return {{vld1q_s16(p), vld1q_s16(p + 8)}}; }
+inline Words scaled(Words a, Words b) { return {{vqrdmulhq_s16(a.r[0], b.r[0]), vqrdmulhq_s16(a.r[1], b.r[1])}}; }
+inline Words clipped(Words a, Words low, Words high) {
+  return {{vminq_s16(vmaxq_s16(a.r[0], low.r[0]), high.r[0]), vminq_s16(vmaxq_s16(a.r[1], low.r[1]), high.r[1])}};
+}
+inline Products no_products() { return vdupq_n_s32(0); }
+inline Products add_products(Products to, Words a, Words b) {
+  for (int k = 0; k < 2; ++k) {
+    to = vmlal_s16(to, vget_low_s16(a.r[k]), vget_low_s16(b.r[k]));
+    to = vmlal_high_s16(to, a.r[k], b.r[k]);
+  }
+  return to;
+}
+inline void totals_of_sixteen(const Products* a, int32_t* to) {
+  for (int k = 0; k < 16; k += 4, a += 4) vst1q_s32(to + k, vpaddq_s32(vpaddq_s32(a[0], a[1]), vpaddq_s32(a[2], a[3])));
+}
+inline int64_t total(Products a) { return vaddlvq_s32(a); }
+
+inline FloatReg gather(const float* table, IntReg index) {
+  alignas(16) uint32_t at[4];
+  store_int(at, index);
+  const float some[4] = {table[at[0]], table[at[1]], table[at[2]], table[at[3]]};
+  return load_float(some);
+}
+// The place below p in the next level of a tree: 2p, or 2p + 1 where x is above its edge.
+inline IntReg child(IntReg p, MaskReg above) { return sub_int(add_int(p, p), int_of_mask(above)); }
+
+constexpr int kPickedLevels = INT32_MAX;  // there is no permutation of floats
+template <int levels>
+class PickedEdges;
+
+// The floats that sixteen codes below 16 name. Byte k of each float is plane k; planes are looked up, and join in
+// pairs: b0 b1 and b2 b3, then b0 b1 b2 b3.
+struct Values16 {
+  uint8x16_t plane[4];
+  explicit Values16(const float* p) {
+    const uint8x16x4_t planes = vld4q_u8(reinterpret_cast<const uint8_t*>(p));
+    for (int k = 0; k < 4; ++k) plane[k] = planes.val[k];
+  }
+  void operator()(const uint8_t* codes, FloatReg* to) const {
+    const uint8x16_t c = vandq_u8(vld1q_u8(codes), vdupq_n_u8(15));
+    uint8x16x4_t planes;
+    for (int k = 0; k < 4; ++k) planes.val[k] = vqtbl1q_u8(plane[k], c);
+    alignas(16) uint8_t some[64];
+    vst4q_u8(some, planes);
+    for (int k = 0; k < kRegs; ++k) to[k] = load_float(reinterpret_cast<const float*>(some + 16 * k));
+  }
+};
+
+// Sixteen codes below 16 become what a table of sixteen bytes says, in place.
+inline void translate(uint8_t* codes, const uint8_t* table) {
+  vst1q_u8(codes, vqtbl1q_u8(vld1q_u8(table), vld1q_u8(codes)));
+}
+}  // namespace
+}  // namespace ISA
+
+// What needs the registers above.
+#include "vec_gather.h"

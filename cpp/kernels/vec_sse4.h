@@ -1,10 +1,15 @@
 // Four 128-bit registers hold sixteen lanes. Masks are registers of all ones or all zeros per lane.
+#pragma once
+#include "vec_edges.h"
 #include "vec_moves.h"
+#include "vec_x86.h"
 
+namespace ISA {
+namespace {
 // Bytes, and the cache: L1.
 constexpr int64_t kAhead = 8192;
 constexpr int kAheadCache = 3;
-constexpr int kLanes = 4;
+constexpr int kLanes = 4, kRegs = 4;
 using FloatReg = __m128;
 using IntReg = __m128i;
 using MaskReg = __m128i;
@@ -15,7 +20,7 @@ inline FloatReg load_float(const float* p) {
   return a;
 }
 inline void store_float(float* p, FloatReg a) { _mm_storeu_ps(p, a); }
-inline void stream_float(float* p, FloatReg a) { _mm_stream_ps(p, a); }  // p: a multiple of 16 bytes
+inline void nontemporal_float(float* p, FloatReg a) { _mm_stream_ps(p, a); }  // p: a multiple of 16 bytes
 inline FloatReg splat_float(float x) { return _mm_set1_ps(x); }
 inline FloatReg add_float(FloatReg a, FloatReg b) { return _mm_add_ps(a, b); }
 inline FloatReg sub_float(FloatReg a, FloatReg b) { return _mm_sub_ps(a, b); }
@@ -113,7 +118,6 @@ inline void store_low8(uint8_t* p, IntReg a) {
   const int32_t four = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
   __builtin_memcpy(p, &four, 4);
 }
-using BytesReg = __m128i;  // sixteen of them
 inline BytesReg low_bytes(const IntReg* a) {
   const __m128i low = _mm_set1_epi32(0xff);
   const __m128i first = _mm_packus_epi32(_mm_and_si128(a[0], low), _mm_and_si128(a[1], low));
@@ -126,5 +130,140 @@ inline IntReg largest_of_each(const IntReg* a) {
   const IntReg x = pair(a[0], a[1]), y = pair(a[2], a[3]);
   return max_int(_mm_unpacklo_epi64(x, y), _mm_unpackhi_epi64(x, y));
 }
-inline void store_sixteen(uint8_t* p, BytesReg a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), a); }
-#include "half_in_integers.h"
+
+// float16 to float32 and back without instructions for it, which x86-64-v2 has none of.
+// sign eeeee mmmmmmmmmm: the 15 bits below the sign, moved up by 13, are the value times 2^-112, subnormals included.
+inline FloatReg load_half(const uint16_t* p) {
+  const IntReg h = load_u16(p), below_sign = and_int(h, splat_int(0x7fff));
+  const FloatReg value = mul_float(float_of_bits(shift_left<13>(below_sign)), splat_float(0x1p112f));
+  const IntReg infinite = select_int(less_int(splat_int(0x7bff), below_sign), splat_int(0x7f800000), splat_int(0));
+  const IntReg sign = shift_left<16>(sub_int(h, below_sign));
+  return float_of_bits(or_int(or_int(bits_of(value), infinite), sign));
+}
+
+// Sixteen; not inlined, since everywhere they would double the time to compile.
+NOINLINE inline void load_halves(const uint16_t* p, FloatReg* to) {
+  for (int k = 0; k < kRegs; ++k) to[k] = load_half(p + k * kLanes);
+}
+inline void store_half(uint16_t* p, FloatReg x) {
+  const IntReg bits = bits_of(x), magnitude = and_int(bits, splat_int(0x7fffffff));
+  // Normal results: half to even at bit 13, then the exponent bias falls from 127 to 15.
+  const IntReg odd = and_int(shift_right<13>(magnitude), splat_int(1));
+  const IntReg normal =
+      sub_int(shift_right<13>(add_int(add_int(magnitude, splat_int(0xfff)), odd)), splat_int(112 << 10));
+  // Subnormal results: adding 0.5 leaves the value in units of 2^-24, rounded half to even by the addition.
+  const IntReg half = splat_int(0x3f000000);
+  const IntReg subnormal = sub_int(bits_of(add_float(float_of_bits(magnitude), float_of_bits(half))), half);
+  IntReg h = select_int(less_int(magnitude, splat_int(0x38800000)), subnormal, normal);
+  h = select_int(less_int(magnitude, splat_int(0x477ff000)), h, splat_int(0x7c00));  // 65520 and above
+  h = select_int(less_int(splat_int(0x7f800000), magnitude), splat_int(0x7e00), h);  // NaN
+  store_low16(p, or_int(h, shift_right<16>(sub_int(bits, magnitude))));
+}
+
+// clip(nearest(x), lowest, highest) + zero as bytes; vec.h says more.
+template <bool bounded>
+struct CodeClip {
+  FloatReg most;
+  __m128i lowest, highest, zero;  // words
+  CodeClip(int low, int high, int zero_point)
+      : most(_mm_set1_ps(static_cast<float>(high))),
+        lowest(_mm_set1_epi16(static_cast<int16_t>(low))),
+        highest(_mm_set1_epi16(static_cast<int16_t>(high))),
+        zero(_mm_set1_epi16(static_cast<int16_t>(zero_point))) {}
+  __m128i rounded(FloatReg a, FloatReg b) const {
+    if constexpr (bounded) return _mm_packs_epi32(nearest_int(a), nearest_int(b));
+    return _mm_packs_epi32(nearest_int(min_float(a, most)), nearest_int(min_float(b, most)));
+  }
+  __m128i words(FloatReg a, FloatReg b) const {
+    __m128i w = _mm_max_epi16(rounded(a, b), lowest);
+    if constexpr (bounded) w = _mm_min_epi16(w, highest);
+    return _mm_add_epi16(w, zero);
+  }
+  BytesReg sixteen(const FloatReg* x) const { return _mm_packus_epi16(words(x[0], x[1]), words(x[2], x[3])); }
+  void thirty_two(const FloatReg* x, const FloatReg* y, BytesReg* to) const {
+    to[0] = sixteen(x);
+    to[1] = sixteen(y);
+  }
+  BytesReg nibbles(const FloatReg* x, const FloatReg* y) const { return join_nibbles(sixteen(x), sixteen(y)); }
+};
+
+// Words of 16 bits, in an order of this file's own, and sums of their products, exact in any order.
+struct Words {
+  __m128i r[2];
+};
+using Products = __m128i;  // four sums of 32 bits
+constexpr int kWords = 16;
+
+// Sixteen floats as words, half to even; saturates.
+inline void store_rounded(int16_t* p, const FloatReg* x) {
+  auto* to = reinterpret_cast<__m128i*>(p);
+  _mm_store_si128(to, _mm_packs_epi32(nearest_int(x[0]), nearest_int(x[1])));
+  _mm_store_si128(to + 1, _mm_packs_epi32(nearest_int(x[2]), nearest_int(x[3])));
+}
+inline Words splat_words(int x) {
+  const __m128i all = _mm_set1_epi16(static_cast<int16_t>(x));
+  return {{all, all}};
+}
+inline Words load_words(const int16_t* p) {
+  const auto* from = reinterpret_cast<const __m128i*>(p);
+  return {{_mm_load_si128(from), _mm_load_si128(from + 1)}};
+}
+inline Words scaled(Words a, Words b) { return {{_mm_mulhrs_epi16(a.r[0], b.r[0]), _mm_mulhrs_epi16(a.r[1], b.r[1])}}; }
+inline Words clipped(Words a, Words low, Words high) {
+  return {{_mm_min_epi16(_mm_max_epi16(a.r[0], low.r[0]), high.r[0]),
+           _mm_min_epi16(_mm_max_epi16(a.r[1], low.r[1]), high.r[1])}};
+}
+inline Products no_products() { return _mm_setzero_si128(); }
+inline Products add_products(Products to, Words a, Words b) {
+  return _mm_add_epi32(to, _mm_add_epi32(_mm_madd_epi16(a.r[0], b.r[0]), _mm_madd_epi16(a.r[1], b.r[1])));
+}
+inline void totals_of_sixteen(const Products* a, int32_t* to) {
+  for (int k = 0; k < 16; k += 4, a += 4)
+    _mm_store_si128(reinterpret_cast<__m128i*>(to + k),
+                    _mm_hadd_epi32(_mm_hadd_epi32(a[0], a[1]), _mm_hadd_epi32(a[2], a[3])));
+}
+inline int64_t total(Products a) {
+  alignas(16) int32_t lane[4];
+  _mm_store_si128(reinterpret_cast<__m128i*>(lane), a);
+  return int64_t{lane[0]} + lane[1] + lane[2] + lane[3];
+}
+
+inline FloatReg gather(const float* table, IntReg index) {
+  alignas(16) uint32_t at[4];
+  store_int(at, index);
+  const float some[4] = {table[at[0]], table[at[1]], table[at[2]], table[at[3]]};
+  return load_float(some);
+}
+// The place below p in the next level of a tree: 2p, or 2p + 1 where x is above its edge.
+inline IntReg child(IntReg p, MaskReg above) { return sub_int(add_int(p, p), int_of_mask(above)); }
+
+constexpr int kPickedLevels = INT32_MAX;  // there is no permutation of floats
+template <int levels>
+class PickedEdges;
+
+// The floats that sixteen codes below 16 name. Byte k of each float is plane k; planes are looked up and join in pairs:
+// b0 b1 and b2 b3, then b0 b1 b2 b3.
+struct Values16 {
+  __m128i plane[4];
+  explicit Values16(const float* p) {
+    alignas(16) uint8_t bytes[4][16];
+    for (int i = 0; i < 64; ++i) bytes[i % 4][i / 4] = reinterpret_cast<const uint8_t*>(p)[i];
+    for (int k = 0; k < 4; ++k) plane[k] = _mm_load_si128(reinterpret_cast<const __m128i*>(bytes[k]));
+  }
+  void operator()(const uint8_t* codes, FloatReg* to) const {
+    const __m128i c = _mm_and_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)), _mm_set1_epi8(15));
+    __m128i b[4];
+    for (int k = 0; k < 4; ++k) b[k] = _mm_shuffle_epi8(plane[k], c);
+    const __m128i low01 = _mm_unpacklo_epi8(b[0], b[1]), low23 = _mm_unpacklo_epi8(b[2], b[3]);
+    const __m128i high01 = _mm_unpackhi_epi8(b[0], b[1]), high23 = _mm_unpackhi_epi8(b[2], b[3]);
+    to[0] = float_of_bits(_mm_unpacklo_epi16(low01, low23));
+    to[1] = float_of_bits(_mm_unpackhi_epi16(low01, low23));
+    to[2] = float_of_bits(_mm_unpacklo_epi16(high01, high23));
+    to[3] = float_of_bits(_mm_unpackhi_epi16(high01, high23));
+  }
+};
+}  // namespace
+}  // namespace ISA
+
+// What needs the registers above.
+#include "vec_gather.h"
