@@ -108,13 +108,10 @@ FLATTEN void softmax_terms(const float* logits, int64_t n, int64_t classes, cons
       if (c == top) {
         t = {logits[c] - logits[second], others, is_label ? 1.0f : own, 0};
       } else {  // no cancellation: that of the top is 1, and at least a half of the sum stays
-        alignas(64) float lane[16];
-        store(lane, exp_nonpositive(splat(logits[c] - logits[top])));
-        t = {logits[c] - logits[top], all - lane[0], is_label ? 1.0f : own_below, 0};
+        const float e = first_lane(exp_nonpositive(splat(logits[c] - logits[top])));
+        t = {logits[c] - logits[top], all - e, is_label ? 1.0f : own_below, 0};
       }
-      alignas(64) float lane[16];
-      store(lane, label_probability(splat(t.logit), splat(t.others), splat(t.own), is_label));
-      t.probability = lane[0];
+      t.probability = first_lane(label_probability(splat(t.logit), splat(t.others), splat(t.own), is_label));
       terms[c] = t;
     }
   }
@@ -139,9 +136,7 @@ FLATTEN void predictive(const float* w, const float* x, int64_t n, int64_t class
           });
         });
       }
-      for (int half = 8; half; half /= 2)
-        for (int k = 0; k < half; ++k)
-          for (int64_t i = 0; i < some; i += 16) store(&total[k][i], load(&total[k][i]) + load(&total[k + half][i]));
+      fold_rows(total, 16, some);
       __builtin_memcpy(out + c * inputs + at, total[0], static_cast<size_t>(some) * sizeof(float));
     }
 }

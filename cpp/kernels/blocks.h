@@ -5,14 +5,6 @@
 namespace ISA {
 namespace {
 
-// Calls body with what is summed: x, |x| or x * x.
-template <class Body>
-inline bool with_power(int power, const Body& body) {
-  if (power == 0) return body([](F32x16 x) { return x; });
-  if (power == 1) return body([](F32x16 x) { return abs(x); });
-  return body([](F32x16 x) { return x * x; });
-}
-
 // The sum of n values in sixteen lanes; lanes that a short row leaves empty are not read.
 inline float lane_sum(const float* p, int64_t n) {
   if (n >= 16) {
@@ -43,16 +35,14 @@ inline void sum_down(const T* x, int64_t rows, int64_t count, int64_t stride, co
       float* sums = total[r % 16] + i;
       store(sums, load(sums) + powered(v));
     });
-  for (int64_t half = 8; half; half /= 2)
-    for (int64_t j = 0; j < half && j + half < used; ++j)
-      for (int64_t i = 0; i < count; i += 16) store(&total[j][i], load(&total[j][i]) + load(&total[j + half][i]));
+  fold_rows(total, used, count);
 }
 
 FLATTEN bool block_sums(Weights w, int64_t rows, int64_t cols, int64_t stride, int64_t block_rows, int64_t block_cols,
                         int power, float* out, int64_t out_stride) {
   alignas(64) float total[16][kColumns];
   return typed(w, [&](auto* x) {
-    return with_power(power, [&](auto powered) {
+    const auto sums = [&](auto powered) {
       Finite finite;
       for (int64_t r = 0; r < rows; r += block_rows, out += out_stride) {
         if (block_cols > kColumns) {  // a block in several stretches
@@ -71,12 +61,13 @@ FLATTEN bool block_sums(Weights w, int64_t rows, int64_t cols, int64_t stride, i
         for (int64_t c = 0; c < cols; c += stretch) {
           const int64_t some = smaller(stretch, cols - c);
           sum_down(x + r * stride + c, block_rows, some, stride, powered, finite, total);
-          float* sums = out + c / block_cols;
-          for (int64_t i = 0; i < some; i += block_cols) *sums++ = lane_sum(total[0] + i, block_cols);
+          float* to = out + c / block_cols;
+          for (int64_t i = 0; i < some; i += block_cols) *to++ = lane_sum(total[0] + i, block_cols);
         }
       }
       return finite.all();
-    });
+    };
+    return power == 0 ? sums([](F32x16 v) { return v; }) : with_power(power, sums);
   });
 }
 

@@ -24,12 +24,6 @@ struct CodeRow {
   }
 };
 
-// What takes weights of sixteen groups to their edges: x * lift * inverse.
-struct Factors {
-  alignas(64) float scale[16], lift[16], inverse[16];
-  bool lifted;
-};
-
 // Calls body(i, tail, left) for n weights, of which `readable` can be read: a short tail is read whole where that goes,
 // as `left` good lanes.
 template <class Body>
@@ -56,36 +50,19 @@ inline float absmax(const T* x, int64_t n, int64_t readable, Finite& finite) {
   return result;
 }
 
-// The positive number before each in a dtype, whose bits as an integer are one less.
-inline F32x16 one_below(F32x16 x, Dtype dtype) {
-  if (dtype != Dtype::kFloat16) return from_bits(float_bits(x) - splat(dtype == Dtype::kFloat32 ? 1 : 1 << 16));
-  alignas(64) Float16 some[16];
-  store(some, x);
-  for (Float16& h : some) --h.bits;
-  return load(some);
-}
-
 inline F32x16 scales_for(F32x16 high, const Book& book) {
   if (book.rule == BookRule::kAbsmax) {
     const F32x16 scale = through(high / splat(book.peak), book.scale_dtype);
     const Mask16 too_far = (splat(book.limit) < scale * splat(book.peak)) & (scale < splat(__builtin_inff()));
-    return select(too_far, one_below(scale, book.scale_dtype), scale);
+    return select(too_far, previous(scale, book.scale_dtype), scale);
   }
   const F32x16 below = from_bits(float_bits(high) & splat(0x7f800000)) / splat(book.peak);
   return select(splat(0.0f) < high, max(below, splat(0x1p-127f)), splat(0.0f));
 }
 
-inline void set_factors(Factors& factors, F32x16 scale) {
-  const F32x16 lift = select(scale < splat(1 / kLift), splat(kLift), splat(1.0f));
-  store(factors.scale, scale);
-  store(factors.lift, lift);
-  store(factors.inverse, select(splat(0.0f) < scale, splat(1.0f) / (scale * lift), splat(0.0f)));
-  factors.lifted = lane_bits(scale < splat(1 / kLift)) != 0;
-}
-
 // Scales of up to sixteen groups that follow each other in a row, or those that are given.
 template <class T>
-NOINLINE void fit_book(const T* x, int64_t n, int64_t count, const Book& book, float* scales, Factors& factors,
+NOINLINE void fit_book(const T* x, int64_t n, int64_t count, const Book& book, float* scales, Inverses& inverses,
                        Finite& finite) {
   alignas(64) float high[16] = {}, given[16] = {};
   Finite here;  // in a register; `finite` is in memory by now
@@ -95,21 +72,21 @@ NOINLINE void fit_book(const T* x, int64_t n, int64_t count, const Book& book, f
   finite.peak = max(finite.peak, here.peak);
   const bool found = book.rule == BookRule::kAbsmax || book.rule == BookRule::kPowerOfTwo;
   for (int64_t k = 0; book.rule == BookRule::kGivenScale && k < count; ++k) given[k] = scales[k];
-  set_factors(factors, found ? scales_for(load(high), book) : load(given));
-  for (int64_t k = 0; found && k < count; ++k) scales[k] = factors.scale[k];
+  inverses.set(found ? scales_for(load(high), book) : load(given));
+  for (int64_t k = 0; found && k < count; ++k) scales[k] = inverses.scale[k];
 }
 
 // Ranks among the edges of n weights of group k, of as many as fit into the row's stretch at a time.
 template <bool scaled, class T, class Edges>
-inline void code_group(const T* x, int64_t n, int64_t readable, const Edges& search, const Factors& factors, int64_t k,
-                       CodeRow& row) {
-  const F32x16 lift = splat(factors.lift[k]), inverse = splat(factors.inverse[k]);
+inline void code_group(const T* x, int64_t n, int64_t readable, const Edges& search, const Inverses& inverses,
+                       int64_t k, CodeRow& row) {
+  const F32x16 lift = splat(inverses.lift[k]), inverse = splat(inverses.inverse[k]);
   for (int64_t at = 0; at < n;) {
     const int64_t some = smaller(n - at, kStretch - row.count);
     uint8_t* codes = row.codes + row.count;
     for_each_vector_within(some, readable - at, [&](int64_t i, auto tail, auto) {
       F32x16 v = load(x + at + i, tail);
-      if constexpr (scaled) v = (factors.lifted ? v * lift : v) * inverse;
+      if constexpr (scaled) v = (inverses.lifted ? v * lift : v) * inverse;
       I32x16 rank;
       search(v.r, rank.r);
       store_bytes(codes + i, rank);
@@ -124,7 +101,7 @@ template <int levels, bool scaled, class T>
 NOINLINE bool code_rows(const T* x, int64_t rows, int64_t cols, const Book& book, uint8_t* data, float* scales,
                         bool nontemporal) {
   Finite finite;
-  Factors factors;
+  Inverses inverses;
   CodeRow row{data, book.bits, nontemporal, book.order, 0, {}};
   const float* edges = book.edges;
   Search<levels> search(edges, book.count - 1);
@@ -133,7 +110,7 @@ NOINLINE bool code_rows(const T* x, int64_t rows, int64_t cols, const Book& book
   for (int64_t r = 0; r < rows; ++r, x += cols, scales += groups) {
     for (int64_t g = 0; g < groups; g += together) {
       const int64_t count = smaller(together, groups - g);
-      fit_book(x + g * size, cols - g * size, count, book, scales + g, factors, finite);
+      fit_book(x + g * size, cols - g * size, count, book, scales + g, inverses, finite);
       if (!data) continue;
       for (int64_t k = 0; k < count; ++k) {
         const int64_t at = (g + k) * size;
@@ -141,7 +118,7 @@ NOINLINE bool code_rows(const T* x, int64_t rows, int64_t cols, const Book& book
           search = Search<levels>(edges, book.count - 1);
           edges += book.count - 1;
         }
-        code_group<scaled>(x + at, smaller(size, cols - at), cols - at, search, factors, k, row);
+        code_group<scaled>(x + at, smaller(size, cols - at), cols - at, search, inverses, k, row);
       }
     }
     if (data) row.flush();
@@ -183,7 +160,7 @@ struct Values {
   }
 };
 
-// Calls body(first, codes, n, scale, group) for the pieces of groups in rows of packed codes; the codes are unpacked.
+// Calls body(first, codes, n, group) for n unpacked codes of one group at a time: from place `first` of rows x cols on.
 template <class Body>
 inline void each_piece(const uint8_t* data, int64_t rows, int64_t cols, int bits, int64_t group_size,
                        const Body& body) {

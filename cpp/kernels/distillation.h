@@ -146,17 +146,14 @@ inline void gradient_of(Weights row, int64_t n, const LossWeights& weight, const
 }
 
 inline float element(Weights row, int64_t i) {
-  alignas(64) float lane[16];
-  typed(row, [&](auto* x) { store(lane, load(x + i, 1)); });
-  return lane[0];
+  return typed(row, [&](auto* x) { return first_lane(load(x + i, 1)); });
 }
 
 // The cross-entropy with the label is added to the loss, and its gradient to what gradient_of writes.
 inline double label_loss(Weights row, int64_t n, int64_t label, const LossWeights& weight, const Exponents& exponents,
                          float share, float total, float* grad) {
   const Exponents hot = exponents.at(1.0f);
-  alignas(64) float exponent[16];
-  store(exponent, hot(splat(element(row, label))));
+  const float exponent = first_lane(hot(splat(element(row, label))));
   if (weight.tempered) {
     const float hot_total = softmax_sum(row, n, hot, [](int64_t, auto, F32x16, F32x16) {});
     gradient_of<true, true>(row, n, weight, exponents, share, total, hot_total, grad);
@@ -165,7 +162,7 @@ inline double label_loss(Weights row, int64_t n, int64_t label, const LossWeight
     gradient_of<true, false>(row, n, weight, exponents, share, total, total, grad);
   }
   grad[label] -= weight.hard;
-  return static_cast<double>(log(total)) - exponent[0];
+  return static_cast<double>(log(total)) - static_cast<double>(exponent);
 }
 
 FLATTEN bool distill(Weights student, const Weights* teachers, int count, const int64_t* labels, int64_t first,

@@ -36,11 +36,7 @@ inline F32x16 log(F32x16 x) {
   return n * splat(kLn2High) + (twice + (p * z * twice + n * splat(kLn2Low)));
 }
 
-inline float log(float x) {
-  alignas(64) float lane[16];
-  store(lane, log(splat(x)));
-  return lane[0];
-}
+inline float log(float x) { return first_lane(log(splat(x))); }
 
 }  // namespace
 }  // namespace ISA

@@ -5,13 +5,28 @@
 namespace ISA {
 namespace {
 
-constexpr float kLift = 0x1p100f;  // scales below 1 / kLift are lifted by it, so that their inverse is finite
+// Scales below 1 / kLift are lifted by it, so that their inverse is finite. Of scale = 2^-130, say, 1 / scale is beyond
+// float32: x / scale = (x * 2^100) * (1 / 2^-30). Multiplying with a power of two rounds nothing.
+constexpr float kLift = 0x1p100f;
 
-// What quantizes sixteen groups: q = clip(round(x * lift * inverse), lowest, highest), counted from the zero point.
-struct Quantizers {
+// The scales of sixteen groups, and what weights are multiplied with instead of dividing them: x * lift * inverse.
+struct Inverses {
   alignas(64) float scale[16], lift[16], inverse[16];
-  alignas(64) uint32_t lowest[16], highest[16], zero[16];
   bool lifted;  // any of them
+
+  void set(F32x16 of) {  // of scales of any sign; 0 of 0
+    const F32x16 size = abs(of);
+    const F32x16 by = select(size < splat(1 / kLift), splat(kLift), splat(1.0f));
+    store(scale, of);
+    store(lift, by);
+    store(inverse, select(splat(0.0f) < size, splat(1.0f) / (of * by), splat(0.0f)));
+    lifted = lane_bits(size < splat(1 / kLift)) != 0;
+  }
+};
+
+// What quantizes sixteen groups: q = clip(round(x / scale), lowest, highest), counted from the zero point.
+struct Quantizers : Inverses {
+  alignas(64) uint32_t lowest[16], highest[16], zero[16];
 };
 
 // Scales and zero points of sixteen groups.
@@ -34,12 +49,6 @@ struct GroupQuantizer {
 
   F32x16 scaled(F32x16 x) const { return (lifted ? x * lift : x) * inverse; }  // x / scale, not rounded
 };
-
-template <class X>
-inline X larger(X a, X b) {
-  return a < b ? b : a;
-}
-inline int32_t within(int32_t x, int32_t low, int32_t high) { return x < low ? low : x < high ? x : high; }
 
 // Whether symmetric codes begin at 0, not at 1.
 inline bool full(const Grid& grid) { return grid.rule == ScaleRule::kMse || grid.rule == ScaleRule::kGivenFullRange; }
@@ -72,10 +81,13 @@ inline F32x16 next_power_of_two(F32x16 scale) {  // scale >= 0; at most 2^127
   return from_bits(select(b < splat(0x00800000), small, min(up(b), splat(0x7f000000))));
 }
 
-// The scale before this one, which is positive and normal, in its dtype.
-inline F32x16 previous(F32x16 scale, Dtype dtype) {
+// The number before this positive one in a dtype. Its bits as an integer are one less; where they are those of a
+// float32, too, except for the subnormals of float16, which are 2^-24 apart.
+inline F32x16 previous(F32x16 x, Dtype dtype) {
   const int32_t unit = dtype == Dtype::kFloat32 ? 1 : dtype == Dtype::kFloat16 ? 1 << 13 : 1 << 16;
-  return from_bits(float_bits(scale) - splat(unit));
+  const F32x16 before = from_bits(float_bits(x) - splat(unit));
+  if (dtype != Dtype::kFloat16) return before;
+  return select(x <= splat(0x1p-14f), x - splat(0x1p-24f), before);
 }
 
 // absmax, or high - low, over the span of codes, before any rounding to the dtype of scales. low <= 0 <= high.
@@ -114,15 +126,6 @@ inline F32x16 zeros_for(F32x16 low, const Quantizers& quantizers, const Grid& gr
   if (grid.symmetric) return splat(static_cast<float>(1 << (grid.bits - 1)));
   const F32x16 zero = (splat(0.0f) - low) * load(quantizers.lift) * load(quantizers.inverse);
   return to_float(nearest(min(max(zero, splat(0.0f)), splat(static_cast<float>((1 << grid.bits) - 1)))));
-}
-
-inline void set_scales(Quantizers& quantizers, F32x16 scale) {
-  const F32x16 size = abs(scale);
-  const F32x16 lift = select(size < splat(1 / kLift), splat(kLift), splat(1.0f));
-  store(quantizers.scale, scale);
-  store(quantizers.lift, lift);
-  store(quantizers.inverse, select(splat(0.0f) < size, splat(1.0f) / (scale * lift), splat(0.0f)));
-  quantizers.lifted = lane_bits(size < splat(1 / kLift)) != 0;
 }
 
 inline void set_zeros(Quantizers& quantizers, F32x16 zero, const Grid& grid) {

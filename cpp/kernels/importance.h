@@ -52,13 +52,6 @@ FLATTEN bool wanda(Weights w, const float* norm, int64_t rows, int64_t cols, flo
   });
 }
 
-// Calls body with what is summed: |x| or x * x.
-template <class Body>
-inline auto with_power(int power, const Body& body) {
-  if (power == 1) return body([](F32x16 x) { return abs(x); });
-  return body([](F32x16 x) { return x * x; });
-}
-
 // The sums of `count` rows side by side: each is one chain of additions, which alone would wait for one another. The
 // processor itself fetches several rows ahead; one alone it fetches too late.
 template <int count, class T, class Powered>
@@ -74,8 +67,11 @@ inline void sum_rows(const T* x, int64_t cols, const Powered& powered, auto fetc
   for (int k = 0; k < count; ++k) out[k] = sum(totals[k]);
 }
 
-// Whether all weights were finite of which `sums` of magnitudes or squares are made: NaN and infinity stay in a sum, so
-// that they are searched for only where one is not finite, as one of large weights may be.
+// Whether all weights were finite of which `sums` of magnitudes or squares are made. NaN and infinity stay in a sum, so
+// that finite sums have finite weights; others are ambiguous, and only then all weights are read again:
+//   weights   1    2    3        sum 6
+//   weights   1    inf  3        sum inf     not finite
+//   weights   3e38 3e38 3e38     sum inf     finite: the sum alone overflowed
 inline bool finite_sums(const float* sums, int64_t n, Weights w, int64_t rows, int64_t cols, int64_t stride) {
   bool finite = true;
   for (int64_t i = 0; i < n; ++i) finite &= __builtin_isfinite(sums[i]);

@@ -47,29 +47,19 @@ struct OneGrid {
 
 inline Quantizers quantizers_of(F32x16 scale, F32x16 zero, const Grid& grid) {
   Quantizers quantizers;
-  set_scales(quantizers, scale);
+  quantizers.set(scale);
   set_zeros(quantizers, zero, grid);
   return quantizers;
 }
 
 inline float zero_of(float low, float scale, const Grid& grid) {
-  alignas(64) float zero[16];
   Quantizers one;
-  set_scales(one, splat(scale));
-  store(zero, zeros_for(splat(low), one, grid));
-  return zero[0];
+  one.set(splat(scale));
+  return first_lane(zeros_for(splat(low), one, grid));
 }
 
-inline float in_dtype(float scale, Dtype dtype) {
-  alignas(64) float of[16];
-  store(of, through(splat(scale), dtype));
-  return of[0];
-}
-inline float before(float scale, Dtype dtype) {
-  alignas(64) float of[16];
-  store(of, previous(splat(scale), dtype));
-  return of[0];
-}
+inline float in_dtype(float scale, Dtype dtype) { return first_lane(through(splat(scale), dtype)); }
+inline float before(float scale, Dtype dtype) { return first_lane(previous(splat(scale), dtype)); }
 
 // The steps from the zero point to the farther end of the codes.
 inline float longer_side(float zero, const Grid& grid) {
@@ -134,12 +124,12 @@ template <class T, class Size>
 inline void absmax_grids(const T* x, int64_t n, int count, Size size, const float* low, const float* high,
                          const Grid& grid, Quantizers& quantizers, Grids& found) {
   const F32x16 scale = scales_for(load(low), load(high), grid);
-  set_scales(quantizers, scale);
+  quantizers.set(scale);
   store(found.scale, scale);
   store(found.zero, zeros_for(load(low), quantizers, grid));
   if (!(lane_bits(any_weights(low, high) & may_be_subnormal(found, grid)) | may_exceed(found, grid))) return;
   mend_each_absmax(x, n, count, size, low, high, grid, found);
-  set_scales(quantizers, load(found.scale));
+  quantizers.set(load(found.scale));
 }
 
 // Doubtful grids that are worse than those of absmax, or whose codes decode beyond the limit, become those.

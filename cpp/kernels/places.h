@@ -11,9 +11,8 @@ constexpr int64_t kSpan = 1024;  // columns, or nonzeros, that are handled toget
 inline const uint8_t* row_of(const Places& at, int64_t r) {
   return static_cast<const uint8_t*>(at.data) + r * at.row_bytes();
 }
-inline int64_t within(int64_t x, int64_t low, int64_t high) { return x < low ? low : x > high ? high : x; }
 inline int64_t begin_of(const Places& at, int64_t r) {
-  return at.offsets ? within(at.offsets[r], 0, at.count) : r * (at.cols / at.m * at.n);
+  return at.offsets ? within(at.offsets[r], int64_t{0}, at.count) : r * (at.cols / at.m * at.n);
 }
 inline int64_t end_of(const Places& at, int64_t r) {
   return at.offsets ? within(at.offsets[r + 1], begin_of(at, r), at.count) : begin_of(at, r + 1);

@@ -45,7 +45,12 @@ FLATTEN int64_t count_nonzero(Weights w, int64_t n) {
 FLATTEN bool is_finite(Weights w, int64_t n) { return all_finite(w, n); }
 
 // Which of four consecutive keys outrank at least `removed` others of the four. Lane j sees lanes j + 1, j + 2, j + 3
-// (mod 4) in turn; one that comes before j wins an equal comparison, which + 1 makes strict.
+// (mod 4) in turn. A key outranks equal ones that come before it: for those, + 1 makes < of <=. Of keys 5 5 2 9:
+//   lane                    0      1      2      3
+//   a: rotated by 1     5 < 5  2 < 5  9 < 2  5 < 10     no  yes no  yes    lane 3 sees lane 0, before it
+//   b: rotated by 2     2 < 5  9 < 5  5 < 3  5 < 10     yes no  no  yes
+//   c: rotated by 3     9 < 5  5 < 6  5 < 3  2 < 10     no  yes no  yes
+// Two are removed: lanes 1 and 3 have two yes or more and stay, and of the equal 5s the later one is kept.
 inline Mask16 keep_of_four(I32x16 key, int removed) {
   alignas(64) static const uint32_t before1[16] = {0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1};
   alignas(64) static const uint32_t before2[16] = {0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1};

@@ -61,12 +61,12 @@ NOINLINE void finalize_scales(const T* x, int64_t n, int count, Size size, const
   Grids found;
   if (grid.rule == ScaleRule::kMse) {
     least_squares_grids(x, n, count, size, low, high, grid, found);
-    set_scales(quantizers, load(found.scale));
+    quantizers.set(load(found.scale));
   } else if (grid.rule == ScaleRule::kAbsmax) {
     absmax_grids(x, n, count, size, low, high, grid, quantizers, found);
   } else {
     for (int k = 0; k < 16; ++k) found.scale[k] = given_scales(grid) && k < count ? scales[k] : 0;
-    set_scales(quantizers, given_scales(grid) ? load(found.scale) : scales_for(load(low), load(high), grid));
+    quantizers.set(given_scales(grid) ? load(found.scale) : scales_for(load(low), load(high), grid));
     store(found.zero, zeros_for(load(low), quantizers, grid));
   }
   for (int k = 0; !given_scales(grid) && k < count; ++k) scales[k] = quantizers.scale[k];
@@ -123,6 +123,9 @@ inline void quantize_into(Row& row, const T* x, int64_t rows, int64_t cols, Size
 }
 
 // One group a row: while a row is coded the range of the next is found, which is then in the caches when it is coded.
+//   row 0    range
+//   row 1    .       range, while row 0 is coded
+//   row 2    .       .       range, while row 1 is coded     each row comes from memory once, and from a cache once
 template <bool symmetric, class T, class Row>
 inline void quantize_channels(Row& row, const T* x, int64_t rows, int64_t cols, const Grid& grid, int64_t first,
                               float* scales, uint8_t* zeros, Finite& finite) {
@@ -220,10 +223,8 @@ FLATTEN bool ranges(Weights w, int64_t rows, int64_t cols, int64_t group_size, f
           most = max(most, select(valid, key, most));
         });
         const auto value = [](int32_t key) {  // key_of() is its own inverse
-          alignas(64) float lane[16];
           const I32x16 k = splat(key);
-          store(lane, from_bits(k ^ (shift_right_signed<31>(k) & splat(0x7fffffff))));
-          return lane[0];
+          return first_lane(from_bits(k ^ (shift_right_signed<31>(k) & splat(0x7fffffff))));
         };
         *low++ = value(-1 - largest(splat(-1) - least));
         *high++ = value(largest(most));
@@ -234,6 +235,7 @@ FLATTEN bool ranges(Weights w, int64_t rows, int64_t cols, int64_t group_size, f
 
 constexpr int64_t kUnpacked = 512;  // codes: stores of some drain while the next are unpacked
 
+// The loop of codebooks.h's each_piece(), written out: through it, groups of 32 are up to a tenth slower.
 FLATTEN void dequantize(const uint8_t* data, int64_t rows, int64_t cols, int bits, int64_t group_size,
                         const float* scales, const uint8_t* zeros, MutableWeights out, bool nontemporal) {
   alignas(64) uint8_t codes[kUnpacked + 16];

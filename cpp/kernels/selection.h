@@ -32,8 +32,11 @@ inline uint32_t* append_few(uint32_t* end, const uint32_t* keys, uint64_t marks)
 
 // Appends the keys of low..high to `keys` while there is room for them, and counts those and the ones below. Keys are
 // marked first and moved afterwards: a branch for each sixteen would be mispredicted, and memory would wait meanwhile.
-// One comparison says low <= key <= high: as unsigned, key - low is at most high - low. Flipping the top bit of both
-// sides turns the signed comparison that every ISA has into the unsigned one; the flip of key - low is in `start`.
+// One comparison says low <= key <= high: as unsigned, key - low is at most high - low. Of low = -3 and high = 5:
+//   key                      -4     -3      0      5      6
+//   key - low, unsigned   2^32-1     0      3      8      9     inside: those up to 8
+// Flipping the top bit of both sides turns the signed comparison that every ISA has into the unsigned one; the flip of
+// key - low is in `start`.
 template <class Key>
 inline void collect(int64_t n, int32_t low, int32_t high, uint32_t* keys, int64_t room, int64_t* collected,
                     int64_t* below, const Key& key_at) {

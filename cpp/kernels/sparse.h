@@ -338,8 +338,7 @@ FLATTEN void sparse_matmul(const Places& at, const Nonzeros& w, int64_t first, i
             store(to, load(to) + splat(weight[i]) * load(x + int64_t{columns[i]} * 16));
           }
         });
-        for (int half = 8; half; half /= 2)
-          for (int j = 0; j < half; ++j) store(lane[j], load(lane[j]) + load(lane[j + half]));
+        fold_rows(lane, 16, 16);
         for (int64_t j = 0; j < smaller(16, batch - b); ++j) out[(b + j) * at.rows + r] = lane[0][j];
       }
   });

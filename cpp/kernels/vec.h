@@ -250,6 +250,21 @@ inline void for_each_vector(int64_t n, const Body& body) {
 inline void fetch_ahead(const void* p) { __builtin_prefetch(static_cast<const char*>(p) + kAhead, 0, kAheadCache); }
 inline void fetch_near(const void* p) { __builtin_prefetch(static_cast<const char*>(p) + kAhead); }  // into L1
 
+// The same order of sums for sixteen rows of `width` floats, of which the first `used` rows and `count` columns are in
+// use: the sums are in row 0. Writes up to a multiple of sixteen columns.
+template <int64_t width>
+inline void fold_rows(float (*row)[width], int64_t used, int64_t count) {
+  for (int64_t half = 8; half; half /= 2)
+    for (int64_t j = 0; j < half && j + half < used; ++j)
+      for (int64_t i = 0; i < count; i += 16) store(&row[j][i], load(&row[j][i]) + load(&row[j + half][i]));
+}
+
+inline float first_lane(F32x16 a) {
+  alignas(64) float lane[16];
+  store(lane, a);
+  return lane[0];
+}
+
 // Remembers whether every weight it saw was finite: the bits of infinity and NaN are the largest magnitudes.
 struct Finite {
   I32x16 peak = splat(0);
@@ -260,6 +275,14 @@ struct Finite {
 constexpr int64_t kStretch = 4096;  // codes or marks that wait between two steps, in L1
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+template <class X>
+inline X larger(X a, X b) {
+  return a < b ? b : a;
+}
+template <class X>
+inline X within(X x, X low, X high) {
+  return x < low ? low : x < high ? x : high;
+}
 
 // Calls body with a truth that its loops need not ask for again.
 template <class Body>

@@ -4,8 +4,12 @@
 
 namespace ISA {
 namespace {
-// A binary tree of edges, root at 1: the edges of depth d are node[2^d ...], so that below edge p of depth d hang
-// 2p and 2p + 1 of depth d + 1. At the leaves p counts the edges below x. Missing edges are infinite.
+// A binary tree of edges, root at 1: the edges of depth d are node[2^d ...], so that edge p of depth d has the children
+// 2p and 2p + 1 in depth d + 1. At the leaves p counts the edges below x. Missing edges are infinite. Of e0 < ... < e6:
+//   node[1]                     e3
+//   node[2..3]          e1              e5
+//   node[4..7]      e0      e2      e4      e6
+//   leaves p      0   1   2   3   4   5   6   7     e2 < x <= e3: left, right, right: p = 0, 1, 3
 struct EdgeTree {
   alignas(64) float node[256 + 16];
   int depth;

@@ -39,6 +39,13 @@ inline bool map_weights(Weights w, int64_t n, MutableWeights out, bool nontempor
   });
 }
 
+// Calls body with what is summed: |x| or x * x.
+template <class Body>
+inline auto with_power(int power, const Body& body) {
+  if (power == 1) return body([](F32x16 x) { return abs(x); });
+  return body([](F32x16 x) { return x * x; });
+}
+
 NOINLINE inline bool all_finite(Weights w, int64_t n) {
   return typed(w, [&](auto* x) {
     Finite finite;
