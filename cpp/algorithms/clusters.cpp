@@ -1,6 +1,7 @@
 #include "clusters.h"
 
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -215,6 +216,7 @@ void keep_largest(const uint32_t* sorted, int64_t n, float* edges, float* scale)
     edge = size;
     *scale = static_cast<float>(sum / static_cast<double>(m));
   }
+  edge = std::max(edge, std::numeric_limits<float>::denorm_min());  // edges of zeros alone must ascend as well
   edges[0] = -edge;
   edges[1] = std::nextafter(edge, -1.0f);
 }

@@ -80,7 +80,7 @@ def fit_ternary(w: Array, group_size: int, edges: Array, scales: Array) -> bool:
             sums = np.cumsum(size, -1, np.float64)
             many = np.arange(1, x.shape[1] + 1)
             m = np.argmax(sums * sums / many, -1)[:, None]
-            edge = np.take_along_axis(size, m, -1)[:, 0]
+            edge = np.maximum(np.take_along_axis(size, m, -1)[:, 0], np.float32(2.0**-149))  # edges ascend
             edges[:, g, 0], edges[:, g, 1] = -edge, np.nextafter(edge, np.float32(-1))
             scales[:, g] = np.take_along_axis(sums / many, m, -1)[:, 0]
     return all_finite(w)
