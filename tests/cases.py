@@ -187,7 +187,9 @@ def ternary(group: int) -> Callable[..., tuple[Any, ...]]:
     def make(rng: np.random.Generator, r: int, c: int, d: Any) -> tuple[Any, ...]:
         size = min(group, c) or c
         groups = -(-c // size)
-        return weights(rng, r, c, d), size, Out((r, groups, 2), np.float32), Out((r, groups), np.float32)
+        w = weights(rng, r, c, d)
+        w[: r // 3] = 0  # groups of nothing, too
+        return w, size, Out((r, groups, 2), np.float32), Out((r, groups), np.float32)
 
     return make
 
