@@ -26,14 +26,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from quantrim.files import (
-    DTYPES,
-    AtomicFile,
-    AtomicFolder,
-    FormatError,
-    encode_header,
-    open_checkpoint,
-)
+from quantrim.files import DTYPES, AtomicFile, AtomicFolder, FormatError, encode_header, open_checkpoint
 from quantrim.files.disk import atomic
 from quantrim.files.disk.errors import quote
 

@@ -13,7 +13,7 @@ from quantrim.tensor import matrix_shape
 
 @dataclass
 class Held:
-    """What quantrim.model.summary.Tensor asks for."""
+    """What quantrim.model.report.inspect.Tensor asks for."""
 
     array: NDArray[Any]
     name: str = "w"

@@ -13,7 +13,9 @@ from typing import Any
 from files_helpers import WRITERS, Server, serve
 
 import quantrim as qt
-from quantrim.model import chunks, compress, decompress, lossless
+from quantrim.model import compress, decompress
+from quantrim.model.edit import lossless
+from quantrim.model.streaming import chunks
 
 OPTIONS: dict[str, Any] = {"bits": 3, "group_size": 16, "symmetric": False, "prune": 0.4}
 

@@ -1,4 +1,4 @@
-"""Make python/quantrim/model/reader_modules.json: what transformers makes of each matrix, by family of architectures.
+"""Make reader_modules.json of quantrim.model.plan: what transformers makes of each matrix, by family of architectures.
 
     python tests/reader_table.py
 
@@ -19,7 +19,7 @@ from typing import Any
 
 from zoo import model_classes, model_types, small_config
 
-TABLE = Path(__file__).parents[1] / "python" / "quantrim" / "model" / "reader_modules.json"
+TABLE = Path(__file__).parents[1] / "python" / "quantrim" / "model" / "plan" / "reader_modules.json"
 COMMON = 5  # families in which a name must mean the same for it to be trusted where the family is not known
 Path_ = tuple[str, ...]
 Family = dict[str, list[str]]

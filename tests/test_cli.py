@@ -28,8 +28,8 @@ from quantrim.commands import compress_options, outcome, progress, terminal
 from quantrim.commands import info as info_command
 from quantrim.commands import inspect as inspect_command
 from quantrim.files import open_checkpoint
-from quantrim.model import summary
-from quantrim.model.provenance import stamp
+from quantrim.model.report import inspect as summary
+from quantrim.model.report.provenance import stamp
 
 EVIL = "\x1b[31mred\n\u202etxt\x07"
 ESCAPED = r"\x1b[31mred\n\u202etxt\x07"
@@ -183,7 +183,7 @@ def test_C57_names_in_tables_are_escaped(terminal_like: bool, tmp_path: Path) ->
     save_file({EVIL: normal(4, 4), "[bold]x[/bold]:smile:": normal(4, 4)}, path)
     text = io.StringIO()
     out = Console(file=text, force_terminal=terminal_like, color_system=None, width=200)
-    inspect_command.show(summary.summarize(path), out)
+    inspect_command.show(summary.inspect(path), out)
     assert ESCAPED in text.getvalue() and "[bold]x[/bold]:smile:" in text.getvalue()
     assert "\x1b" not in text.getvalue() and "\u202e" not in text.getvalue()
 
@@ -275,7 +275,7 @@ def test_compress_reads_a_recipe(model: Path) -> None:
     recipe.write_text('bits = 4\n[[rule]]\nmatch = "layers.0.*"\nbits = 8\n')
     out = model.with_name("out.safetensors")
     assert run("compress", model, out, "--recipe", recipe).exit_code == 0
-    stored = {t.name: t.stored for t in summary.summarize(out, stats=False).tensors}
+    stored = {t.name: t.stored for t in summary.inspect(out, stats=False).tensors}
     assert stored["layers.0.weight"].startswith("int8") and stored["layers.1.weight"].startswith("int4")
 
 

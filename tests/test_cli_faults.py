@@ -18,8 +18,8 @@ from safetensors.numpy import save_file
 import quantrim as qt
 from quantrim.commands import wording
 from quantrim.files import DTYPES, encode_header
-from quantrim.model.compare import compare
-from quantrim.model.provenance import SCHEMA
+from quantrim.model.report.compare import compare
+from quantrim.model.report.provenance import SCHEMA
 
 
 @pytest.fixture

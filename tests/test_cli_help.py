@@ -21,7 +21,7 @@ from quantrim.cli import app
 from quantrim.commands.program import flowing
 from quantrim.files import open_checkpoint
 from quantrim.model import plan
-from quantrim.model.readers import BOTH, Readers
+from quantrim.model.plan.readers import BOTH, Readers
 
 PROGRAM: Any = typer.main.get_command(app)
 COMMANDS: dict[str, Any] = PROGRAM.commands

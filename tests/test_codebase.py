@@ -129,61 +129,11 @@ def test_only_bindings_know_python() -> None:
 
 
 # Python floors, the lowest first: a module imports from lower floors and its own, never from above
-FLOORS = [
-    {"_core", "_version", "words"},
-    {"checks", "float_environment"},
-    {"reference"},
-    {"backend"},
-    {"packing", "outputs", "blocks", "ranking", "histograms"},
-    {"tensor"},
-    {"sparse_tensor"},
-    {
-        "importance",
-        "pruning",
-        "quantization",
-        "codebooks",
-        "recognition",
-        "sparse",
-        "linear",
-        "distillation",
-        "splitting",
-    },
-    {"layouts"},
-    {"files"},
-    {"options", "option_values", "sizes"},
-    {"model"},
-    {"demo"},
-    {"commands"},
-    {"cli"},
-    {"__main__"},
-]
 
 
-def imported(path: Path) -> set[str]:
-    """Parts of the package that a module imports, wherever in it."""
-    package = path.relative_to(PACKAGE).parts[:-1]
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = [*package[: len(package) + 1 - node.level], *(node.module or "").split(".")]
-            names = [p for p in base if p][:1] or [a.name for a in node.names if not a.name.startswith("__")]
-            found.update(names)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "quantrim":
-            found.update((node.module or "").split(".")[1:2] or [a.name for a in node.names])
-        elif isinstance(node, ast.Import):
-            found.update(a.name.split(".")[1] for a in node.names if a.name.startswith("quantrim."))
-    return found
-
-
-def test_lower_floors_of_python_do_not_import_upper_ones() -> None:
-    height = {name: floor for floor, names in enumerate(FLOORS) for name in names}
-    for path in PYTHON:
-        part = path.relative_to(PACKAGE).with_suffix("").parts[0]
-        if part == "__init__":
-            continue
-        assert part in height, f"{name_of(path)}: give {part} a floor in FLOORS"
-        for other in imported(path) - {part}:
-            assert height[other] <= height[part], f"{name_of(path)} imports {other} from a floor above its own"
+def test_floors_of_python_hold_and_have_no_circles() -> None:
+    """The contracts of pyproject.toml: lower floors import none above, layouts no files, and nothing in a circle."""
+    run_tool("lint-imports", "--no-cache")
 
 
 def test_no_heavy_import_at_run_time() -> None:

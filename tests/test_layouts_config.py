@@ -11,11 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantrim.layouts.compressed_tensors import INT, PACKED, CompressedTensors
-from quantrim.layouts.compressed_tensors_config import (
-    StatedBits,
-    quantization_config,
-    reader_notes,
-)
+from quantrim.layouts.compressed_tensors_config import StatedBits, quantization_config, reader_notes
 
 FOUR = CompressedTensors(4, 128, True, "float16")
 EIGHT = CompressedTensors(8, "channel", True, "float16", INT)

@@ -31,9 +31,11 @@ from typer.testing import CliRunner, Result
 import quantrim as qt
 from quantrim.cli import app
 from quantrim.files import open_checkpoint
-from quantrim.model import compare, compress, compress_lossless, lossless, plan, restore
-from quantrim.model import split as split_module
-from quantrim.model.summary import summarize
+from quantrim.model import compress, compress_lossless, plan, restore
+from quantrim.model.edit import lossless
+from quantrim.model.edit import split as split_module
+from quantrim.model.report.compare import compare
+from quantrim.model.report.inspect import inspect
 
 GOLDEN = Path(__file__).parent / "golden" / "lossless-1.safetensors"
 GOLDEN_ORIGINAL = "e1df28ac0aa9a3730882e5e88e0e8ab60c9979bb8529b41f5debaffca9031338"
@@ -200,9 +202,9 @@ def test_any_rows_are_read_without_the_rest(tmp_path: Path) -> None:
 def test_other_commands_read_planes_like_the_original(tmp_path: Path) -> None:
     source = save_folder(tmp_path / "model", small_model(ml_dtypes.bfloat16))
     planes = there_and_back(source, tmp_path)
-    comparison = compare.compare(source, planes)
+    comparison = compare(source, planes)
     assert comparison.equal and comparison.matching and comparison.nbytes[1] < comparison.nbytes[0]
-    a, b = summarize(source), summarize(planes)
+    a, b = inspect(source), inspect(planes)
     assert [t.statistics for t in a.tensors] == [t.statistics for t in b.tensors]
     assert {"BF16 as byte planes"} <= {t.stored for t in b.tensors} and b.nbytes < a.nbytes
     for number, path in enumerate((source, planes)):
@@ -232,7 +234,7 @@ def test_compress_makes_the_same_of_planes(tmp_path: Path, shards: int) -> None:
 def test_packed_codes_have_no_statistics(tmp_path: Path) -> None:
     (tmp_path / "f4.safetensors").write_bytes(raw_file({"w": entry("F4", [64, 128], 0, 4096)}, bytes(4096)))
     compress_lossless(tmp_path / "f4.safetensors", tmp_path / "planes.safetensors")
-    (tensor,) = summarize(tmp_path / "planes.safetensors").tensors
+    (tensor,) = inspect(tmp_path / "planes.safetensors").tensors
     assert tensor.stored == "F4 as byte planes" and tensor.statistics is None
 
 

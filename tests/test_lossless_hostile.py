@@ -17,7 +17,8 @@ from model_helpers import save, save_folder, weights
 
 from quantrim.files import FormatError, open_checkpoint
 from quantrim.files.byteplanes.container import HEADER, KEY, TABLE
-from quantrim.model import compress_lossless, lossless, restore
+from quantrim.model import compress_lossless, restore
+from quantrim.model.edit import lossless
 
 
 def parts_of(path: Path) -> tuple[dict[str, Any], bytes]:

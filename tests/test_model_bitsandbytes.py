@@ -17,7 +17,8 @@ from model_helpers import Arrays, save, save_folder, stored_tensors, weights
 import quantrim as qt
 from quantrim.files import FormatError, open_checkpoint
 from quantrim.layouts import bitsandbytes
-from quantrim.model import chunks, compress, logical_tensors
+from quantrim.model import compress, logical_tensors
+from quantrim.model.streaming import chunks
 
 STATE = "a.weight.quant_state.bitsandbytes__nf4"
 

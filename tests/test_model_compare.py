@@ -17,8 +17,9 @@ from safetensors.numpy import save_file
 
 import quantrim as qt
 from quantrim.files import open_checkpoint
-from quantrim.model import blocks, compress
-from quantrim.model.compare import compare, compare_tensors, difference
+from quantrim.model import compress
+from quantrim.model.report.compare import compare, compare_tensors, difference
+from quantrim.model.streaming import row_blocks as blocks
 
 
 def apart(a: NDArray[Any], b: NDArray[Any]) -> Any:

@@ -31,9 +31,12 @@ import quantrim as qt
 from quantrim.files import FormatError, open_checkpoint, read_header
 from quantrim.layouts import compressed_tensors as layout
 from quantrim.layouts.base import Chunk
-from quantrim.model import Recipe, chunks, compress, logical_tensors, plan, pruner, score_cut
+from quantrim.model import Recipe, compress, logical_tensors, plan
 from quantrim.model.encode import coder, tensor_writer
+from quantrim.model.prune import cut as score_cut
+from quantrim.model.prune import methods as pruner
 from quantrim.model.recipe import settings_of
+from quantrim.model.streaming import chunks
 
 BIG = (
     "model.embed_tokens.weight",

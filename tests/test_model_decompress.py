@@ -16,8 +16,9 @@ from test_model_storage import CODED, SPARSE
 
 import quantrim as qt
 from quantrim.files import FormatError, open_checkpoint, read_header
-from quantrim.model import chunks, compress, compress_lossless, decompress, logical_tensors
-from quantrim.model.compare import compare
+from quantrim.model import compress, compress_lossless, decompress, logical_tensors
+from quantrim.model.report.compare import compare
+from quantrim.model.streaming import chunks
 
 DENSE: list[dict[str, Any]] = [
     {"bits": 4, "group_size": 32},

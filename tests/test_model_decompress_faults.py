@@ -23,7 +23,8 @@ from model_helpers import save, save_folder, small_model, sparse_checkpoint, sto
 
 from quantrim.files import FormatError
 from quantrim.files.disk.writer import FileWriter
-from quantrim.model import chunks, compress, decompress
+from quantrim.model import compress, decompress
+from quantrim.model.streaming import chunks
 
 MIB = 1 << 20
 
@@ -162,7 +163,8 @@ def test_A44_float8_that_is_no_number(tmp_path: Path, name: str, array: np.ndarr
 RUN = """
 from pathlib import Path
 import quantrim as qt
-from quantrim.model import chunks, decompress
+from quantrim.model.streaming import chunks
+from quantrim.model import decompress
 chunks.CHUNK_BYTES = {chunk}
 with qt.use_threads(2):
     decompress({source!r}, {target!r})

@@ -12,8 +12,8 @@ from model_helpers import save_folder, weights
 from quantrim.files import encode_header, open_checkpoint
 from quantrim.files.tensor_info import count_bytes
 from quantrim.model import compress, plan
-from quantrim.model.evidence import SIDE_FILES, quantized_evidence
-from quantrim.model.quantized_schemes import ROWS, Row
+from quantrim.model.plan.evidence import SIDE_FILES, quantized_evidence
+from quantrim.model.plan.quantized_schemes import ROWS, Row
 
 Tensors = dict[str, tuple[str, tuple[int, ...]]]  # name -> dtype, shape
 FLOAT: Tensors = {"norm.weight": ("BF16", (64,)), "head.weight": ("BF16", (64, 64))}

@@ -19,7 +19,8 @@ from model_helpers import save, save_folder, small_model, sparse_checkpoint
 from model_killed import CompressServer
 
 from quantrim.files.disk.writer import FileWriter
-from quantrim.model import chunks, compress, compress_lossless
+from quantrim.model import compress, compress_lossless
+from quantrim.model.streaming import chunks
 
 KILLED = (
     *("compress_file", "compress_folder", "compress_sparse"),
@@ -149,7 +150,7 @@ INTERRUPTED = textwrap.dedent(
     """
     import sys, threading
     import quantrim as qt
-    from quantrim.model import chunks
+    from quantrim.model.streaming import chunks
 
     def progress(done, total, name):
         if done and not told:
@@ -229,7 +230,7 @@ def test_D96_a_folder_that_may_not_be_written(target: Path) -> None:
 
 
 def test_D103_no_memory_for_a_chunk(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from quantrim.model import workers
+    from quantrim.model.streaming import workers
 
     monkeypatch.setattr(workers.np, "empty", lambda *_: (_ for _ in ()).throw(MemoryError))
     with nothing_written(target), pytest.raises(MemoryError):

@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 from quantrim.files import FormatError, open_checkpoint, side_files
 from quantrim.model import compress, compress_lossless, merge_checkpoint, plan, split_checkpoint
-from quantrim.model.index import HEADER
+from quantrim.model.encode.index import HEADER
 
 OTHERS = {  # of a folder of sentence-transformers, with what lies about in such folders
     ".gitattributes": b"*.bin filter=lfs\r\n",

@@ -17,12 +17,14 @@ from model_helpers import Arrays, expected_parts, save, save_folder, stored_tens
 from quantrim.files import FormatError, open_checkpoint
 from quantrim.files.disk.writer import FileWriter
 from quantrim.layouts.compressed_tensors_config import StatedBits
-from quantrim.model import chunks, compress, decompress, plan
+from quantrim.model import compress, decompress, plan
 from quantrim.model.encode import stacks
-from quantrim.model.overlay import Overlay
+from quantrim.model.plan.tensor_planner import TensorPlanner
+from quantrim.model.plan.types import TensorPlan
 from quantrim.model.recipe import Settings, settings_of
-from quantrim.model.summary import summarize
-from quantrim.model.tensor_plan import TensorPlan, TensorPlanner
+from quantrim.model.report.inspect import inspect
+from quantrim.model.streaming import chunks
+from quantrim.model.streaming.overlay import Overlay
 
 TENSORS = 300
 # Python functions for each tensor; what they were before D23: 480, 178, 240, 263, 97
@@ -63,7 +65,7 @@ def test_D23_few_functions_are_called_for_each_tensor(what: str, tmp_path: Path)
         work: dict[str, Callable[[], object]] = {
             "plan": lambda path=path, options=options: plan(path, bits=4, **options),  # type: ignore[misc]
             "decompress": lambda small=small: decompress(small, tmp_path / "out.safetensors", overwrite=True),  # type: ignore[misc]
-            "inspect": lambda small=small: summarize(small, stats=False),  # type: ignore[misc]
+            "inspect": lambda small=small: inspect(small, stats=False),  # type: ignore[misc]
         }
         writing = lambda path=path, small=small, options=options: compress(path, small, bits=4, **options)  # noqa: E731
         counts.append(calls_of(work.get(what, writing)))
@@ -249,8 +251,8 @@ def test_D23_modules_that_a_config_lists_are_looked_up(tmp_path: Path) -> None:
         small = tmp_path / f"small-{count}.safetensors"
         rules = [{"match": "*[13579].up.weight", "bits": 8}]
         compress(path, small, recipe={"bits": 4, "min_elements": 0, "rule": rules})
-        counts.append(calls_of(lambda small=small: summarize(small, stats=False)))  # type: ignore[misc]
-        found = {t.name: t.stored for t in summarize(small, stats=False).tensors}
+        counts.append(calls_of(lambda small=small: inspect(small, stats=False)))  # type: ignore[misc]
+        found = {t.name: t.stored for t in inspect(small, stats=False).tensors}
         assert [found[f"layers.{k}.up.weight"][:4] for k in range(4)] == ["int4", "int8", "int4", "int8"]
     assert (counts[1] - counts[0]) / 50 < 150
 

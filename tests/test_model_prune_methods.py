@@ -13,7 +13,10 @@ from model_helpers import Arrays, assert_same_arrays, save, save_folder, stored_
 from numpy.typing import DTypeLike, NDArray
 
 import quantrim as qt
-from quantrim.model import Recipe, chunks, compress, plan, pruner, score_cut
+from quantrim.model import Recipe, compress, plan
+from quantrim.model.prune import cut as score_cut
+from quantrim.model.prune import methods as pruner
+from quantrim.model.streaming import chunks
 
 DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16)
 NAME = "a.weight"
@@ -298,7 +301,7 @@ def test_a_planted_bug_in_the_streaming_is_found(tmp_path: Path, bug: str, monke
         score, data = "taylor", np.ones_like(w)
         monkeypatch.setattr(score_cut, "_ties_end", lambda *_: (0, 0))
     elif bug == "counter":
-        from quantrim.model import scores
+        from quantrim.model.prune import scores
 
         real = scores._Random.__call__
         monkeypatch.setattr(scores._Random, "__call__", lambda self, x, c: real(self, x, chunks.Chunk(0, 1, 0, x.size)))

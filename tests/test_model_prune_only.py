@@ -14,7 +14,8 @@ from numpy.typing import DTypeLike, NDArray
 
 import quantrim as qt
 from quantrim.files import FormatError, open_checkpoint
-from quantrim.model import chunks, compress, plan
+from quantrim.model import compress, plan
+from quantrim.model.streaming import chunks
 
 BIG = (
     "model.embed_tokens.weight",

@@ -12,7 +12,10 @@ from model_helpers import Arrays, assert_same_arrays, save, stored_tensors, weig
 from numpy.typing import DTypeLike, NDArray
 
 import quantrim as qt
-from quantrim.model import Recipe, chunks, compress, score_cut, units
+from quantrim.model import Recipe, compress
+from quantrim.model.prune import blocks as units
+from quantrim.model.prune import cut as score_cut
+from quantrim.model.streaming import chunks
 
 Array = NDArray[Any]
 SHAPES = {"a.weight": (48, 320), "b.weight": (4, 4096), "c.weight": (96, 64)}

@@ -18,7 +18,7 @@ from model_helpers import Arrays, save, save_folder, stored_tensors, weights
 
 from quantrim.files import open_checkpoint
 from quantrim.model import Plan, compress, decompress, logical_tensors, plan
-from quantrim.model.reader_modules import ReaderModules
+from quantrim.model.plan.reader_modules import ReaderModules
 
 
 def decoder(layers: int = 2) -> Arrays:

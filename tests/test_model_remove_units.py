@@ -14,8 +14,9 @@ from model_helpers import Arrays, assert_same_arrays, save, save_folder, stored_
 
 import quantrim as qt
 from quantrim.demo import decoded, digits
-from quantrim.model import Recipe, UnitRemoval, chunks, compress, plan
-from quantrim.model.unit_removal import ACTIVATIONS
+from quantrim.model import Recipe, UnitRemoval, compress, plan
+from quantrim.model.edit.remove_units import ACTIVATIONS
+from quantrim.model.streaming import chunks
 
 LAYERS = ("mlp.up", "mlp.mid", "mlp.down")
 

@@ -15,8 +15,8 @@ from model_helpers import weights
 from numpy.typing import DTypeLike, NDArray
 
 import quantrim as qt
-from quantrim.model.chunks import Chunk
-from quantrim.model.score_cut import Ranked, score_cuts
+from quantrim.model.prune.cut import Ranked, score_cuts
+from quantrim.model.streaming.chunks import Chunk
 
 T = TypeVar("T")
 Array = NDArray[Any]

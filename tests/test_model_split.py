@@ -28,9 +28,10 @@ import quantrim as qt
 from quantrim.demo.digits import model_file
 from quantrim.files import FormatError, open_checkpoint
 from quantrim.files.disk.writer import FileWriter
-from quantrim.model import merge_checkpoint, split_checkpoint, targets
-from quantrim.model.parts import layer_of, layers_of, plan_parts
-from quantrim.model.split import layer_scores, part_scores
+from quantrim.model import merge_checkpoint, split_checkpoint
+from quantrim.model.edit.layers import layer_of, layers_of, plan_parts
+from quantrim.model.edit.split import layer_scores, part_scores
+from quantrim.model.encode import targets
 
 
 def raw(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:

@@ -29,11 +29,12 @@ from quantrim.files import FormatError, open_checkpoint, read_header
 from quantrim.layouts import codebook, memory
 from quantrim.layouts.base import Grid
 from quantrim.layouts.sparse_bitmask import Sparse
-from quantrim.model import Recipe, chunks, compress, logical_tensors, plan
-from quantrim.model.compare import compare
+from quantrim.model import Recipe, compress, logical_tensors, plan
+from quantrim.model.edit.split import merge_checkpoint, split_checkpoint
 from quantrim.model.encode import tensor_writer
 from quantrim.model.recipe import settings_of
-from quantrim.model.split import merge_checkpoint, split_checkpoint
+from quantrim.model.report.compare import compare
+from quantrim.model.streaming import chunks
 from quantrim.model.streaming.tensors import KEY
 
 TABLE = [-1.5, -0.25, 0.0, 0.5, 2.0]

@@ -17,8 +17,9 @@ from safetensors.numpy import save_file
 
 import quantrim as qt
 from quantrim.files import AtomicFile, encode_header, open_checkpoint
-from quantrim.model import blocks, compress, logical_tensors
-from quantrim.model.summary import BINS, SAMPLE, SPAN, statistics, summarize
+from quantrim.model import compress, logical_tensors
+from quantrim.model.report.inspect import BINS, SAMPLE, SPAN, inspect, statistics
+from quantrim.model.streaming import row_blocks as blocks
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_a_float_checkpoint(model: Path) -> None:
-    found = summarize(model)
+    found = inspect(model)
     tensors = {t.name: t for t in found.tensors}
     assert found.path == str(model) and found.shards == (model.name,) and found.metadata == {"format": "pt"}
     assert (tensors["a.weight"].shape, tensors["a.weight"].stored) == ((64, 128), "F32")
@@ -151,7 +152,7 @@ def test_a_float_checkpoint(model: Path) -> None:
 def test_a_compressed_checkpoint_is_summarized_by_what_it_decodes_to(model: Path) -> None:
     small = model.with_name("small.safetensors")
     compress(model, small, bits=4, prune="2:4")
-    found = {t.name: t for t in summarize(small).tensors}
+    found = {t.name: t for t in inspect(small).tensors}
     assert set(found) == {"a.weight", "a.bias", "step"}
     with open_checkpoint(small) as checkpoint:
         w = logical_tensors(checkpoint)["a.weight"].rows(0, 64)
@@ -165,7 +166,7 @@ def test_a_compressed_checkpoint_is_summarized_by_what_it_decodes_to(model: Path
 def test_a_file_with_weights_of_three_axes_and_more(tmp_path: Path, shape: tuple[int, ...]) -> None:
     w = normal(*shape)
     save_file({"conv.weight": w}, tmp_path / "m.safetensors")
-    (found,) = summarize(tmp_path / "m.safetensors").tensors
+    (found,) = inspect(tmp_path / "m.safetensors").tensors
     assert found.shape == shape and found.statistics is not None
     assert (found.statistics.count, found.statistics.low) == (w.size, w.min())
 
@@ -175,9 +176,9 @@ def test_headers_alone_do_not_read_the_weights(model: Path, monkeypatch: pytest.
         raise AssertionError("weights were read")
 
     monkeypatch.setattr("quantrim.model.streaming.tensors.LogicalTensor.rows", read)
-    assert all(t.statistics is None for t in summarize(model, stats=False).tensors)
+    assert all(t.statistics is None for t in inspect(model, stats=False).tensors)
     with pytest.raises(AssertionError, match="weights were read"):
-        summarize(model)
+        inspect(model)
 
 
 def test_codes_without_a_dtype_have_no_statistics(tmp_path: Path) -> None:
@@ -185,13 +186,13 @@ def test_codes_without_a_dtype_have_no_statistics(tmp_path: Path) -> None:
     header, _ = encode_header([("w", "F4", (2, 8)), ("c", "C64", (2,))])
     with AtomicFile(path) as file:
         file.write(header + bytes(8 + 16))
-    assert [(t.stored, t.statistics) for t in summarize(path).tensors] == [("C64", None), ("F4", None)]
+    assert [(t.stored, t.statistics) for t in inspect(path).tensors] == [("C64", None), ("F4", None)]
 
 
 def test_progress_names_every_tensor(model: Path) -> None:
     calls: list[tuple[int, int, str]] = []
-    total = summarize(model, progress=lambda *call: calls.append(call)).nbytes
-    assert [name for _, _, name in calls] == [t.name for t in summarize(model, stats=False).tensors]
+    total = inspect(model, progress=lambda *call: calls.append(call)).nbytes
+    assert [name for _, _, name in calls] == [t.name for t in inspect(model, stats=False).tensors]
     assert all(done < of == total for done, of, _ in calls)
 
 
@@ -199,7 +200,7 @@ def test_instruction_sets_agree(model: Path) -> None:
     found = []
     for isa in qt.isas():
         with qt.use_isa(isa):
-            found.append(summarize(model))
+            found.append(inspect(model))
     assert all(each == found[0] for each in found)
 
 
@@ -210,7 +211,7 @@ def test_D21_a_report_and_the_file_have_one_name_for_one_thing(tmp_path: Path, o
     """A group that covers the row is its channel, whatever was asked for."""
     save_file({f"{cols}.weight": normal(96, cols) for cols in (32, 64, 128, 256)}, tmp_path / "m.safetensors")
     report = compress(tmp_path / "m.safetensors", tmp_path / "small.safetensors", min_elements=0, **options)
-    stored = {t.name: t.stored for t in summarize(tmp_path / "small.safetensors", stats=False).tensors}
+    stored = {t.name: t.stored for t in inspect(tmp_path / "small.safetensors", stats=False).tensors}
     pruned = ", 80% pruned" if "prune" in options else ""
     assert {t.name: t.stored for t in report.tensors} == {name: label + pruned for name, label in stored.items()}
     assert " channel " in stored["32.weight"] and (" channel " in stored["256.weight"]) == (options.get("bits") == 8)

@@ -12,9 +12,10 @@ from files_helpers import nothing_written
 from model_helpers import Arrays, save, stored_tensors, weights
 
 from quantrim.files import FormatError, open_checkpoint
-from quantrim.model import LogicalTensor, chunks, decompress, logical_tensors
-from quantrim.model.compare import compare
-from quantrim.model.summary import summarize
+from quantrim.model import LogicalTensor, decompress, logical_tensors
+from quantrim.model.report.compare import compare
+from quantrim.model.report.inspect import inspect
+from quantrim.model.streaming import chunks
 
 FLOAT8 = ml_dtypes.float8_e4m3fn
 
@@ -146,5 +147,5 @@ def test_compare_and_inspect_read_them(tmp_path: Path) -> None:
     save(tmp_path / "b.safetensors", {"m.weight": codes, "m.weight_scale": np.full(1, 0.05, np.float32)})
     comparison = compare(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
     assert comparison.matching and 25 < comparison.snr < 45
-    (row,) = summarize(tmp_path / "b.safetensors").tensors
+    (row,) = inspect(tmp_path / "b.safetensors").tensors
     assert row.stored == "float8 tensor"

@@ -14,8 +14,9 @@ from model_helpers import save, small_model
 
 import quantrim as qt
 from quantrim.files.disk.writer import FileWriter
-from quantrim.model import chunks, compress
-from quantrim.model.workers import Buffers, Workers
+from quantrim.model import compress
+from quantrim.model.streaming import chunks
+from quantrim.model.streaming.workers import Buffers, Workers
 
 
 def test_results_come_in_order_and_few_wait() -> None:

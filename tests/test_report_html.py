@@ -17,9 +17,11 @@ from model_helpers import save, weights
 from safetensors.numpy import save_file
 
 import quantrim as qt
-from quantrim.model import compress, report_html
-from quantrim.model.lossless import compress_lossless
-from quantrim.model.report import Report, TensorReport
+from quantrim.model import compress
+from quantrim.model.edit.lossless import compress_lossless
+from quantrim.model.report import html as report_html
+from quantrim.model.report.figures import TensorReport
+from quantrim.model.report.report import Report
 
 EMPTY_TAGS = ("meta", "input")
 RULES = {"bits": 8, "rule": [{"match": "*.1.*", "bits": 4, "prune": 0.5, "storage": "sparse"}]}

@@ -19,7 +19,8 @@ import pytest
 from model_helpers import Arrays, save_folder, weights
 
 from quantrim.files import open_checkpoint
-from quantrim.model import compress, tensor_plan
+from quantrim.model import compress
+from quantrim.model.plan import tensor_planner as tensor_plan
 
 JOINED = {
     "qkv_proj": ["q_proj", "k_proj", "v_proj"],

@@ -30,12 +30,11 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _HOMES and _MOD
     from . import splitting as splitting
     from .backend import isas, use_isa, use_threads
     from .codebooks import cluster, quantize_codebook
-    from .files import open_checkpoint
-    from .model.compare import compare
-    from .model.compress import compress
+    from .model.compress import compress, plan
     from .model.decompress import decompress
-    from .model.plan import plan
-    from .model.summary import summarize as inspect
+    from .model.report.compare import compare
+    from .model.report.inspect import inspect
+    from .model.streaming.tensors import open_checkpoint
     from .model.tune import tune
     from .packing import pack, unpack
     from .pruning import apply_mask, prune, prune_mask, sparsity, threshold
@@ -49,15 +48,15 @@ _HOMES = {  # public name -> the module that has it, and its name there where th
     "SparseTensor": "sparse_tensor",
     "apply_mask": "pruning",
     "cluster": "codebooks",
-    "compare": "model.compare",
+    "compare": "model.report.compare",
     "compress": "model.compress",
     "decompress": "model.decompress",
     "dequantize": "quantization",
-    "inspect": "model.summary:summarize",
+    "inspect": "model.report.inspect",
     "isas": "backend",
-    "open_checkpoint": "files",
+    "open_checkpoint": "model.streaming.tensors",
     "pack": "packing",
-    "plan": "model.plan",
+    "plan": "model.compress",
     "prune": "pruning",
     "prune_mask": "pruning",
     "quantize": "quantization",

@@ -11,7 +11,16 @@ from numpy.typing import ArrayLike, NDArray
 from . import backend, checks
 from .float_environment import default_floats
 from .quantization import quantize, write_given_scales
-from .tensor import GroupSize, QuantizedTensor, blank, by_row, check_group_size, columns_per_group, reused, scales_shape
+from .tensor import (
+    GroupSize,
+    QuantizedTensor,
+    blank,
+    by_row,
+    check_group_size,
+    columns_per_group,
+    reused,
+    scales_shape,
+)
 from .words import CODEBOOKS, SCALE_DTYPES, CodebookName, Float
 
 __all__ = ["cluster", "quantize_codebook"]

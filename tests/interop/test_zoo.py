@@ -16,7 +16,7 @@ import pytest
 
 from quantrim.files import open_checkpoint
 from quantrim.model import compress, logical_tensors
-from quantrim.model.reader_modules import ReaderModules
+from quantrim.model.plan.reader_modules import ReaderModules
 
 pytestmark = pytest.mark.interop
 REASON = "needs the extra 'interop': torch, transformers, compressed-tensors, bitsandbytes"

@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from ..model.compare import Comparison, Difference
-from ..model.compare import compare as compare_checkpoints
+from ..model.report.compare import Comparison, Difference
+from ..model.report.compare import compare as compare_checkpoints
 from . import progress, terminal
 from .outcome import NoAnswer
 

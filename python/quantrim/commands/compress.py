@@ -16,10 +16,12 @@ from rich.console import Console
 from .. import backend, checks
 from ..files import refuse_same_file
 from ..files.disk.errors import PATH_LIMIT, quote
-from ..model import Plan, Report, TensorReport, plan
+from ..model import Plan, Report, TensorReport
 from ..model import compress as compress_checkpoint
-from ..model.provenance import settings_table
-from ..model.report import STEPS_HEAD, check_report_suffix
+from ..model.compress import plan
+from ..model.report.figures import STEPS_HEAD
+from ..model.report.provenance import settings_table
+from ..model.report.report import check_report_suffix
 from . import progress, terminal, wording
 
 WORST = 3  # tensors that the closing table names

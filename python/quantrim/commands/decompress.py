@@ -14,7 +14,7 @@ from ..files.disk.errors import PATH_LIMIT, quote
 from ..model import DecodedTensor, Decompressed
 from ..model import decompress as decompress_checkpoint
 from ..model.decompress import check_dtype, described
-from ..model.decompress_plan import DecompressPlan, plan_decompress
+from ..model.plan.decompress_plan import DecompressPlan, plan_decompress
 from . import progress, terminal
 from .compress import occupied, refuse_occupied
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ..model.summary import Statistics, Summary, TensorSummary, summarize
+from ..model.report.inspect import Statistics, Summary, TensorSummary, inspect
 from . import progress, terminal
 
 STATISTICS = ("zeros", "min", "max", "rms", "histogram")
@@ -16,7 +16,7 @@ STATISTICS = ("zeros", "min", "max", "rms", "histogram")
 
 def run(path: Path, *, stats: bool, as_json: bool) -> None:
     with progress.shown("reading") as callback:
-        summary = summarize(path, stats=stats, progress=callback)
+        summary = inspect(path, stats=stats, progress=callback)
     if as_json:
         terminal.print_json(as_data(summary))
     else:

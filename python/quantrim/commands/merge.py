@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ..files import open_checkpoint, refuse_same_file
 from ..files.disk.errors import PATH_LIMIT, quote
-from ..model.split import Written, layer_scores, merge_checkpoint, plan_merge
+from ..model.edit.split import Written, layer_scores, merge_checkpoint, plan_merge
 from . import progress, terminal
 from .compress import occupied, refuse_occupied
 from .split import as_data, score_cells, score_data, show_notes, total_line

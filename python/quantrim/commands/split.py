@@ -10,8 +10,8 @@ from rich.console import Console
 
 from ..files import open_checkpoint, refuse_same_file
 from ..files.disk.errors import PATH_LIMIT, quote
-from ..model.parts import Part, Score
-from ..model.split import Written, check_folder, part_scores, plan_split, split_checkpoint
+from ..model.edit.layers import Part, Score
+from ..model.edit.split import Written, check_folder, part_scores, plan_split, split_checkpoint
 from ..sizes import parse_size
 from . import progress, terminal, wording
 from .compress import occupied, refuse_occupied

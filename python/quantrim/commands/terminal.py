@@ -158,7 +158,7 @@ def print_line(out: Console, text: str = "", style: str | None = None) -> None:
 def print_json(data: Mapping[str, Any]) -> None:
     """Strict JSON on stdout: ASCII, and null for what is not finite, which JSON has no word for. It begins with the
     version of its keys and ours."""
-    from ..model.provenance import stamp
+    from ..model.report.provenance import stamp
 
     text = json.dumps(_finite({**stamp(), **data}), indent=2, allow_nan=False) + "\n"
     # line by line: an unbuffered stdout (python -u) writes a long text in part and does not say so

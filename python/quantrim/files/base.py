@@ -93,7 +93,7 @@ FORMATS = {
         Format(
             "safetensors",
             (".safetensors",),
-            _imported(".safetensors.reader", "open_file"),
+            _imported(".byteplanes.reader", "open_file"),
             _imported(".safetensors.writer", "SafetensorsWriter"),
             weights="model.safetensors",
         ),

@@ -1,14 +1,14 @@
 """Whole models: what to do with each tensor, doing it, and what it cost."""
 
-from .compress import compress
+from .compress import compress, plan
 from .decompress import DecodedTensor, Decompressed, decompress
-from .lossless import Restored, compress_lossless, restore
-from .plan import Plan, plan
+from .edit.lossless import Restored, compress_lossless, restore
+from .edit.split import merge_checkpoint, split_checkpoint
+from .plan.types import Plan, TensorPlan
 from .recipe import Recipe, Rule, Settings, UnitRemoval
-from .report import Report, TensorReport
-from .split import merge_checkpoint, split_checkpoint
+from .report.figures import TensorReport
+from .report.report import Report
 from .streaming.tensors import LogicalTensor, Model, logical_tensors, open_checkpoint
-from .tensor_plan import TensorPlan
 from .tune import Tuned, tune
 
 __all__ = [

@@ -20,27 +20,90 @@ from ..files.disk.writer import FileWriter
 from ..files.folder import INDEX_SUFFIX
 from ..float_environment import default_floats
 from ..options import given
-from ..words import CodebookName, Float, NarrowFloat, Reader, Rounding, ScaleRule, Scope, Score, Storage, ThresholdMode
-from . import chunks
-from .choose_layout import layout_bytes, pruned_bytes
+from ..words import (
+    CodebookName,
+    Float,
+    NarrowFloat,
+    Reader,
+    Rounding,
+    ScaleRule,
+    Scope,
+    Score,
+    Storage,
+    ThresholdMode,
+)
+from .edit.remove_units import remove_from
 from .encode.first_pass import with_counts, with_recognized
+from .encode.index import index_of
 from .encode.stacks import rounded_together, stacks_of
+from .encode.targets import CheckedFile, TensorFile, check_target, copy_side_files, write_json
 from .encode.tensor_writer import Done, Jobs, Output, TensorWriter, compress_jobs, copy_jobs
-from .index import index_of
-from .overlay import Overlay
-from .plan import Plan, make_plan
-from .provenance import peak_memory, settings_table, versions
-from .pruners import Pruners
+from .plan.choose_layout import pruned_bytes
+from .plan.evidence import refuse_quantized
+from .plan.planner import make_plan
+from .plan.types import OutputFile, Plan, TensorPlan, layout_bytes
+from .prune.budgets import Pruners
 from .recipe import Recipe, recipe_from_options
-from .report import Report, Steps, TensorReport
-from .shards import ShardPlan
-from .source import Source
-from .statistics import Errors
-from .targets import CheckedFile, TensorFile, check_target, copy_side_files, write_json
-from .tensor_plan import TensorPlan
-from .workers import Buffers, Workers, gathered
+from .report.errors import Errors
+from .report.figures import Steps, TensorReport
+from .report.provenance import peak_memory, settings_table, versions
+from .report.report import Report
+from .streaming import chunks
+from .streaming.overlay import Overlay
+from .streaming.reader import Source
+from .streaming.workers import Buffers, Workers, gathered
 
 Progress = Callable[[int, int, str], object]  # source bytes done, of how many, the tensor at work
+
+
+@default_floats
+def plan(
+    source: str | os.PathLike[str],
+    *,
+    bits: int | Literal["auto"] | None = "auto",
+    group_size: int | Literal["channel", "tensor"] | None = None,
+    codebook: CodebookName | Iterable[float] | None = None,
+    clusters: int | None = None,
+    recognize: bool = False,
+    symmetric: bool = True,
+    scale: ScaleRule | float | None = None,
+    scale_dtype: Float | None = None,
+    rounding: Rounding = "even",
+    prune: float | str | None = None,
+    prune_score: Score = "magnitude",
+    prune_data: str | os.PathLike[str] | None = None,
+    prune_pattern: Literal["row", "column"] | tuple[int, int] | None = None,
+    prune_scope: Scope = "tensor",
+    prune_axis: Literal[1] | None = None,
+    seed: int = 0,
+    threshold: float | None = None,
+    threshold_mode: ThresholdMode = "magnitude",
+    shrink_l1: float = 0.0,
+    shrink_l2: float = 0.0,
+    shrink_axis: Literal[1] | None = None,
+    strict: bool = False,
+    include: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] | None = None,
+    drop: str | Iterable[str] | None = None,
+    min_elements: int = 4096,
+    reader: Reader | None = None,
+    simulate: bool = False,
+    dtype: NarrowFloat | None = None,
+    storage: Storage = "auto",
+    max_shard_size: int | str | None = None,
+    recipe: Recipe | dict[str, Any] | str | os.PathLike[str] | None = None,
+) -> Plan:
+    """Return what `compress` with these arguments would do, from the headers alone (and the layers that lose units)."""
+    wish = recipe_from_options(recipe, **given(locals()))
+    with open_checkpoint(source) as checkpoint:
+        return planned(checkpoint, wish)
+
+
+def planned(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
+    """Return the plan for an open checkpoint, which stays as it is. ValueError also for one that is quantized already.
+    """
+    refuse_quantized(checkpoint)
+    return make_plan(checkpoint, recipe, remove_from(checkpoint, recipe.remove_units, recipe.folder))
 
 
 @default_floats
@@ -170,7 +233,7 @@ def compress(
         refuse_same_file(wish.data_files, target)
         check_target(checkpoint, source, target, overwrite)
         with collector_paused():
-            plan = make_plan(checkpoint, wish)
+            plan = planned(checkpoint, wish)
         run = _Run(checkpoint, plan, progress)
         count = backend.current_threads()
         with Workers(count) as workers:
@@ -200,7 +263,7 @@ class _Run:
         self._total = sum(tensor.source_bytes for tensor in plan.tensors)
         self.errors: dict[str, Errors] = {}
 
-    def write_shard(self, shard: ShardPlan, pruners: Pruners, out: FileWriter, workers: Workers) -> None:
+    def write_shard(self, shard: OutputFile, pruners: Pruners, out: FileWriter, workers: Workers) -> None:
         out.pwrite(shard.header, 0)
         tensors = TensorFile(out, shard.offsets)
         stacks, others = stacks_of(shard.tensors)
@@ -216,14 +279,14 @@ class _Run:
                 self._add_errors(done.tensor.name, done.errors)
             if done.finish is not None:
                 done.finish()
-            self.advance(done.tensor, done.nbytes)
+            self.advance(done.tensor.name, done.nbytes)
         pruners.check_unchanged()
 
     def _jobs(self, tensor: TensorPlan, pruners: Pruners, out: Output, workers: Workers) -> Jobs:
         if tensor.copied:
             return copy_jobs(self.source, tensor, out)
         writer = TensorWriter(self.source, tensor, pruners.of(tensor), out)
-        return compress_jobs(writer, workers, chunks.CHUNK_BYTES, partial(self.advance, tensor))
+        return compress_jobs(writer, workers, chunks.CHUNK_BYTES, partial(self.advance, tensor.name))
 
     def _add_errors(self, name: str, errors: Errors) -> None:
         if name in self.errors:
@@ -236,15 +299,17 @@ class _Run:
         if self._progress is not None:
             self._progress(self._done, self._total, name)
 
-    def advance(self, tensor: TensorPlan, nbytes: int) -> None:
+    def advance(self, name: str, nbytes: int) -> None:
         """Say that bytes of the source are done with; 0 where a tensor is only looked at."""
         self._done += nbytes
         if self._progress is not None:
-            self._progress(self._done, self._total, tensor.name)
+            self._progress(self._done, self._total, name)
 
 
 @contextmanager
-def _targets(checkpoint: Checkpoint, plan: Plan, target: Path, overwrite: bool) -> Iterator[Callable[[ShardPlan], Any]]:
+def _targets(
+    checkpoint: Checkpoint, plan: Plan, target: Path, overwrite: bool
+) -> Iterator[Callable[[OutputFile], Any]]:
     """What opens the target of each shard. The other files of a folder are written when all shards are."""
     if not checkpoint.is_folder:
         yield lambda shard: CheckedFile(checkpoint, target, shard.size)

@@ -25,13 +25,13 @@ from ..files.folder import read_json
 from ..files.tensor_info import little_endian
 from ..float_environment import default_floats
 from ..layouts.base import Chunk
-from . import chunks
-from .chunks import cut
-from .decompress_plan import FLOATS, DecompressPlan, FilePlan, Writing, numpy_dtype, plan_decompress
-from .narrowing import cast, cost
-from .statistics import Errors
-from .targets import COPY_BYTES, CheckedFile, check_target, copy_side_files, write_json
-from .workers import Workers, gathered
+from .encode.narrowing import cast, cost
+from .encode.targets import COPY_BYTES, CheckedFile, check_target, copy_side_files, write_json
+from .plan.decompress_plan import FLOATS, DecompressPlan, FilePlan, Writing, numpy_dtype, plan_decompress
+from .report.errors import Errors
+from .streaming import chunks
+from .streaming.chunks import cut
+from .streaming.workers import Workers, gathered
 
 Progress = Callable[[int, int, str], object]  # bytes written, of how many, the tensor at work
 

@@ -10,7 +10,17 @@ from __future__ import annotations
 import numpy as np
 
 from ..checks import Array
-from .grids import LIFT, SUBNORMAL, Grid, absmax_grid, error_of, ideal_scale, power_near_inverse, stored, subnormal_grid
+from .grids import (
+    LIFT,
+    SUBNORMAL,
+    Grid,
+    absmax_grid,
+    error_of,
+    ideal_scale,
+    power_near_inverse,
+    stored,
+    subnormal_grid,
+)
 
 FIRST, MOST = 7, 32  # first scales that are always tried, and that are tried at most
 PART = 128  # parts of a step in which weights are counted

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..base import Reader
-from ..byteplanes.container import KEY, Original
 from ..disk.source_file import SourceFile
 from ..tensor_info import TensorInfo
 from .header import parse_header, raw_header
@@ -40,21 +38,3 @@ class SafetensorsReader:
 
     def close(self) -> None:
         self.file.close()
-
-
-def open_file(path: Path) -> Reader:
-    """Open a safetensors file; one of byte planes as the file that it stands for."""
-    reader = SafetensorsReader(path)
-    if KEY not in reader.metadata:
-        return reader
-    try:
-        return Original(reader)
-    except BaseException:
-        reader.close()
-        raise
-
-
-def header_of(reader: Reader) -> bytes:
-    """Return the first bytes, up to the tensors, of the safetensors file that a reader reads or stands for; empty for
-    another format."""
-    return reader.header() if isinstance(reader, (SafetensorsReader, Original)) else b""

@@ -16,11 +16,11 @@ from ...layouts.codebook import round_scales
 from ...quantization import quantize
 from ...recognition import recognize_grid
 from ...tensor import GroupSize, QuantizedTensor, row_bytes, scales_shape
+from ..plan.types import TensorPlan
 from ..recipe.settings import Settings
-from ..source import Passes
-from ..statistics import count_lost_groups
-from ..tensor_plan import TensorPlan
-from ..workers import Buffers
+from ..report.errors import count_lost_groups
+from ..streaming.reader import Passes
+from ..streaming.workers import Buffers
 
 _U64 = 1 << 64
 _COUNTER_STEP = 0x9E3779B97F4A7C15  # of stochastic rounding: one weight further on

@@ -14,14 +14,13 @@ from ...layouts.codebook import Codes
 from ...layouts.plain import Plain
 from ...recognition import recognize_grid
 from ...tensor import GroupSize, QuantizedTensor
-from .. import chunks
-from ..choose_layout import layout_bytes
-from ..plan import Plan, plan_of
-from ..pruners import Pruners
+from ..plan.planner import plan_of
+from ..plan.types import Plan, TensorPlan, layout_bytes
+from ..prune.budgets import Pruners
 from ..recipe.settings import Floats, Settings
-from ..source import Source
-from ..tensor_plan import TensorPlan
-from ..workers import Workers
+from ..streaming import chunks
+from ..streaming.reader import Source
+from ..streaming.workers import Workers
 from .tensor_writer import TensorWriter
 
 GROUP_SIZES: tuple[GroupSize, ...] = ("tensor", "channel", 256, 128, 64, 32, 16)  # tried where none is asked for

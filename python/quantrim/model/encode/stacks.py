@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from ...layouts.base import Chunk
-from .. import chunks
-from ..source import Source
-from ..statistics import measure_each
-from ..tensor_plan import TensorPlan
+from ..plan.types import TensorPlan
+from ..report.errors import measure_each
+from ..streaming import chunks
+from ..streaming.reader import Source
 from .coder import coder_of
 from .tensor_writer import Done, Output, decoded
 

@@ -15,12 +15,12 @@ from ...files.tensor_info import DTYPES
 from ...layouts.base import Chunk
 from ...quantization import dequantize
 from ...tensor import QuantizedTensor
-from ..chunks import column_step, cut, cut_bands
-from ..pruner import Pruner
-from ..source import Passes, Progress, Source, error_about, explained
-from ..statistics import Errors, measure
-from ..tensor_plan import TensorPlan
-from ..workers import Workers
+from ..plan.types import TensorPlan
+from ..prune.methods import Pruner
+from ..report.errors import Errors, measure
+from ..streaming.chunks import column_step, cut, cut_bands
+from ..streaming.reader import Passes, Progress, Source, error_about, explained
+from ..streaming.workers import Workers
 from .coder import coder_of
 
 COPY_BYTES = 8 << 20  # of a tensor that is copied, at a time
@@ -132,7 +132,7 @@ class TensorWriter:
         if self.pruner is None:
             return x
         out = self.source.buffers.get("pruned", x.shape, x.dtype)
-        self.pruner.apply(x, chunk.number, chunk, out)
+        self.pruner.apply(x, chunk, out)
         return out
 
     def _written(self, x: Array, chunk: Chunk) -> Errors:

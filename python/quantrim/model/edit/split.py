@@ -1,0 +1,239 @@
+"""A checkpoint cut into files, and put together again, byte for byte; parts of it left out."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ... import checks
+from ...files import AtomicFolder, Checkpoint, TensorInfo, open_checkpoint, refuse_same_file
+from ...files.disk.descriptors import named_path
+from ...files.disk.errors import PATH_LIMIT, quote
+from ...files.disk.writer import FileWriter
+from ...files.folder import INDEX_SUFFIX
+from ...float_environment import default_floats
+from ..encode.index import index_of, whole_header
+from ..encode.targets import CheckedFile, copy_side_files, copy_tensor, files_read, write_json
+from ..plan.notes import side_file_notes
+from ..plan.output_files import oversize_notes
+from .layers import (
+    Part,
+    Progress,
+    Score,
+    encoded_header,
+    layers_of,
+    part_of,
+    plan_parts,
+    scores,
+)
+
+INDEX = f"model{INDEX_SUFFIX}"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `split_checkpoint` or `merge_checkpoint` wrote, or would. dropped: names of tensors that are left out;
+    lowest: the layers among them that were chosen by their weight; notes: what people should know of it."""
+
+    source: str
+    destination: str
+    parts: tuple[Part, ...]
+    dropped: tuple[str, ...] = ()
+    lowest: tuple[Score, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.size for part in self.parts)
+
+
+@default_floats
+def split_checkpoint(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    max_size: int | None = None,
+    layers: int | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Written:
+    """Cut a checkpoint into files of at most `max_size` bytes, or of `layers` layers each, with an index over them.
+
+    source: a .safetensors file or a model folder, whose other files (config, tokenizer, subfolders) are copied; what is
+    not copied is in the notes. destination: a folder, absent or empty unless overwrite=True; it appears whole or not at
+    all. Tensors stay whole, byte for byte; one larger than max_size has a file of its own. The index keeps the header
+    of a source in one file, where the library would have written another, so that `merge_checkpoint` restores it.
+    progress: called with (bytes done, bytes in all, tensor); what it raises ends the work.
+
+    >>> import tempfile
+    >>> from quantrim.demo import digits
+    >>> with digits.model_file() as source, tempfile.TemporaryDirectory() as folder:
+    ...     written = split_checkpoint(source, f"{folder}/parts", layers=1)
+    >>> [(part.name, len(part.tensors)) for part in written.parts][0]
+    ('model-00001-of-00003.safetensors', 2)
+    """
+    target = named_path(destination, "destination")
+    with open_checkpoint(source) as checkpoint:
+        plan = plan_split(checkpoint, target, max_size, layers)
+        check_folder(checkpoint, source, target)
+        _write_folder(checkpoint, plan.parts, target, overwrite, progress)
+    return replace(plan, source=os.fspath(source))
+
+
+@default_floats
+def merge_checkpoint(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    drop: str | Iterable[str] = (),
+    drop_lowest: int = 0,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Written:
+    """Put the files of a checkpoint together into one, and leave parts of it out where asked to.
+
+    A file that `split_checkpoint` cut comes back the same, byte for byte, whoever wrote it. Files of a folder that had
+    several to begin with become one as the library of safetensors would write it; their tensors are the same bytes.
+
+    source: a model folder, or a file. destination: a .safetensors file, or a folder that also gets the other files of
+    the source; it appears whole or not at all, and replaces another only with overwrite=True.
+    drop: globs of tensor names to leave out; one that matches nothing is an error. drop_lowest: so many layers go,
+    those with the smallest sum of |w|, the first among equals; tensors of no layer stay. Names and config.json stay as
+    they are: a model with fewer layers needs its own.
+
+    >>> import tempfile
+    >>> from quantrim.demo import digits
+    >>> with digits.model_file() as source, tempfile.TemporaryDirectory() as folder:
+    ...     _ = split_checkpoint(source, f"{folder}/parts", max_size=150_000)
+    ...     _ = merge_checkpoint(f"{folder}/parts", f"{folder}/whole.safetensors")
+    ...     Path(f"{folder}/whole.safetensors").read_bytes() == source.read_bytes()
+    True
+    """
+    target = named_path(destination, "destination")
+    with open_checkpoint(source) as checkpoint:
+        plan = plan_merge(checkpoint, target, drop, drop_lowest, progress)
+        (part,) = plan.parts
+        if target.suffix == ".safetensors":
+            check_file(checkpoint, source, target, overwrite)
+            with CheckedFile(checkpoint, target, part.size) as out:
+                _write(checkpoint, part, out, _Counter([part], progress))
+        else:
+            check_folder(checkpoint, source, target)
+            _write_folder(checkpoint, [part], target, overwrite, progress)
+    return plan
+
+
+def plan_split(checkpoint: Checkpoint, target: Path, max_size: int | None = None, layers: int | None = None) -> Written:
+    """What `split_checkpoint` would write."""
+    parts = plan_parts(checkpoint, max_size, layers)
+    sizes = [(part.tensors[0].name, part.size) for part in parts if len(part.tensors) == 1]
+    notes = (*side_file_notes(checkpoint), *oversize_notes(sizes, max_size, "max_size"))
+    return Written(os.fspath(checkpoint.path), os.fspath(target), tuple(parts), notes=notes)
+
+
+@default_floats
+def plan_merge(
+    checkpoint: Checkpoint, target: Path, drop: str | Iterable[str], drop_lowest: int, progress: Progress | None = None
+) -> Written:
+    """What `merge_checkpoint` would write."""
+    most = max(len(set(layers_of(checkpoint.tensors).values()) - {None}) - 1, 0)
+    lowest: list[Score] = []
+    if checks.integer("drop_lowest", drop_lowest, 0, most):
+        lowest = sorted(layer_scores(checkpoint, progress), key=lambda score: score.l1)[:drop_lowest]
+    kept = _kept(checkpoint, drop, {score.name for score in lowest})
+    names = {t.name for t in kept}
+    dropped = tuple(name for name in checkpoint.tensors if name not in names)
+    file = target.suffix == ".safetensors"
+    part = part_of(checkpoint, target.name if file else "model.safetensors", kept)
+    notes = () if file else tuple(side_file_notes(checkpoint))
+    return Written(os.fspath(checkpoint.path), os.fspath(target), (part,), dropped, tuple(lowest), notes)
+
+
+@default_floats
+def part_scores(checkpoint: Checkpoint, parts: Sequence[Part], progress: Progress | None = None) -> list[Score]:
+    """How much weight each part of a plan has."""
+    return scores(checkpoint, {t.name: part.name for part in parts for t in part.tensors}, progress)
+
+
+@default_floats
+def layer_scores(checkpoint: Checkpoint, progress: Progress | None = None) -> list[Score]:
+    """How much weight each layer has, in the order of the checkpoint."""
+    layers = {name: layer for name, layer in layers_of(checkpoint.tensors).items() if layer is not None}
+    return scores(checkpoint, layers, progress)
+
+
+def check_folder(checkpoint: Checkpoint, source: str | os.PathLike[str], target: Path) -> None:
+    refuse_same_file(files_read(checkpoint, source), target)
+    if target.suffix == ".safetensors":
+        raise ValueError(f"destination {quote(target, PATH_LIMIT)} must be a folder, not a .safetensors file")
+
+
+def check_file(checkpoint: Checkpoint, source: str | os.PathLike[str], target: Path, overwrite: bool) -> None:
+    refuse_same_file(files_read(checkpoint, source), target)
+    if not overwrite and os.path.lexists(target):
+        raise ValueError(f"destination {quote(target, PATH_LIMIT)} must be absent unless overwrite=True; it exists")
+
+
+def _kept(checkpoint: Checkpoint, drop: str | Iterable[str], layers: set[str]) -> list[TensorInfo]:
+    globs = [drop] if isinstance(drop, str) else list(drop)
+    layer = layers_of(checkpoint.tensors)
+    gone = {name for name in checkpoint.tensors if layer[name] in layers}
+    for glob in globs:
+        if not isinstance(glob, str):
+            raise TypeError(f"drop must be a glob or a list of globs, not {quote(glob)}")
+        pattern = re.compile(fnmatch.translate(glob))
+        matched = {name for name in checkpoint.tensors if pattern.match(name)}
+        if not matched:
+            raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)}: drop {quote(glob)} matched 0 tensors")
+        gone |= matched
+    kept = [t for name, t in checkpoint.tensors.items() if name not in gone]
+    if gone and not kept:
+        raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)}: drop must leave a tensor, not none")
+    return kept
+
+
+class _Counter:
+    """Bytes done, for whoever wants to know."""
+
+    def __init__(self, parts: Sequence[Part], progress: Progress | None) -> None:
+        self._progress, self._done = progress, 0
+        self._total = sum(part.nbytes for part in parts)
+
+    def add(self, nbytes: int, name: str) -> None:
+        self._done += nbytes
+        if self._progress is not None:
+            self._progress(self._done, self._total, name)
+
+
+def _write(checkpoint: Checkpoint, part: Part, out: FileWriter, counter: _Counter) -> None:
+    out.pwrite(part.header, 0)
+    for name, begin in part.offsets.items():
+        copy_tensor(checkpoint, name, out, begin, lambda nbytes, name=name: counter.add(nbytes, name))  # type: ignore[misc]
+
+
+def _write_folder(
+    checkpoint: Checkpoint, parts: Sequence[Part], target: Path, overwrite: bool, progress: Progress | None
+) -> None:
+    counter = _Counter(parts, progress)
+    with AtomicFolder(target, overwrite) as folder:
+        for part in parts:
+            with folder.file(part.name, part.size) as out:
+                _write(checkpoint, part, out, counter)
+        copy_side_files(checkpoint, folder)
+        if len(parts) > 1:
+            names = {t.name: part.name for part in parts for t in part.tensors}
+            total = sum(part.nbytes for part in parts)
+            left = checkpoint.tensors.values()
+            write_json(folder, INDEX, index_of(checkpoint, names, total, left, _unusual_header(checkpoint)))
+        checkpoint.check_unchanged()
+
+
+def _unusual_header(checkpoint: Checkpoint) -> bytes | None:
+    """The header of the one file that a checkpoint was in, where it is not as the library would write it."""
+    tensors = list(checkpoint.tensors.values())
+    known = whole_header(checkpoint, tensors)
+    return known[0] if known and known[0] != encoded_header(checkpoint, tensors)[0] else None

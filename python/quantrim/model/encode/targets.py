@@ -1,0 +1,120 @@
+"""What is written beside and around tensors: copies of files, JSON, and targets that watch their source."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...checks import Array
+from ...files import AtomicFile, AtomicFolder, Checkpoint, refuse_another_run, refuse_same_file
+from ...files.disk.errors import PATH_LIMIT, quote
+from ...files.disk.source_file import SourceFile
+from ...files.disk.writer import FileWriter
+from ...files.tensor_info import little_endian
+
+COPY_BYTES = 8 << 20  # of a tensor or a file that is copied, at a time
+
+
+class CheckedFile(AtomicFile):
+    """A single target, kept only if the source was the same all the while."""
+
+    def __init__(self, checkpoint: Checkpoint, path: Path, size: int | None = None) -> None:
+        super().__init__(path, size, alone=True)
+        self._checkpoint = checkpoint
+
+    def _finish(self) -> None:
+        self._checkpoint.check_unchanged()
+        super()._finish()
+
+
+class TensorFile:
+    """A file that is being written, as its tensors: `offsets` says where each begins. Threads may write at once."""
+
+    def __init__(self, out: FileWriter, offsets: Mapping[str, int]) -> None:
+        self._out, self._offsets = out, offsets
+
+    def write(self, name: str, data: Array, offset: int) -> None:
+        """Write values at byte `offset` of a tensor."""
+        self._out.pwrite(little_endian(data), self._offsets[name] + offset)
+
+    def write_each(self, names: Sequence[str], data: Array) -> None:
+        """Write all of several tensors, which `data` holds in as many equal pieces; those that follow each other in
+        the file at once."""
+        size = data.nbytes // len(names)
+        pieces = little_endian(np.ascontiguousarray(data)).reshape(-1).view(np.uint8)
+        offsets = [self._offsets[name] for name in names]
+        for _, run in groupby(range(len(offsets)), lambda k: offsets[k] - k * size):
+            first, *others = run
+            self._out.pwrite(pieces[first * size : (first + 1 + len(others)) * size], offsets[first])
+
+
+def files_read(checkpoint: Checkpoint, source: str | os.PathLike[str]) -> list[Path]:
+    """What no target may replace: the source, its shards, and what links in it lead to."""
+    folder = Path(os.path.realpath(checkpoint.folder))
+    others = [checkpoint.folder / name for name in checkpoint.side_files]
+    linked = [path for path in others if folder not in Path(os.path.realpath(path)).parents]
+    return [Path(source), *(checkpoint.folder / shard for shard in checkpoint.shards), *linked]
+
+
+def check_target(checkpoint: Checkpoint, source: str | os.PathLike[str], target: Path, overwrite: bool) -> None:
+    """ValueError for a target that is part of the source, of another kind, or, being a file, there already; OSError for
+    one that another run is writing: before the weights are looked at, which may take long."""
+    refuse_same_file(files_read(checkpoint, source), target)
+    said = f"destination {quote(target, PATH_LIMIT)} must be"
+    if checkpoint.is_folder:
+        if target.suffix == ".safetensors":
+            raise ValueError(f"{said} a folder, since the source is one, not a .safetensors file")
+    elif target.suffix != ".safetensors":
+        raise ValueError(f"{said} a .safetensors file, as the source is")
+    elif not overwrite and os.path.lexists(target):
+        raise ValueError(f"{said} absent unless overwrite=True; it exists")
+    refuse_another_run(target)
+
+
+def copy_tensor(
+    checkpoint: Checkpoint, name: str, out: FileWriter, offset: int, advance: Callable[[int], object]
+) -> None:
+    """The bytes of a tensor, to `offset` of a file. advance: called with the number of each piece."""
+    nbytes = checkpoint.tensors[name].nbytes
+    buffer = bytearray(min(nbytes, COPY_BYTES))
+    for first in range(0, nbytes, COPY_BYTES):
+        piece = memoryview(buffer)[: min(COPY_BYTES, nbytes - first)]
+        checkpoint.read_into(name, piece, first)
+        out.pwrite(piece, offset + first)
+        advance(len(piece))
+
+
+def copy_side_files(checkpoint: Checkpoint, folder: AtomicFolder, rewritten: Mapping[str, Any] | None = None) -> None:
+    """config.json, tokenizer, licence, subfolders, as they are; rewritten: what some of them hold instead, as JSON."""
+    for name in checkpoint.side_files:
+        if rewritten and name in rewritten:
+            write_json(folder, name, rewritten[name])
+            continue
+        copy_file(checkpoint.folder, name, folder)
+
+
+def copy_file(source: Path, name: str, folder: AtomicFolder) -> str:
+    """A file from one folder into another, under the same name. Returns the SHA-256 of what was copied."""
+    digest = hashlib.sha256()
+    file = SourceFile(source / name)
+    try:
+        with folder.file(name, file.size) as out:
+            for first in range(0, file.size, COPY_BYTES):
+                piece = file.read(min(COPY_BYTES, file.size - first), first)
+                digest.update(piece)
+                out.write(piece)
+    finally:
+        file.close()
+    return digest.hexdigest()
+
+
+def write_json(folder: AtomicFolder, name: str, value: Any) -> None:
+    with folder.file(name) as out:
+        out.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))

@@ -1,0 +1,1 @@
+"""What will be done to each tensor, in which layout and file, and how many bytes come of it."""
