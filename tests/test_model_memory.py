@@ -69,7 +69,8 @@ def test_G12_D23_a_row_with_one_scale(tmp_path: Path) -> None:
 
 def test_G12_the_measure_sees_a_tensor_that_is_read_whole(tmp_path: Path) -> None:
     """The positive control: one chunk for everything."""
-    code = RUN.replace("with qt", f"from quantrim.model.streaming import chunks\nchunks.CHUNK_BYTES = {256 * CHUNK_BYTES}\nwith qt")
+    larger = f"from quantrim.model.streaming import chunks\nchunks.CHUNK_BYTES = {256 * CHUNK_BYTES}\nwith qt"
+    code = RUN.replace("with qt", larger)
     source = sparse_checkpoint(tmp_path / "m.safetensors", [("big.weight", "F32", [16384, 4096])])
     found = int(printed(code.format(source=str(source), target=str(tmp_path / "t.safetensors"), options={})))
     assert found > LIMIT

@@ -117,8 +117,8 @@ class TensorPlan(NamedTuple):
 
     def arrays(self) -> dict[str, StoredTensor]:
         """The arrays by role, under the names that they have in the file."""
-        found = stored_in(self.layout, self.shape)
-        return {role: each._replace(name=full_name(self.name, each.name)) for role, each in found.items()}
+        tensor, found = self.info.name, stored_in(self.layout, self.info.shape)
+        return {role: StoredTensor(full_name(tensor, a.name), a.dtype, a.shape) for role, a in found.items()}
 
 
 @dataclass(frozen=True)
