@@ -156,7 +156,7 @@ def test_a_planted_bug_is_found(tmp_path: Path, bug: str, monkeypatch: pytest.Mo
     if bug == "groups":
         monkeypatch.setattr(tensor_plan, "VLLM_GROUPS", (128, 64, 32, 16))
     else:
-        monkeypatch.setattr(sys.modules["quantrim.model.plan"], "partners", lambda modules: {})
+        monkeypatch.setattr(sys.modules["quantrim.model.plan.planner"], "partners", lambda modules: {})
         options = {"exclude": "*.0.self_attn.k_proj.weight"}
     with pytest.raises(AssertionError):
         check(source, tmp_path / "out", 0, options)
