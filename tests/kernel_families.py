@@ -15,11 +15,15 @@ def families() -> list[str]:
     return re.findall(r"X\((\w+)\)", listed[1])
 
 
+def objects_in(folder: Path) -> dict[str, Path]:
+    """The objects that the module in a build tree was linked from, by their names there."""
+    linked = re.search(r"^build _core\S+: \S+ (.*?) \|", (folder / "build.ninja").read_text(), re.MULTILINE)
+    assert linked, folder
+    return {name: folder / name for name in linked[1].split()}
+
+
 def built() -> dict[str, Path]:
-    """The objects that the installed module was linked from, by their names there. pip install -e leaves them."""
-    objects: dict[str, Path] = {}
-    for ninja in sorted((ROOT / "build").glob("*/build.ninja"), key=lambda path: path.stat().st_mtime):
-        linked = re.search(r"^build _core\S+: \S+ (.*?) \|", ninja.read_text(), re.MULTILINE)
-        assert linked, ninja
-        objects = {name: ninja.parent / name for name in linked[1].split()}
+    """Those of the installed module. pip install -e leaves them."""
+    ninjas = sorted((ROOT / "build").glob("*/build.ninja"), key=lambda path: path.stat().st_mtime)
+    objects = objects_in(ninjas[-1].parent) if ninjas else {}
     return objects if all(path.exists() for path in objects.values()) else {}

@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from children import child
@@ -37,14 +38,14 @@ class Workshop:
         self.run(GXX, *flags, "-c", cpp / "kernels.cpp", "-o", to)
         return to
 
-    def link(self, name: str, anew: dict[tuple[str, str], Path]) -> Path:
+    def link(self, name: str, anew: dict[tuple[str, str], Path], *options: str) -> Path:
         """The module with some families of some instruction sets, (isa, family), from other objects."""
         objects = dict(self.objects)
         for (isa, family), path in anew.items():
             (built_as,) = (key for key in objects if f"/{isa}-{family}.dir/" in key)
             objects[built_as] = path
         module = self.folder / f"{name}.so"
-        self.run(GXX, "-shared", "-fopenmp", *objects.values(), "-o", module)
+        self.run(GXX, "-shared", "-fopenmp", *options, *objects.values(), "-o", module)
         return module
 
     def changed(self, name: str, file: str, right: str, wrong: str) -> Path:
@@ -58,18 +59,24 @@ class Workshop:
         return cpp
 
 
-def matrix(module: Path, select: str) -> tuple[int, str]:
-    """Exit code and output of the selected tests of test_kernels.py with this compiled module."""
+def run_tests(module: Path, *arguments: str, **how: Any) -> subprocess.CompletedProcess[str]:
+    """pytest with this compiled module in the place of the installed one; how: what `child` takes."""
     code = f"""
-import importlib.util, sys
+import importlib.util, os, sys
 import pytest
+os.chdir({str(ROOT)!r})
 spec = importlib.util.spec_from_file_location("quantrim._core", {str(module)!r})
 sys.modules[spec.name] = core = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(core)
 import quantrim.backend
 assert quantrim.backend._core is core
-tests = ["tests/test_kernels.py", "-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-k", {select!r}]
-sys.exit(pytest.main(["--rootdir", {str(ROOT)!r}, "-c", {str(ROOT / "pyproject.toml")!r}, *tests]))
+usual = ["--rootdir", {str(ROOT)!r}, "-c", {str(ROOT / "pyproject.toml")!r}, "-x", "-q", "-p", "no:cacheprovider"]
+sys.exit(pytest.main([*usual, *{arguments!r}]))
 """
-    result = child(f"import os; os.chdir({str(ROOT)!r})\n{code}", limit=600)
+    return child(code, limit=600, **how)
+
+
+def matrix(module: Path, select: str) -> tuple[int, str]:
+    """Exit code and output of the selected tests of test_kernels.py with this compiled module."""
+    result = run_tests(module, "tests/test_kernels.py", "--tb=line", "-k", select)
     return result.returncode, result.stdout + result.stderr

@@ -33,6 +33,7 @@ def compiled(folder: Path, compiler: str, *options: str) -> list[Path]:
     return objects
 
 
+@pytest.mark.slow
 def test_compiles() -> None:
     if not CROSS:
         pytest.skip("needs aarch64-linux-gnu-g++ (package g++-aarch64-linux-gnu)")

@@ -81,6 +81,7 @@ def test_as_good_as_plain_dynamic_programming(seed: int, k: int) -> None:
     assert squared_error(w, qt.cluster(w, k)) <= best_errors(w, k) * ROUNDING + float((w**2).sum()) * 2.0**-48
 
 
+@pytest.mark.interop
 @pytest.mark.parametrize("kind", ["normal", "laplace", "heavy tails"])
 def test_large_sets_are_as_good_as_scikit_learn(kind: str) -> None:
     """More distinct values than are cut at; the best of ten starts of KMeans on the same weights."""

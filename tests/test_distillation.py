@@ -137,6 +137,7 @@ def test_gradient_agrees_with_finite_differences(teachers: int, labelled: bool) 
         assert grad[at] == pytest.approx(rise / (2 * step), abs=1e-6)
 
 
+@pytest.mark.interop
 def test_loss_and_gradient_agree_with_torch() -> None:
     torch = pytest.importorskip("torch", reason="torch, which also differentiates this loss, is not installed")
     student, teacher = logits(5, (64, 100)), logits(6, (64, 100))

@@ -21,6 +21,7 @@ def printed(script: str, *options: str) -> str:
     return run.stdout
 
 
+@pytest.mark.interop
 def test_a_teacher_helps_where_labels_are_few() -> None:
     """The sign of all six pairs is the same; five seeds could not show it."""
     rows = printed("distill_digits.py", "--seeds", "6", "--steps", "200").splitlines()
@@ -32,6 +33,7 @@ def test_a_teacher_helps_where_labels_are_few() -> None:
     assert "too few seeds to tell" in printed("distill_digits.py", "--seeds", "1", "--steps", "2")
 
 
+@pytest.mark.interop
 def test_a_pruned_network_recovers(tmp_path: Path) -> None:
     rows = printed("recover_digits.py", "--seeds", "1", "--epochs", "3", "--output", str(tmp_path)).splitlines()
     found = {row.split()[0]: [int(n) for n in row.split()[1:3]] for row in rows[2:]}

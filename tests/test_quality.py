@@ -78,6 +78,7 @@ def test_the_largest_difference_of_a_part() -> None:
     assert metrics.largest_difference(np.array([np.nan, 1]), whole) > 1e300
 
 
+@pytest.mark.interop
 def test_a_text_is_foretold_by_a_table() -> None:
     """A model that knows of each token which one follows: likelihoods are the table's."""
     torch = pytest.importorskip("torch", reason="needs torch, of the extra 'bench'")
@@ -90,6 +91,7 @@ def test_a_text_is_foretold_by_a_table() -> None:
     assert found["likeliest"].tolist() == [0, 1, 2, 2]
 
 
+@pytest.mark.interop
 def test_weights_must_be_all_of_a_model() -> None:
     torch = pytest.importorskip("torch", reason="needs torch, of the extra 'bench'")
     from quality_torch import set_weights
@@ -359,6 +361,7 @@ def text_box(text: Any, renderer: Any) -> Any:
 # The program
 
 
+@pytest.mark.interop
 def test_the_program_skips_aloud_and_judges_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -106,6 +106,7 @@ def test_scales_are_the_shortest_that_do(dtype: Any) -> None:
 # Minus zeros
 
 
+@pytest.mark.interop
 @by_dtype
 @pytest.mark.parametrize("name", ["Q4_0", "Q5_0", "Q8_0", "TQ2_0"])
 def test_B4_what_gguf_dequantizes(tmp_path: Path, name: str, dtype: Any) -> None:

@@ -246,6 +246,7 @@ def test_dequantize_into() -> None:
     assert q.dequantize(out=out) is out and bits_of(out) == bits_of(q.dequantize(np.float16))
 
 
+@pytest.mark.interop
 def test_scipy_holds_the_same_matrix() -> None:
     scipy_sparse = pytest.importorskip("scipy.sparse", reason="scipy is not installed")
     for t in CONTAINERS.values():

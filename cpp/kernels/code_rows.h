@@ -173,7 +173,9 @@ struct PackedRow {
     to += (count * bits + 7) / 8;
     count = 0;
   }
-  void end() { end_stretch(); }
+  void end() {
+    if (count) end_stretch();  // nothing is written, and `to` may be null, where scales are all that is asked for
+  }
 };
 
 }  // namespace

@@ -74,7 +74,7 @@ inline Target one_teacher(Weights row, int64_t n, float inverse_temperature, flo
     store(softened + i, e, tail);
     neg_entropy = neg_entropy + e * x;
   });
-  return {1.0f / total, sum(neg_entropy), log(total)};
+  return {ieee_quotient(1.0f, total), sum(neg_entropy), log(total)};
 }
 
 inline Target target_of(const Weights* teachers, int count, int64_t first, int64_t n, float inverse_temperature,
@@ -85,7 +85,7 @@ inline Target target_of(const Weights* teachers, int count, int64_t first, int64
     const Weights row = teachers[k].at(first);
     const Exponents exponents = exponents_of(row, n, inverse_temperature, finite);
     const float total = softmax_sum(row, n, exponents, [](int64_t, auto, F32x16, F32x16) {});
-    const F32x16 share = splat(1.0f / (static_cast<float>(count) * total));
+    const F32x16 share = splat(ieee_quotient(1.0f, static_cast<float>(count) * total));
     softmax_sum(row, n, exponents, [&](int64_t i, auto tail, F32x16, F32x16 e) {
       store(softened + i, load(softened + i, tail) + e * share, tail);
     });
@@ -130,7 +130,7 @@ inline bool masks_possible(Weights row, int64_t n, const float* grad) {
 template <bool labelled, bool tempered>
 inline void gradient_of(Weights row, int64_t n, const LossWeights& weight, const Exponents& exponents, float share,
                         float total, float hot_total, float* grad) {
-  const F32x16 inverse = splat(1.0f / total), hot_inverse = splat(1.0f / hot_total);
+  const F32x16 inverse = splat(ieee_quotient(1.0f, total)), hot_inverse = splat(ieee_quotient(1.0f, hot_total));
   const Exponents hot = exponents.at(1.0f);
   typed(row, [&](auto* logits) {
     for_each_vector(n, [&](int64_t i, auto tail) {

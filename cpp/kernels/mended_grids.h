@@ -70,7 +70,7 @@ inline float longer_side(float zero, const Grid& grid) {
 // An asymmetric grid where no code within reach of the ends decodes to more than the limit.
 NOINLINE OneGrid within_limit(float low, float high, float scale, float zero, const Grid& grid) {
   const float last = static_cast<float>(code_span(grid)), most = longer_side(zero, grid);
-  if (!(__builtin_floorf(grid.limit / scale) < most) || !(scale < __builtin_inff())) return {scale, zero};
+  if (!(__builtin_floorf(ieee_quotient(grid.limit, scale)) < most) || !(scale < __builtin_inff())) return {scale, zero};
   const float nearly = before(scale, grid.scale_dtype);
   if (__builtin_floorf(grid.limit / nearly) >= most) return {nearly, zero};
   const float kept = most - 1;

@@ -138,7 +138,7 @@ def _labels(labels: object, shape: tuple[int, ...], ignored: int) -> Array:
     flat = x.ravel()
     wrong = (flat < 0) | (flat >= shape[-1])
     if not wrong.any() and not 0 <= ignored < shape[-1]:
-        return np.ascontiguousarray(flat, np.int64)
+        return np.require(flat, np.int64, ["C", "ALIGNED"])
     none = flat == ignored
     wrong &= ~none
     if wrong.any():

@@ -275,4 +275,4 @@ def _labels(y: ArrayLike, count: int, classes: int) -> NDArray[np.int64]:
     if bad.any():
         at = int(bad.argmax())
         raise ValueError(f"y must be classes, 0..{classes - 1}, not {labels[at]} at index {at}")
-    return np.ascontiguousarray(labels, np.int64)
+    return np.require(labels, np.int64, ["C", "ALIGNED"])
