@@ -27,17 +27,17 @@ class Contestant:
 
 
 def in_rows(a: Array) -> Callable[[Array], Array]:
-    """The answer is in these rows of an output."""
+    """Answer with these rows of an output."""
     return lambda rows: a[rows]
 
 
 def whole(a: Array) -> Callable[[Array], Array]:
-    """The answer is this output."""
+    """Answer with this output."""
     return lambda rows: a
 
 
 def scaled(codes: Array, scales: Array) -> Callable[[Array], Array]:
-    """The answer is codes (rows, cols) times scales that broadcast to (rows, groups, columns of a group)."""
+    """Answer with codes (rows, cols) times scales that broadcast to (rows, groups, columns of a group)."""
 
     def answer(rows: Array) -> Array:
         some = codes[rows].astype(np.float32)
@@ -50,7 +50,7 @@ def scaled(codes: Array, scales: Array) -> Callable[[Array], Array]:
 
 
 def scaled_nibbles(packed: Array, scales: Array) -> Callable[[Array], Array]:
-    """The answer is (code - 8) * scale: codes two in a byte, element 0 low; scales (rows, groups)."""
+    """Answer with (code - 8) * scale: codes two in a byte, element 0 low; scales (rows, groups)."""
 
     def answer(rows: Array) -> Array:
         some = packed[rows]

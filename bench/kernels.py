@@ -41,12 +41,12 @@ class Timed:
     moved: int
 
     def speedups(self) -> dict[str, float]:
-        """Of each compiled instruction set over the next narrower one."""
+        """Return the speed of each compiled instruction set over the next narrower one."""
         compiled = [isa for isa in self.seconds if isa != "reference"]
         return {wide: self.seconds[narrow] / self.seconds[wide] for wide, narrow in itertools.pairwise(compiled)}
 
     def slower(self) -> list[str]:
-        """Instruction sets that lose to a narrower one.
+        """List instruction sets that lose to a narrower one.
 
         >>> Timed("x", {"wide": 2.0, "middle": 1.0, "narrow": 1.5}, 0).slower()
         ['wide']
@@ -55,14 +55,14 @@ class Timed:
 
 
 def prepared(case: Case, rows: int, cols: int, dtype: str) -> tuple[Any, ...]:
-    """Arguments with their outputs in place."""
+    """Make the arguments of a case, with their outputs in place."""
     cols = -(-cols // case.multiple) * case.multiple
     args = case.args(np.random.default_rng(0), rows, cols, DTYPES[dtype])
     return tuple(np.zeros(a.shape, a.dtype) if isinstance(a, Out) else a for a in args)
 
 
 def timed(case: Case, isas: list[str], rows: int, cols: int, dtype: str, rounds: int) -> Timed:
-    """Medians over rounds in which the instruction sets take turns; more where a wider one looks slower."""
+    """Measure medians over rounds in which the instruction sets take turns; more where a wider one seems slower."""
     args = prepared(case, rows, cols, dtype)
     arrays = [a for arg in args for a in (arg if isinstance(arg, list) else [arg]) if isinstance(a, np.ndarray)]
     moved = sum({id(a): a.nbytes for a in arrays}.values())

@@ -32,7 +32,7 @@ WAYS = {
 
 
 def aligned(shape: tuple[int, ...], dtype: Any, value: float = 0, offset: int = 0) -> NDArray[Any]:
-    """An array full of `value`, so that its pages exist, `offset` bytes after a multiple of 64."""
+    """Make an array full of `value`, so that its pages exist, `offset` bytes after a multiple of 64."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.empty(size + 128, np.uint8)
     start = -memory.ctypes.data % 64 + offset
@@ -42,7 +42,7 @@ def aligned(shape: tuple[int, ...], dtype: Any, value: float = 0, offset: int = 
 
 
 def compiled(source: Path) -> ctypes.CDLL:
-    """A C file of this folder as a library; built once per content, in the temporary folder of this user."""
+    """Compile a C file of this folder to a library, once per content, in the temporary folder of this user."""
     text = source.read_bytes()
     folder = Path(tempfile.gettempdir()) / f"quantrim-bench-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -75,7 +75,7 @@ class Limits:
         return max(read * self.read + written * w, written * min(self.fill, self.stream_fill))
 
     def gigabytes(self) -> dict[str, float]:
-        """The same as GB/s of source bytes."""
+        """Return the same as GB/s of source bytes."""
         return {name: 1e-9 / getattr(self, name) for name in WAYS}
 
 
@@ -91,24 +91,24 @@ class Meter:
         self._taken: dict[str, list[float]] = {way: [] for ways in WAYS.values() for way in ways}
 
     def sample(self) -> None:
-        """One turn of each way."""
+        """Take one turn of each way."""
         pointers = [ctypes.c_void_p(a.ctypes.data) for a in (self._from, self._to)]
         for way, taken in self._taken.items():
             run = partial(getattr(self._library, way), *pointers, ctypes.c_size_t(self._bytes), self._threads)
             taken.append(turn(run))
 
     def noise(self) -> float:
-        """How much longer reading took than at its best, at the median: 1 on a machine that does nothing else."""
+        """Return how much longer than at its best reading took, at the median: 1 on an idle machine."""
         return statistics.median(self._taken["read_plain"]) / min(self._taken["read_plain"])
 
     def limits(self, of: Callable[[list[float]], float] = statistics.median) -> Limits:
-        """Of the samples so far: their medians, or with `min` the machine undisturbed."""
+        """Return the limits of the samples so far: their medians, or with `min` the machine undisturbed."""
         best = {name: min(of(self._taken[way]) for way in ways) / self._bytes for name, ways in WAYS.items()}
         return Limits(**best)
 
 
 def cpu_name() -> str:
-    """The processor's name with the numbers that tell generations of one name apart."""
+    """Return the processor's name with the numbers that tell generations of one name apart."""
     found: dict[str, str] = {}
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         key, _, value = line.partition(":")
@@ -118,12 +118,12 @@ def cpu_name() -> str:
 
 
 def compiler() -> str:
-    """The first line of what the C compiler says of itself."""
+    """Return the first line of what the C compiler says of itself."""
     return subprocess.run([COMPILE[0], "--version"], check=True, capture_output=True, text=True).stdout.splitlines()[0]
 
 
 def description() -> dict[str, Any]:
-    """What a result file says about where it comes from."""
+    """Describe where a result file comes from."""
     return {
         "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),

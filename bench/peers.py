@@ -53,7 +53,7 @@ def arguments() -> argparse.Namespace:
 
 @contextmanager
 def frameworks(names: list[str], most_threads: int) -> Iterator[tuple[list[Worker], dict[str, str]]]:
-    """Processes of the frameworks that can be loaded, and versions; the others are skipped aloud."""
+    """Start processes of the frameworks that can be loaded, with versions; the others are skipped aloud."""
     workers, versions = [], {}
     started = [Worker(name, most_threads) for name in names]
     try:
@@ -71,7 +71,7 @@ def frameworks(names: list[str], most_threads: int) -> Iterator[tuple[list[Worke
 
 
 def entrants(workers: list[Worker], task: str, *data_and_threads: int) -> list[tuple[Worker, int, str]]:
-    """(worker, number, name) of everybody who does this task rightly; ours first."""
+    """List (worker, number, name) of everybody who does this task rightly; ours first."""
     found = []
     for worker in workers:
         prepared = worker.ask("prepare", task, *data_and_threads)
@@ -87,7 +87,7 @@ def entrants(workers: list[Worker], task: str, *data_and_threads: int) -> list[t
 
 
 def interleaved(runners: list[tuple[Worker, int, str]], meter: Meter, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each turn of each runner, by name."""
+    """Measure seconds of each turn of each runner, by name."""
     taken: dict[str, list[float]] = {name: [] for _, _, name in runners}
     out: set[str] = set()
     for round_number in range(rounds):

@@ -96,7 +96,7 @@ def contestants(task: str, data: Data, threads: int) -> list[Contestant]:
 def converter(
     function: int, source: Array, target: Array, sizes: tuple[int, int], threads: int
 ) -> Callable[[], object]:
-    """Calls a conversion on slices of blocks; sizes: bytes of a block of 32 at source and target."""
+    """Make what converts slices of blocks; sizes: bytes of a block of 32 at source and target."""
     run = compiled(Path(__file__).with_name("slices.c")).convert_slices
     blocks = ctypes.c_int64(source.nbytes // sizes[0])
     pointers = (
@@ -113,7 +113,7 @@ def converter(
 
 
 def decoded(kind: int, blocks: Array) -> Callable[[Array], Array]:
-    """The weights that blocks (rows, groups, bytes) stand for, by the format's definition."""
+    """Decode blocks (rows, groups, bytes) to weights by the format's definition."""
 
     def answer(rows: Array) -> Array:
         some = blocks[rows]

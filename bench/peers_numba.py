@@ -35,7 +35,7 @@ def threshold(w: Array, t: Any, out: Array) -> None:
 
 @kernel
 def two_of_four(w: Array, out: Array) -> None:
-    """Ranks by comparing pairs; the first goes first among equals."""
+    """Rank by comparing pairs; the first goes first among equals."""
     for i in prange(w.shape[0]):
         for j in range(0, w.shape[1], 4):
             a, b, c, d = abs(w[i, j]), abs(w[i, j + 1]), abs(w[i, j + 2]), abs(w[i, j + 3])
@@ -67,7 +67,7 @@ def l2_rows(w: Array, out: Array) -> None:
 
 @kernel
 def l2_columns(w: Array, out: Array) -> None:
-    """Stripes of columns, so that the totals stay in cache."""
+    """Sum stripes of columns, so that the totals stay in cache."""
     stripe = 512
     for s in prange((w.shape[1] + stripe - 1) // stripe):
         first, last = s * stripe, min((s + 1) * stripe, w.shape[1])

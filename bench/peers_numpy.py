@@ -14,7 +14,7 @@ def versions() -> dict[str, str]:
 
 
 def contestants(task: str, data: Data, threads: int) -> list[Contestant]:
-    """numpy has one thread, whatever is asked."""
+    """List what does a task. numpy has one thread, whatever is asked."""
     make = MAKERS.get(task)
     return make(data) if make else []
 
@@ -131,7 +131,7 @@ def _given(data: Data) -> list[Contestant]:
 
 
 def _int8(shape: Callable[[Data], tuple[int, int, int]]) -> Callable[[Data], list[Contestant]]:
-    """Symmetric int8, the scale over the last axis of w seen in this shape."""
+    """Make symmetric int8, the scale over the last axis of w seen in this shape."""
 
     def make(data: Data) -> list[Contestant]:
         as_groups = shape(data)

@@ -34,7 +34,7 @@ def bound(
     constants: Sequence[Any] = (),
     optimized: bool = True,
 ) -> Callable[[], object]:
-    """A session of these nodes that reads and writes these arrays at each call."""
+    """Bind a session of these nodes that reads and writes these arrays at each call."""
 
     def infos(arrays: dict[str, Array]) -> list[Any]:
         return [helper.make_tensor_value_info(n, TYPES[a.dtype.name], a.shape) for n, a in arrays.items()]
@@ -118,7 +118,7 @@ def _int8_channel(data: Data, threads: int) -> list[Contestant]:
 
 
 def _int4(data: Data, threads: int) -> list[Contestant]:
-    """The quantizer of MatMulNBits models; it takes the matrix transposed, and picks its own threads."""
+    """Run the quantizer of MatMulNBits models; it takes the matrix transposed, and picks its own threads."""
     transposed = np.ascontiguousarray(data.w.T)
     packed = data.like(np.uint8, (data.rows, data.cols // GROUP, GROUP // 2))
     scales = data.like(shape=(data.rows * data.cols // GROUP,))

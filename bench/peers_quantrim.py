@@ -16,7 +16,7 @@ def versions() -> dict[str, str]:
 
 
 def contestants(task: str, data: Data, threads: int) -> list[Contestant]:
-    """Ours first: the one that the ratio is about."""
+    """List what does a task, ours first: the one that the ratio is about."""
     qt.use_threads(threads)
     make = MAKERS.get(task)
     return make(data) if make else []
@@ -89,7 +89,7 @@ def _signed(codes: Array) -> Array:
 
 
 def _blank(data: Data, bits: int, group_size: int | str) -> qt.QuantizedTensor:
-    """A result to reuse."""
+    """Make a result to reuse."""
     shape = {"tensor": (1, 1), "channel": (data.rows, 1)}.get(str(group_size), (data.rows, data.cols // GROUP))
     return qt.QuantizedTensor(
         data=data.like(np.uint8, (data.rows, data.cols * bits // 8)),

@@ -144,7 +144,7 @@ def _given(data: Data, x: Any) -> list[Contestant]:
 
 
 def _int8(groups: Callable[[Data], tuple[int, int, int]]) -> Callable[[Data, Any], list[Contestant]]:
-    """Symmetric int8, the scale over the last axis of w seen in this shape."""
+    """Make symmetric int8, the scale over the last axis of w seen in this shape."""
 
     def make(data: Data, x: Any) -> list[Contestant]:
         shape = groups(data)
@@ -167,7 +167,7 @@ def _int8(groups: Callable[[Data], tuple[int, int, int]]) -> Callable[[Data, Any
 
 
 def _absmax(w: Any, out: Any) -> None:
-    """The largest magnitude along axis 2; vector_norm and aminmax take many times as long."""
+    """Find the largest magnitude along axis 2; vector_norm and aminmax take many times as long."""
     torch.amax(w, dim=2, keepdim=True, out=out)
     torch.maximum(out, torch.amin(w, dim=2, keepdim=True).neg_(), out=out)
 

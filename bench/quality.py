@@ -56,7 +56,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 
 def about(threads: int) -> dict[str, Any]:
-    """Where the figures come from."""
+    """Say where the figures come from."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -69,7 +69,7 @@ def about(threads: int) -> dict[str, Any]:
 
 
 def describe(judge: Judge) -> dict[str, Any]:
-    """What a page says of a judge, and what it needs to write its rows."""
+    """Return what a page says of a judge, and what it needs to write its rows."""
     columns = [{"key": c.key, "title": c.title, "text": c.text} for c in judge.columns]
     loss = {"loss": judge.loss_title, "limit": judge.loss_limit}
     return {"title": judge.title, "about": judge.about, **loss, "columns": columns}

@@ -10,8 +10,10 @@ SAME_BYTES = 1.001
 
 
 def front(rows: Sequence[Row]) -> list[Row]:
-    """The rows that no other beats in bytes and in loss, smallest first; a few bytes more or less, of headers, are the
-    same bytes. Of rows equal in both, the first. Commands compete only where there is nothing else."""
+    """List the rows that no other beats in bytes and in loss, smallest first.
+
+    A few bytes more or less, of headers, are the same bytes. Of rows equal in both, the first. Commands compete only
+    where there is nothing else."""
     found: list[Row] = []
     settings = [row for row in rows if not row.command] or rows
     for row in sorted(settings, key=lambda row: (row.nbytes, row.loss)):

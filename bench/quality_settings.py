@@ -34,7 +34,7 @@ class Setting:
 
 
 def settings() -> list[Setting]:
-    """All rows, in the order of the table."""
+    """List all rows, in the order of the table."""
     return [
         Setting("compress --bits 8", {"bits": 8}),
         Setting("compress --bits 4", {"bits": 4}),
@@ -60,13 +60,13 @@ def settings() -> list[Setting]:
 
 
 def grids(plus: str, scope: dict[str, Any]) -> Iterator[Setting]:
-    """Every uniform grid, coarser and coarser."""
+    """List every uniform grid, coarser and coarser."""
     for grid in product(BITS, GROUPS, SCALES, SYMMETRIC):
         yield Setting(grid_label(*grid) + plus, {**grid_options(*grid), **scope}, usual(*grid, bool(plus)))
 
 
 def usual(bits: int, group: int, scale: str, symmetric: bool, everything: bool) -> bool:
-    """All at 4 bits; from 5 on what anybody would ask for; below what is best and one that is cheap."""
+    """List all at 4 bits; from 5 on what anybody would ask for; below what is best and one that is cheap."""
     if everything:
         return (bits, group, scale, symmetric) in USUAL_EVERYTHING
     if bits == 4:
@@ -91,7 +91,7 @@ def grid_options(bits: int, group: int, scale: str, symmetric: bool) -> dict[str
 
 
 def chosen(globs: list[str]) -> list[Setting]:
-    """The usual rows, or with globs those of all rows whose label one of them matches. ValueError for none."""
+    """Choose the usual rows, or with globs all rows whose label one of them matches. ValueError for none."""
     rows = [s for s in settings() if (any(fnmatchcase(s.label, glob) for glob in globs) if globs else s.usual)]
     if not rows:
         raise ValueError(f"--rows must match a label of quality_settings.py, not {' '.join(globs)}")

@@ -93,7 +93,7 @@ def dequantize(source: Path, into: Path) -> None:
 
 
 def text() -> str:
-    """Prose that every Debian with Python has; Unavailable where it differs, since figures would not compare."""
+    """Read prose that every Debian with Python has; Unavailable where it differs, since figures would not compare."""
     if not GPL.is_file():
         raise Unavailable(f"{GPL} is not there")
     parts = [
@@ -109,7 +109,7 @@ def text() -> str:
 
 
 def foretold(model: Any, windows: Any) -> Outputs:
-    """The negative log-likelihood of every token after the first of its window, and which was the likeliest there."""
+    """Compute the negative log-likelihood of every token after the first of its window, and the likeliest there."""
     import torch
 
     nll, likeliest = [], []

@@ -14,7 +14,7 @@ from quality_models import Unavailable
 
 
 def require(*modules: str) -> None:
-    """Unavailable where one cannot be imported."""
+    """Raise Unavailable where one cannot be imported."""
     for module in modules:
         try:
             __import__(module)
@@ -24,7 +24,7 @@ def require(*modules: str) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No bars, no advice, no look at the network from transformers."""
+    """Silence transformers: no bars, no advice, no look-up in the network."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}  # the second is read when tqdm is imported
     import transformers
 
@@ -36,8 +36,9 @@ def quiet() -> Iterator[None]:
 
 
 def opened(kind: Any, folder: Path) -> Any:
-    """A model as its own from_pretrained opens it, in float32, for inference. ValueError where weights were not found:
-    transformers warns then, and makes up random ones."""
+    """Open a model by its own from_pretrained, in float32, for inference.
+
+    ValueError where weights were not found: transformers warns then, and makes up random ones."""
     import torch
 
     with quiet():

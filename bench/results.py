@@ -50,20 +50,20 @@ class Row:
         return next((name for name in self.taken if name.startswith(OURS)), None)
 
     def ratio(self, seconds: dict[str, float]) -> tuple[str, float] | None:
-        """The fastest peer, and our speed over its; by medians or by best turns."""
+        """Return the fastest peer, and our speed over its; by medians or by best turns."""
         peers = {t: name for name, t in seconds.items() if not name.startswith(OURS)}
         if not self.ours or not peers:
             return None
         return peers[min(peers)], min(peers) / seconds[self.ours]
 
     def share(self, at_best: bool = False) -> float | None:
-        """Of the limit's speed that we reach."""
+        """Return the share of the limit's speed that we reach."""
         if not self.ours:
             return None
         return self.limit_at_best / self.best[self.ours] if at_best else self.limit / self.medians[self.ours]
 
     def cells(self) -> list[str]:
-        """As in HEADER."""
+        """Return the cells of a row, as in HEADER."""
         medians, ours = self.medians, self.ours
         peer, undisturbed = self.ratio(medians), self.ratio(self.best)
         share, share_undisturbed = self.share(), self.share(at_best=True)
@@ -84,12 +84,12 @@ class Row:
         ]
 
     def line(self) -> str:
-        """For somebody who watches: the cells, then everybody's median."""
+        """Write a line for somebody who watches: the cells, then everybody's median."""
         cells = "".join(f"{cell:<{width}} " for cell, width in zip(self.cells(), HEADER.values(), strict=True))
         return cells + " | " + self.everybody()
 
     def everybody(self) -> str:
-        """Median / best milliseconds of each contestant, fastest first."""
+        """Write median / best milliseconds of each contestant, fastest first."""
         best, ranked = self.best, sorted(self.medians.items(), key=lambda item: item[1])
         return ", ".join(f"{name} {t * 1e3:.3f} / {best[name] * 1e3:.3f}" for name, t in ranked)
 
@@ -118,7 +118,7 @@ class Result:
 
 
 def verdicts(rows: list[Row]) -> Iterator[tuple[str, bool]]:
-    """Each aim that these rows can judge, and whether it is met."""
+    """Say of each aim that these rows can judge whether it is met."""
     for row in rows:
         if found := row.ratio(row.medians):
             peer, ratio = found
@@ -135,7 +135,7 @@ def verdicts(rows: list[Row]) -> Iterator[tuple[str, bool]]:
 
 
 def as_text(result: Result) -> str:
-    """A page of markdown."""
+    """Write a page of markdown."""
     about = result.about
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     lines = [
@@ -159,7 +159,7 @@ def as_text(result: Result) -> str:
 
 
 def rounded(value: Any) -> Any:
-    """Floats to seven digits, wherever they are: more would be noise."""
+    """Round floats to seven digits, wherever they are: more would be noise."""
     if isinstance(value, dict):
         return {key: rounded(v) for key, v in value.items()}
     if isinstance(value, list):
@@ -168,7 +168,7 @@ def rounded(value: Any) -> Any:
 
 
 def save(result: Result) -> tuple[Path, Path]:
-    """The page, and everything that was measured, under results/<date>-<cpu>."""
+    """Save the page, and everything that was measured, under results/<date>-<cpu>."""
     cpu = re.sub(r"[^a-z0-9]+", "-", result.about["cpu"].lower()).strip("-")
     FOLDER.mkdir(exist_ok=True)
     stem = FOLDER / f"{result.about['date']}-{cpu}"

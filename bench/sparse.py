@@ -40,7 +40,7 @@ Call = Callable[[], object]
 
 
 def contestants(w: Any, x: Any, values: str, sparsity: float) -> dict[str, tuple[Call, float]]:
-    """What to time, with bits per weight."""
+    """List what to time, with bits per weight."""
     bits = VALUES[values]
     stored = qt.quantize(w, bits, group_size=GROUP) if bits else w
     dense = stored.dequantize() if bits else w

@@ -62,11 +62,11 @@ class Data:
         return round(SPARSITY * self.w.size)
 
     def like(self, dtype: Any = np.float32, shape: tuple[int, ...] | None = None) -> Array:
-        """An output to reuse, of w's shape unless told, full of a value that no task gives."""
+        """Make an output to reuse, of w's shape unless told, full of a value that no task gives."""
         return aligned((self.rows, self.cols) if shape is None else shape, dtype, 77, self.offset)
 
     def grid(self) -> tuple[Array, Array]:
-        """Symmetric int4 in groups of 32: codes (rows, cols / 2), two in a byte; scales (rows, groups)."""
+        """Make symmetric int4 in groups of 32: codes (rows, cols / 2), two in a byte; scales (rows, groups)."""
         groups = self.w.reshape(self.rows, -1, GROUP)
         scales = np.abs(groups).max(axis=2) / np.float32(7)
         codes = np.rint(groups / scales[..., None]).astype(np.int8).reshape(self.w.shape)
@@ -76,7 +76,7 @@ class Data:
 
 
 def equal(expected: Callable[[Data], Array], tolerance: float = 0) -> Callable[[Data, Array], bool]:
-    """Whether the sampled rows are those that are expected."""
+    """Tell whether the sampled rows are those that are expected."""
 
     def check(data: Data, answer: Array) -> bool:
         want = expected(data)
@@ -86,7 +86,7 @@ def equal(expected: Callable[[Data], Array], tolerance: float = 0) -> Callable[[
 
 
 def error_as(bits: int, shape: Callable[[Data], tuple[int, ...]]) -> Callable[[Data, Array], bool]:
-    """Whether the sampled rows have the error of a symmetric grid of `bits` bits, groups as in `shape`."""
+    """Tell whether the sampled rows have the error of a symmetric grid of `bits` bits, groups as in `shape`."""
 
     def check(data: Data, answer: Array) -> bool:
         w = data.w[data.sampled]
@@ -106,7 +106,7 @@ def rms(x: Array) -> float:
 
 
 def halved(data: Data, answer: Array) -> bool:
-    """Whether the smaller half of all magnitudes is gone, but for ties at the cut, and the rest as it was."""
+    """Tell whether the smaller half of all magnitudes is gone, but for ties at the cut, and the rest as it was."""
     gone = answer == 0
     if answer.shape != data.w.shape or abs(int(gone.sum()) - data.removed) > TIES:
         return False
@@ -121,7 +121,7 @@ def thresholded(data: Data) -> Array:
 
 
 def lowest_of(data: Data, width: int, scores: Array) -> Array:
-    """The sampled weights without the lower half of each `width` scores, the first of equals going first."""
+    """Zero the lower half of each `width` scores in the sampled weights, the first of equals going first."""
     w = data.w[data.sampled]
     order = np.argsort(scores.reshape(-1, width), axis=1, kind="stable")[:, : round(SPARSITY * width)]
     pruned: Array = w.reshape(-1, width).copy()
@@ -172,7 +172,7 @@ def _given(data: Data) -> Array:
 
 
 def codes_as_given(data: Data, answer: Array) -> bool:
-    """Codes may differ by one where dividing, and multiplying by the inverse, round apart."""
+    """Compare codes, which may differ by one where dividing, and multiplying by the inverse, round apart."""
     want = _given(data)
     if answer.shape != want.shape:
         return False
@@ -203,5 +203,5 @@ BY_NAME = {task.name: task for task in TASKS}
 
 
 def damaged(answer: Array) -> Array:
-    """A wrong answer of the right shape, which every check must refuse."""
+    """Make a wrong answer of the right shape, which every check must refuse."""
     return np.roll(answer, 1, axis=-1) if answer.ndim == 2 else answer * np.float32(1.01)

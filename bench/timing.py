@@ -12,14 +12,14 @@ PAUSE_SECONDS = 0.03  # between turns of different processes, so that spinning t
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Seconds of one call."""
+    """Time one call."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
 def turn(call: Callable[[], object]) -> float:
-    """Median seconds of a call, of as many as fill a turn; the first is a warm-up unless calls are slow."""
+    """Measure median seconds of a call, of as many as fill a turn; the first is a warm-up unless calls are slow."""
     first = seconds(call)
     if first > SLOW_SECONDS:
         return first

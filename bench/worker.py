@@ -26,7 +26,7 @@ class Failure:
 
 
 def refusal(task: Task, data: Data, contestant: Contestant) -> str:
-    """Why this contestant must not be timed; empty where it does the task's work."""
+    """Say why this contestant must not be timed; empty where it does the task's work."""
     contestant.call()
     answer = contestant.answer(data.sampled)
     if not task.check(data, answer):
@@ -49,7 +49,7 @@ class Framework:
         return found
 
     def prepare(self, task: str, rows: int, cols: int, offset: int, threads: int) -> list[tuple[str, str]]:
-        """(name, why it is refused) of each contestant, in order; the others are ready for turns."""
+        """List (name, why it is refused) of each contestant, in order; the others are ready for turns."""
         self._ready = []
         gc.collect()
         if self._data != Data(rows, cols, offset):  # its arrays are made once
@@ -61,7 +61,7 @@ class Framework:
         return results
 
     def turn(self, number: int) -> float:
-        """Median seconds of a call of the contestant that is ready under this number."""
+        """Measure median seconds of a call of the contestant that is ready under this number."""
         return turn(self._ready[number].call)
 
 
@@ -91,7 +91,7 @@ class Worker:
         other.close()
 
     def ask(self, *message: Any) -> Any:
-        """The answer to a message; a process that died is a Failure."""
+        """Return the answer to a message; a process that died is a Failure."""
         try:
             self._connection.send(message)
             return self._connection.recv()

@@ -330,6 +330,28 @@ def test_nobody_asks_which_layout_it_has() -> None:
     assert found == {f"python/quantrim/layouts/{name}.py" for name in ("bitsandbytes", "compressed_tensors")}
 
 
+NO_VERB = re.compile(
+    "(A|All|An|And|As|At|Both|By|Each|Every|False|For|From|How|If|In|Its|No|None|Of|On|One|Our|Some|That|The|These|"
+    r"They|This|Those|To|True|Two|What|When|Where|Whether|Which|Who|Why|With|Within)\b"
+)
+
+
+def without_verb(source: str) -> list[str]:
+    """Functions and methods, properties aside, whose docstring does not begin with a verb."""
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    methods = [f for f in functions if not any("property" in ast.unparse(each) for each in f.decorator_list)]
+    return [f.name for f in methods if NO_VERB.match(ast.get_docstring(f) or "")]
+
+
+def test_docstrings_begin_with_a_verb() -> None:
+    """What ruff's D401 does not know: it takes most nouns and question words for verbs."""
+    planted = 'def f(): "Whether it is."\ndef g(): "Return it."\n@property\ndef h(): "The sum."'
+    assert without_verb(planted) == ["f"] and without_verb(planted.replace("@property", "")) == ["f", "h"]
+    paths = [p for p in PYTHON if "files" not in p.parts and p.name != "targets.py"]
+    found = {name_of(p): without_verb(p.read_text()) for p in [*paths, *(ROOT / "bench").glob("*.py")]}
+    assert {name: names for name, names in found.items() if names} == {}
+
+
 def test_no_machine_is_named() -> None:
     """Neither folders of somebody's machine nor hosts that build or serve packages."""
     folders = r"(?<![\w.])/(work|home|root|Users|mnt)/\w|[A-Z]:\\\\?Users"

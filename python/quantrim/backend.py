@@ -143,7 +143,7 @@ def _known(name: str, source: str) -> str:
 
 
 def _default_threads() -> int:
-    """QUANTRIM_THREADS, else OMP_NUM_THREADS within the processors this process may run on, else all of those."""
+    """Read QUANTRIM_THREADS, else OMP_NUM_THREADS within the processors this process may run on, else count those."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     wish = os.environ.get("QUANTRIM_THREADS")
     if wish:

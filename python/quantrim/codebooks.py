@@ -193,7 +193,7 @@ def _nf4() -> Book:
 
 
 def _fp4() -> Book:
-    """Both zeros have a rank, as in bitsandbytes: tiny positive weights get the second."""
+    """Make the Book of "fp4". Both zeros have a rank, as in bitsandbytes: tiny positive weights get the second."""
     values = _floats_by_code(FP4)
     order = np.array([11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3], np.uint8)
     ranked = values[order]
@@ -201,7 +201,7 @@ def _fp4() -> Book:
 
 
 def _mxfp4() -> Book:
-    """Of two neighbours, the one with an even code takes the tie: edges are the middle, or just below it."""
+    """Make the Book of "mxfp4". Of two neighbours the even code takes the tie: edges are the middle, or just below."""
     order = np.array([15, 14, 13, 12, 11, 10, 9, 0, 1, 2, 3, 4, 5, 6, 7, 0], np.uint8)
     values = _floats_by_code(E2M1)
     ranked = values[order[:15]]
@@ -211,7 +211,7 @@ def _mxfp4() -> Book:
 
 
 def _binary() -> Book:
-    """The only edge is just below 0, so that 0 and -0 become 1."""
+    """Make the Book of "binary". The only edge is just below 0, so that 0 and -0 become 1."""
     return Book(np.array([-1, 1], np.float32), np.array([np.nextafter(np.float32(0), np.float32(-1))]))
 
 
@@ -253,7 +253,7 @@ def _group_size(group_size: object, name: str) -> GroupSize:
 
 
 def _check_reach(q: QuantizedTensor, book: Book, x: checks.Array) -> None:
-    """Given scales may not let a value of the codebook overflow the dtype of the weights."""
+    """Raise where given scales let a value of the codebook overflow the dtype of the weights."""
     reach, most = float(q.scales.max()) * book.peak, checks.LARGEST[x.dtype.name]
     if reach > most:
         raise ValueError(f"scales times the largest value of codebook must fit {x.dtype}, at most {most}, not {reach}")
@@ -302,7 +302,7 @@ def _mean_magnitudes(x: checks.Array, size: GroupSize, scales: NDArray[np.float3
 
 
 def _ternary(x: checks.Array, size: GroupSize, scale_dtype: str, out: QuantizedTensor | None) -> QuantizedTensor:
-    """Codes 1, 2, 3 of 2 bits: -1, 0, 1 counted from zero."""
+    """Code weights as 1, 2, 3 of 2 bits: -1, 0, 1 counted from zero."""
     q = blank(x.shape, 2, size) if out is None else reused(out, x, 2, size)
     if x.size == 0:
         q.data[...] = 0
@@ -319,7 +319,7 @@ def _ternary(x: checks.Array, size: GroupSize, scale_dtype: str, out: QuantizedT
 
 
 def _mxint8(x: checks.Array, out: QuantizedTensor | None) -> QuantizedTensor:
-    """A symmetric grid of 8 bits whose scales are powers of two."""
+    """Code weights on a symmetric grid of 8 bits whose scales are powers of two."""
     q = blank(x.shape, 8, MX_GROUP_SIZE) if out is None else reused(out, x, 8, MX_GROUP_SIZE)
     if x.size == 0:
         q.data[...] = 0

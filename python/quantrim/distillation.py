@@ -83,7 +83,7 @@ def distillation_loss(
 
 
 def _teachers(teacher_logits: Any, shape: tuple[int, ...]) -> dict[str, checks.Array]:
-    """Arrays of this shape by what an error is to call them."""
+    """Return arrays of this shape by what an error is to call them."""
     if isinstance(teacher_logits, (list, tuple)):
         named = {f"teacher_logits[{k}]": t for k, t in enumerate(teacher_logits)}
         if not named:
@@ -129,7 +129,7 @@ def _refuse(where: str, lost: Array) -> None:
 
 
 def _labels(labels: object, shape: tuple[int, ...], ignored: int) -> Array:
-    """Labels as int64 in one row, each the number of a class; -1 for those that are ignored."""
+    """Return labels as int64 in one row, each the number of a class; -1 for those that are ignored."""
     x = checks.array("labels", labels)
     if x.dtype.kind not in "iu":
         raise TypeError(f"labels must be integers, not {x.dtype}")

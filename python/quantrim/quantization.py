@@ -227,7 +227,7 @@ def _fit_tensor(x: checks.Array, symmetric: bool, rule: str, scale_dtype: str, q
 
 
 def _check_scales_fit(q: QuantizedTensor, x: checks.Array, scale_dtype: str) -> None:
-    """Scales must be finite in their dtype, and so must weights: readers of such scales compute in it."""
+    """Raise where scales overflow their dtype, or that of the weights: readers of such scales compute in it."""
     if not np.isfinite(q.scales).all():
         at = int(np.isinf(q.scales).ravel().argmax())
         raise ValueError(f"scale of group {at} overflows {scale_dtype}; use scale_dtype='float32'")

@@ -151,7 +151,7 @@ def removed(sparsity: float, n: int) -> int:
 
 
 def key_at(sparsity: float, counted: Callable[[int | None], NDArray[np.int64]]) -> tuple[int, int]:
-    """Keys below the first number go, and so many of those equal to it as the second says.
+    """Find the key at the cut: keys below it go, and so many of those equal to it as the second number says.
 
     Two passes: `counted(None)` counts the upper halves of all keys, then `counted(upper)` the lower halves of those
     whose upper half is the cut's, as `count_keys` does.
@@ -184,7 +184,7 @@ def _bin_of(count: int, bins: NDArray[np.int64]) -> tuple[int, int]:
 
 
 def _arrays(name: str, given: Mapping[K, ArrayLike] | Sequence[ArrayLike]) -> tuple[list[K] | None, list[Array]]:
-    """Finite arrays of floats by name or in a list: their names, if they have any, and the arrays."""
+    """Return finite arrays of floats, given by name or in a list, and their names, if they have any."""
     names: list[K] | None = None
     if isinstance(given, Mapping):
         names, values = list(given), list(given.values())

@@ -53,7 +53,7 @@ def _same_bits(x: checks.Array, q: QuantizedTensor) -> bool:
 
 
 def _uniform_grid(x: checks.Array, size: GroupSize) -> QuantizedTensor | None:
-    """Codes of the fewest bits; with zero points only where they save bits or are needed for 8."""
+    """Find codes of the fewest bits; with zero points only where they save bits or are needed for 8."""
     seen = np.ascontiguousarray(x.reshape(1, -1) if size == "tensor" else checks.rows(x))
     group = columns_per_group(size, seen.shape[1])
     looks = ((1, min(group, SAMPLE)), (LOOK, seen.shape[1] if len(seen) > LOOK else 0))
@@ -78,13 +78,14 @@ def _uniform_grid(x: checks.Array, size: GroupSize) -> QuantizedTensor | None:
 
 
 def _signed_bits(step: int) -> int:
-    """Bits of the smallest -2**(bits-1)..2**(bits-1) - 1 that a whole number of steps is in."""
+    """Count the bits of the smallest -2**(bits-1)..2**(bits-1) - 1 that a whole number of steps is in."""
     return (step if step >= 0 else ~step).bit_length() + 1
 
 
 def _multiples(x: checks.Array, group: int) -> tuple[checks.Array, checks.Array, checks.Array, checks.Array] | None:
-    """Scales of x (rows, cols), the least and greatest multiple in each group, and the codes: multiples less the least;
-    None if a group has no scale."""
+    """Find scales of x (rows, cols), the least and greatest multiple in each group, and the codes.
+
+    Codes are multiples less the least. None if a group has no scale."""
     shape = len(x), -(-x.shape[1] // group)
     scales, codes = np.empty(shape, np.float32), np.empty(x.shape, np.uint8)
     low, high = np.empty((2, *shape), np.int32)
@@ -118,7 +119,7 @@ def _few_values(x: checks.Array) -> QuantizedTensor | None:
 
 
 def _spread(flat: checks.Array) -> NDArray[np.float32]:
-    """About SAMPLE of the weights, from everywhere, and the first of them."""
+    """Take about SAMPLE of the weights, from everywhere, and the first of them."""
     return flat[:: -(-flat.size // SAMPLE)].astype(np.float32)
 
 

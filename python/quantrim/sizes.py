@@ -12,7 +12,7 @@ _READ = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def parse_size(name: str, value: object) -> int:
-    """Bytes: an integer, or a text with a unit.
+    """Return a number of bytes from an integer, or a text with a unit.
 
     >>> parse_size("size", "2GB"), parse_size("size", "1.5 MiB"), parse_size("size", 4096)
     (2000000000, 1572864, 4096)
@@ -27,7 +27,7 @@ def parse_size(name: str, value: object) -> int:
 
 
 def readable(count: float) -> str:
-    """Bytes in the largest unit that leaves at least 1.
+    """Write bytes in the largest unit that leaves at least 1.
 
     >>> readable(203752), readable(999), readable(16_060_522_240)
     ('203.8 kB', '999 B', '16.1 GB')

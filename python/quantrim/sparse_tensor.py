@@ -280,14 +280,14 @@ class SparseTensor:
 
 
 def _places_form(form: str, n: int, m: int, rows: int, cols: int, count: int) -> tuple[tuple[int, ...], type]:
-    """Shape and dtype of the places of `count` values."""
+    """Return shape and dtype of the places of `count` values."""
     if form == "csr":
         return (count,), np.uint16 if cols <= 2**16 else np.int32
     return (rows, row_bytes(cols, 1) if form == "bitmask" else row_bytes(cols // m * n, (m - 1).bit_length())), np.uint8
 
 
 def _nonzeros(name: str, x: checks.Array, layout: str) -> tuple[checks.Array, checks.Array, checks.Array | None]:
-    """Values, places and offsets of weights or codes."""
+    """List values, places and offsets of weights or codes."""
     form, n, m = check_layout(layout, x.shape)
     w = checks.rows(x)
     rows, cols = w.shape
@@ -335,7 +335,7 @@ def _from_codes(q: QuantizedTensor, layout: str) -> SparseTensor:
 
 
 def _zeros(t: QuantizedTensor | SparseTensor, bits: int) -> Any:
-    """The zero point of each weight: one, or (rows, 1), or (rows, cols)."""
+    """Return the zero point of each weight: one, or (rows, 1), or (rows, cols)."""
     if t.zero_points is None or t.group_size is None:
         return np.uint8(2 ** (bits - 1))
     zeros = by_row(t.zero_points, math.prod(t.shape[:-1]))
@@ -345,7 +345,7 @@ def _zeros(t: QuantizedTensor | SparseTensor, bits: int) -> Any:
 
 
 def _held(name: str, a: object, dtype: DTypeLike, shape: tuple[int, ...]) -> None:
-    """`checks.held`, for arrays that kernels follow as they are."""
+    """Check as `checks.held` does, for arrays that kernels follow as they are."""
     checks.held(name, a, dtype, shape)
     if isinstance(a, np.ndarray) and not (a.flags.c_contiguous and a.flags.aligned):
         raise ValueError(f"{name} must be C-contiguous and aligned, not strides {a.strides} of shape {a.shape}")

@@ -186,7 +186,7 @@ def _is_between(layer: object) -> bool:
 
 
 def _units(name: str, keep: object, count: int) -> NDArray[np.intp]:
-    """Which of `count` units stay, as indices."""
+    """Return which of `count` units stay, as indices."""
     if keep is None:
         return np.arange(count)
     units = checks.array(name, keep)

@@ -32,7 +32,7 @@ class loading:
 
 
 def in_time() -> bool:
-    """Whether the program does nothing yet but load its modules."""
+    """Tell whether the program does nothing yet but load its modules."""
     return _loading > 0
 
 

@@ -26,7 +26,7 @@ def run(a: Path, b: Path, *, as_json: bool) -> None:
 
 
 def as_data(comparison: Comparison) -> dict[str, Any]:
-    """Decibels of what is equal are null: JSON has no infinity."""
+    """Return a table for JSON, which has no infinity: decibels of what is equal are null."""
     return {
         "matching": comparison.matching,
         "equal": comparison.equal,
@@ -77,7 +77,8 @@ def _row(d: Difference) -> list[str]:
 
 
 def total_line(comparison: Comparison) -> str:
-    """
+    """Say how many tensors are in both and their bytes.
+
     >>> total_line(Comparison((), nbytes=(0, 0)))
     '0 tensors in both, A 0 B, B 0 B'
     """

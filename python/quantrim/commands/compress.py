@@ -29,7 +29,7 @@ WORST = 3  # tensors that the closing table names
 
 @contextlib.contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """Within this block, use that many threads."""
+    """Use that many threads within this block."""
     if count is None:
         yield
     else:
@@ -60,7 +60,7 @@ def check_paths(source: Path, target: Path, asked: dict[str, Any], report: Path 
 
 
 def check_new_file(option: str, path: Path, overwrite: bool) -> None:
-    """ValueError where the file that an option names must not or cannot be written."""
+    """Raise ValueError where the file that an option names must not or cannot be written."""
     if path.is_dir():
         raise ValueError(f"{option} must be a file, not the folder {quote(path, PATH_LIMIT)}")
     if occupied(path) and not overwrite:
@@ -89,7 +89,7 @@ def refuse_occupied(source: Path, target: Path, overwrite: bool) -> None:
 
 
 def occupied(target: Path) -> bool:
-    """Whether something is there that would be lost; an empty folder is nothing."""
+    """Tell whether something is there that would be lost; an empty folder is nothing."""
     if target.is_dir() and not target.is_symlink():
         return any(target.iterdir())
     return os.path.lexists(target)
@@ -113,7 +113,7 @@ def show(report: Report, out: Console) -> None:
 
 
 def worst_tensors(report: Report) -> list[TensorReport]:
-    """The compressed tensors of the lowest SNR, the worst first."""
+    """List the compressed tensors of the lowest SNR, the worst first."""
     known = [t for t in report.tensors if t.snr_db is not None]
     return sorted(known, key=lambda t: t.snr_db if t.snr_db is not None else math.inf)[:WORST]
 
@@ -125,7 +125,7 @@ def _worst_row(t: TensorReport) -> list[str]:
 
 
 def closing_lines(report: Report) -> list[tuple[str, str]]:
-    """What was done, in words and figures."""
+    """Say what was done, in words and figures."""
     compressed = [t for t in report.tensors if t.sparsity is not None]
     done = kinds(compressed)
     copied = len(report.tensors) - len(compressed)
@@ -146,7 +146,7 @@ def closing_lines(report: Report) -> list[tuple[str, str]]:
 
 
 def kinds(tensors: Iterable[TensorReport]) -> dict[str, int]:
-    """What was done to how many tensors; those that were compressed may have been pruned before."""
+    """Count what was done to tensors; those that were compressed may have been pruned before."""
     found = Counter(map(_kind, tensors))
     return {what: found[what] for what in ("compressed", "simulated", "pruned", "narrowed") if found[what]}
 
@@ -160,7 +160,8 @@ def _kind(t: TensorReport) -> str:
 
 
 def smaller(ratio: float) -> str:
-    """
+    """Say how much smaller the result is.
+
     >>> smaller(3.217), smaller(0.998)
     ('3.22x smaller', 'as large as before')
     """

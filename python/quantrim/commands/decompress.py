@@ -59,7 +59,7 @@ def show(done: Decompressed, out: Console) -> None:
 
 
 def show_kinds(tensors: Sequence[DecodedTensor], out: Console) -> None:
-    """How the tensors that change were stored, and what they are now."""
+    """Show how the tensors that change were kept, and what they are now."""
     kinds: dict[tuple[str, str], list[int]] = {}
     for t in tensors:
         if not t.copied:
@@ -75,7 +75,8 @@ def show_kinds(tensors: Sequence[DecodedTensor], out: Console) -> None:
 
 
 def counts(tensors: Sequence[DecodedTensor]) -> str:
-    """
+    """Count what was done to tensors, in words.
+
     >>> a = DecodedTensor("a", (2,), "F32", "F32", 8, 8, False, True)
     >>> counts([a, a, DecodedTensor("b", (2,), "F32", "F16", 8, 4, False, False)])
     '1 in another dtype, 2 copied'

@@ -90,7 +90,7 @@ def show(rows: list[Row], out: Console) -> None:
 
 
 def show_images(out: Console) -> None:
-    """The first held-out images side by side, two pixels to a character: in grey, or in shades of ink."""
+    """Show the first held-out images side by side, two pixels to a character: in grey, or in shades of ink."""
     from ..demo.digits import SIDE, WHITE, held_out
 
     coloured = out.color_system is not None and not out.no_color
@@ -103,7 +103,7 @@ def show_images(out: Console) -> None:
 
 
 def _grey(upper: NDArray[Any], lower: NDArray[Any]) -> Text:
-    """Each character is a pixel wide and two high: its foreground the upper one, its background the lower."""
+    """Draw two rows of pixels in a line of characters, one pixel the foreground (upper), one the background (lower)."""
     text = Text()
     for pair in zip((255 * upper).astype(int), (255 * lower).astype(int), strict=True):
         top, bottom = (f"rgb({level},{level},{level})" for level in pair)

@@ -70,7 +70,7 @@ def _row(tensor: TensorSummary) -> list[str]:
 
 
 def _statistics(s: Statistics | None) -> list[str]:
-    """A cell under each of STATISTICS, empty where a tensor holds no real numbers."""
+    """Return a cell under each of STATISTICS, empty where a tensor holds no real numbers."""
     if s is None:
         return [""] * len(STATISTICS)
     n = terminal.number
@@ -78,7 +78,8 @@ def _statistics(s: Statistics | None) -> list[str]:
 
 
 def total_line(summary: Summary) -> str:
-    """
+    """Count tensors, weights and bytes, in words.
+
     >>> total_line(Summary("m", ("m",), {}, ()))
     '0 tensors, 0 weights, 0 B'
     """

@@ -63,7 +63,8 @@ def _row(t: TensorReport) -> list[str]:
 
 
 def ratio(before: int, after: int) -> str:
-    """
+    """Say how many times smaller the result is.
+
     >>> ratio(300, 200), ratio(0, 0)
     ('1.50x', '-')
     """

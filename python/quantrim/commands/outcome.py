@@ -73,7 +73,8 @@ def exit_code(error: BaseException) -> int:
 
 
 def os_error_text(error: OSError) -> str:
-    """
+    """Say what an OSError says, with its paths quoted.
+
     >>> os_error_text(FileNotFoundError(2, "No such file or directory", "model.safetensors"))
     "'model.safetensors': No such file or directory"
     """
@@ -87,7 +88,7 @@ def os_error_text(error: OSError) -> str:
 
 
 def usage_text(error: Any) -> str:
-    """What is wrong with the words of a command line, and what may have been meant."""
+    """Say what is wrong with the words of a command line, and what may have been meant."""
     from . import synonyms
 
     context = getattr(error, "ctx", None)
@@ -127,8 +128,9 @@ def leave(code: object) -> NoReturn:
 
 @contextlib.contextmanager
 def signals_raise() -> Iterator[list[int]]:
-    """Within this block SIGINT, SIGTERM and SIGHUP raise Stopped, once; the list given gets its number. Where nothing
-    has begun yet (`at_once.loading`) they end the program.
+    """Raise Stopped within this block for SIGINT, SIGTERM and SIGHUP, once; the list given gets its number.
+
+    Where nothing has begun yet (`at_once.loading`) they end the program.
 
     While the first unwinds, more of them do nothing, so that cleaning up is not interrupted. A signal that
     the caller ignores (nohup) stays ignored.
@@ -158,7 +160,7 @@ def signals_raise() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def warnings_said() -> Iterator[None]:
-    """Within this block a UserWarning is a line `quantrim: warning: ...` rather than a place in our code."""
+    """Print a UserWarning within this block as `quantrim: warning: ...` rather than as a place in our code."""
 
     def show(
         message: Warning | str,

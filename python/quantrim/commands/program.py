@@ -27,8 +27,9 @@ def flowing(text: str) -> str:
 
 
 def _plainly(parameters: Sequence[Any]) -> Sequence[Any]:
-    """The parameters, shown in help without types: SRC and DST say what they are, and flags take no value. `--help`
-    stands beside the option before it."""
+    """Return the parameters, shown in help without types: SRC and DST say what they are, and flags take no value.
+
+    `--help` is listed beside the option before it."""
     for p in parameters:
         if p.param_type_name == "argument":
             p.display_type_rich = lambda ctx: None
@@ -116,7 +117,7 @@ Threads = Annotated[int | None, typer.Option(metavar="N", help=THREADS_HELP, sho
 
 
 def one_of(values: Sequence[str]) -> dict[str, Any]:
-    """What lets shells complete the values of an option."""
+    """Make what lets shells complete the values of an option."""
     return {"autocompletion": lambda: list(values)} if values else {}
 
 

@@ -19,7 +19,7 @@ NAME_WIDTH = 36  # of a tensor name beside the bar
 
 @contextlib.contextmanager
 def shown(verb: str) -> Iterator[Callback]:
-    """A callback (done, total, name) that shows how far `verb` has come, until the block ends."""
+    """Make a callback (done, total, name) that shows how far `verb` has come, until the block ends."""
     err = terminal.console(stderr=True)
     if err.is_terminal and not err.is_dumb_terminal:
         with _bar(verb, err) as callback:
@@ -51,7 +51,7 @@ def _bar(verb: str, err: Console) -> Iterator[Callback]:
 
 
 def _shortened(name: str) -> str:
-    """The end of a name, where names differ."""
+    """Cut a name to its end, where names differ."""
     text = terminal.printable(name)
     return text if len(text) <= NAME_WIDTH else "…" + text[1 - NAME_WIDTH :]
 

@@ -38,7 +38,7 @@ _COMMANDS = {
 
 
 def option_meant(typed: str, parameters: Collection[Any]) -> str:
-    """What to type in place of an option that the command does not have; "" where nobody knows.
+    """Say what to type in place of an option that the command does not have; "" where nobody knows.
 
     parameters: of the command, as typer has them.
     """
@@ -56,7 +56,7 @@ def option_meant(typed: str, parameters: Collection[Any]) -> str:
 
 
 def command_meant(typed: str, known: Collection[str]) -> str:
-    """What to type in place of a command that there is not; "" where nobody knows.
+    """Say what to type in place of a command that there is not; "" where nobody knows.
 
     >>> command_meant("quantize", ["compress", "compare"]), command_meant("compar", ["compress", "compare"])
     ('did you mean compress?', 'did you mean compare?')

@@ -24,15 +24,16 @@ GAP = 2  # columns between columns
 
 
 def console(stderr: bool = False) -> Console:
-    """A console for the stream as it is now: tests and callers may have replaced sys.stdout."""
+    """Make a console for the stream as it is now: tests and callers may have replaced sys.stdout."""
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 def printable(text: str) -> str:
-    """`text` on one line, with everything that could move a cursor or hide text escaped (ESC, newlines, NUL,
-    right-to-left marks, lone surrogates).
+    """Return `text` on one line, with everything escaped that could move a cursor or hide text.
+
+    These are ESC, newlines, NUL, right-to-left marks, lone surrogates.
 
     >>> printable("a\\x1b[31m\\nb")
     'a\\\\x1b[31m\\\\nb'
@@ -41,7 +42,7 @@ def printable(text: str) -> str:
 
 
 def say(kind: str, message: str) -> None:
-    """One line `quantrim: <kind>: <message>` on stderr. That it cannot be written is no reason to fail."""
+    """Print one line `quantrim: <kind>: <message>` on stderr. That it cannot be written is no reason to fail."""
     with contextlib.suppress(OSError, ValueError):
         print(f"quantrim: {kind}: {printable(message)}", file=sys.stderr, flush=True)
 
@@ -55,7 +56,7 @@ def print_table(
     title: str = "",
     spare: Sequence[str] = (),
 ) -> None:
-    """A table. align: "l" or "r" for each column.
+    """Print a table. align: "l" or "r" for each column.
 
     On a terminal only the first column is broken over lines; where that does not suffice, columns named in
     `spare` are left out.
@@ -74,8 +75,9 @@ def print_table(
 
 
 def fitting(lines: Sequence[Sequence[str]], width: int, spare: Sequence[int]) -> list[int]:
-    """The columns that fit `width`; the first may shrink to NAME_WIDTH. Spare ones are left out in order, and
-    taken back from the last where there is room after all.
+    """Return the columns that fit `width`; the first may shrink to NAME_WIDTH.
+
+    Spare ones are left out in order, and taken back from the last where there is room after all.
 
     >>> fitting([["name", "a" * 20, "b" * 20]], 40, [1])
     [0, 2]
@@ -130,7 +132,7 @@ def _print_plain(out: Console, lines: Sequence[Sequence[str]], align: str) -> No
 
 
 def print_pairs(out: Console, pairs: Sequence[tuple[str, str]]) -> None:
-    """Words and what they stand for, a line each."""
+    """Print words and what they mean, a line each."""
     if not out.is_terminal:
         _print_plain(out, [(word, printable(text)) for word, text in pairs], "ll")
         return
@@ -146,7 +148,7 @@ def print_pairs(out: Console, pairs: Sequence[tuple[str, str]]) -> None:
 
 
 def print_line(out: Console, text: str = "", style: str | None = None) -> None:
-    """A line of its own; wrapped on a terminal only."""
+    """Print a line of its own; wrapped on a terminal only."""
     if out.is_terminal:
         from rich.text import Text
 
@@ -156,8 +158,9 @@ def print_line(out: Console, text: str = "", style: str | None = None) -> None:
 
 
 def print_json(data: Mapping[str, Any]) -> None:
-    """Strict JSON on stdout: ASCII, and null for what is not finite, which JSON has no word for. It begins with the
-    version of its keys and ours."""
+    """Print strict JSON on stdout: ASCII, and null for what is not finite, which JSON has no word for.
+
+    It begins with the version of its keys and ours."""
     from ..model.report.provenance import stamp
 
     text = json.dumps(_finite({**stamp(), **data}), indent=2, allow_nan=False) + "\n"
@@ -174,14 +177,14 @@ def _finite(data: Any) -> Any:
 
 
 def size(count: float) -> str:
-    """Bytes for people: "203.8 kB"."""
+    """Write bytes for people: "203.8 kB"."""
     from ..sizes import readable
 
     return readable(count)
 
 
 def number(x: float) -> str:
-    """A measured number in four digits, short.
+    """Write a measured number in four digits, short.
 
     >>> number(0.123456), number(-1234567.0), number(0.0), number(3e-5)
     ('0.1235', '-1.235e+06', '0', '3e-05')
@@ -190,7 +193,8 @@ def number(x: float) -> str:
 
 
 def percent(fraction: float) -> str:
-    """
+    """Write a fraction in %.
+
     >>> percent(0.5), percent(1 / 3)
     ('50.0 %', '33.3 %')
     """
@@ -198,7 +202,8 @@ def percent(fraction: float) -> str:
 
 
 def shape(dims: Sequence[int]) -> str:
-    """
+    """Write a shape.
+
     >>> shape((256, 64)), shape(())
     ('256 x 64', 'scalar')
     """
@@ -206,7 +211,8 @@ def shape(dims: Sequence[int]) -> str:
 
 
 def decibels(snr: float) -> str:
-    """
+    """Write an SNR, or "exact".
+
     >>> decibels(math.inf), decibels(41.234)
     ('exact', '41.2 dB')
     """
@@ -214,7 +220,7 @@ def decibels(snr: float) -> str:
 
 
 def bars(counts: Sequence[int], file: IO[str] | None = None) -> str:
-    """Counts as a row of blocks, the largest the highest; what is not 0 is seen.
+    """Draw counts as a row of blocks, the largest the highest; what is not 0 is seen.
 
     >>> bars([0, 1, 50, 100])
     ' ▁▄█'

@@ -54,8 +54,10 @@ def use(options: Mapping[str, Option]) -> None:
 
 
 def options_of(parameters: Iterable[Any], given: Mapping[str, Any]) -> dict[str, Option]:
-    """The options of a command, by argument. parameters: as typer has them. given: what was typed; settings of a
-    recipe are left out, whose keys are arguments."""
+    """Map the arguments of a command to its options.
+
+    parameters: as typer has them. given: what was typed. Settings of a recipe are not in the map: their
+    keys are arguments."""
     found = {
         p.name: Option(p.opts[0], *p.secondary_opts[:1])
         for p in parameters
@@ -67,7 +69,7 @@ def options_of(parameters: Iterable[Any], given: Mapping[str, Any]) -> dict[str,
 
 
 def worded(text: str) -> str:
-    """The text in the words of the command line.
+    """Return the text in the words of the command line.
 
     >>> use({"bits": Option("--bits"), "exclude": Option("--exclude"), "max_size": Option("--max-size")})
     >>> worded("vLLM opens no compressed embeddings; exclude='*embed*' copies them")
@@ -95,7 +97,7 @@ def _said(found: re.Match[str]) -> str:
 
 
 def _assigned(name: str, value: str) -> str:
-    """`name=value` as it would be typed."""
+    """Write `name=value` as it would be typed."""
     option = _options[name]
     if value in ("True", "False"):
         return option.name if value == "True" else option.negative or f"no {option.name}"

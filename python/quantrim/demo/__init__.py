@@ -54,7 +54,7 @@ def run(progress: Callable[[str], None] | None = None) -> list[Row]:
 
 
 def measure(name: str, stored: Stored, original: int) -> Row:
-    """What became of the model in this form."""
+    """Measure what became of the model in this variant."""
     matrices = [w for w in stored.weights.values() if w.ndim == 2]
     size = sum(w.size for w in matrices)
     return Row(

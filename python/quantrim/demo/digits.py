@@ -25,13 +25,14 @@ WHITE = 16  # the largest pixel
 
 
 def model_file() -> AbstractContextManager[Path]:
-    """The float32 network as a file on disk, while the context lasts."""
+    """Open the float32 network as a file on disk, while the context lasts."""
     return _file("digits.safetensors")
 
 
 def recovered_file() -> AbstractContextManager[Path]:
-    """The network 80 % pruned and rounded to 4 bits, then taught again: see recover.py; written by
-    examples/recover_digits.py. Its matrices are compressed (pack-quantized)."""
+    """Open the network 80 % pruned and rounded to 4 bits, then taught again: see recover.py.
+
+    Written by examples/recover_digits.py. Its matrices are compressed (pack-quantized)."""
     return _file("recovered.safetensors")
 
 
@@ -40,20 +41,20 @@ def _file(name: str) -> AbstractContextManager[Path]:
 
 
 def decoded(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
-    """Every tensor of a checkpoint as float32, whatever form it is stored in."""
+    """Read every tensor of a checkpoint as float32, in whatever layout it is."""
     with open_checkpoint(path) as checkpoint:
         tensors = logical_tensors(checkpoint).items()
         return {name: t.rows(0, t.matrix_shape[0]).reshape(t.shape).astype(np.float32) for name, t in tensors}
 
 
 def held_out() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """images: (360, 64) of 0..16, rows of 8 pixels. labels: (360,) of 0..9."""
+    """Read the held-out images, (360, 64) of 0..16, rows of 8 pixels, and their labels, (360,) of 0..9."""
     with _file("held_out.safetensors") as path, open_checkpoint(path) as data:
         return data["images"], data["labels"]
 
 
 def logits(weights: Mapping[str, NDArray[Any]], images: NDArray[np.uint8]) -> NDArray[Any]:
-    """weights: `fc1.weight` (256, 64), `fc1.bias` (256,), ... Returns float32 (images, 10)."""
+    """Compute logits, float32 (images, 10). weights: `fc1.weight` (256, 64), `fc1.bias` (256,), ..."""
     x: NDArray[Any] = images.astype(np.float32) / np.float32(WHITE)
     for layer in LAYERS:
         x = x @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"]
@@ -63,6 +64,6 @@ def logits(weights: Mapping[str, NDArray[Any]], images: NDArray[np.uint8]) -> ND
 
 
 def accuracy(weights: Mapping[str, NDArray[Any]]) -> float:
-    """The share of the held-out images that the network reads as they are labelled."""
+    """Measure the share of the held-out images that the network reads as they are labelled."""
     images, labels = held_out()
     return float(np.mean(logits(weights, images).argmax(1) == labels))

@@ -33,7 +33,7 @@ Maker = Callable[[Path, Path], Stored]  # (the float32 network, the file to writ
 
 
 def in_file(**options: Any) -> Maker:
-    """As `compress` writes it."""
+    """Measure the model as `compress` writes it."""
 
     def make(source: Path, target: Path) -> Stored:
         write(source, target, options)
@@ -54,7 +54,7 @@ activation = "relu"
 
 
 def half_of_the_neurons(source: Path, target: Path) -> Stored:
-    """A smaller float32 network of the hidden units whose outgoing weights, and so effect on the next layer, are large.
+    """Make a smaller float32 network of the hidden units whose outgoing weights, and so effect, are large.
 
     A unit that goes leaves what it puts out with no input, relu(bias), in the next bias.
     """
@@ -72,14 +72,14 @@ def half_of_the_neurons(source: Path, target: Path) -> Stored:
 
 
 def recovered(source: Path, target: Path) -> Stored:
-    """The file that ships: pruned, rounded and taught again (see `recover`)."""
+    """Copy the file that ships: pruned, rounded and taught again (see `recover`)."""
     with recovered_file() as path:
         target.write_bytes(path.read_bytes())
     return of_file(target)
 
 
 def recovered_sparse(source: Path, target: Path) -> Stored:
-    """The same network stored sparse. Codes say exactly which floats they are of: those are compressed again."""
+    """Store the same network sparse. Codes say exactly which floats they are of: those are compressed again."""
     with recovered_file() as path, open_checkpoint(path) as checkpoint, tempfile.TemporaryDirectory() as folder:
         tensors = logical_tensors(checkpoint).items()
         exact = {
@@ -93,13 +93,13 @@ def recovered_sparse(source: Path, target: Path) -> Stored:
 
 
 def chosen_by_validation(source: Path, target: Path) -> Stored:
-    """Bits and sparsity of each layer as `tune` found them with half of the images: see `smallest`."""
+    """Use bits and sparsity of each layer as `tune` found them with half of the images: see `smallest`."""
     compress(source, target, recipe=smallest(source, *held_out()).recipe)
     return of_file(target)
 
 
 def write(source: Path, target: Path, options: Mapping[str, Any]) -> None:
-    """The model in one of its forms; small matrices too, which compress leaves alone by itself."""
+    """Write the model in one of its variants; small matrices too, which compress leaves alone by itself."""
     compress(source, target, min_elements=0, **options)
 
 
@@ -108,7 +108,7 @@ def of_file(path: Path) -> Stored:
 
 
 def save(arrays: Weights, path: Path) -> None:
-    """Arrays as float32 in a file."""
+    """Save arrays as float32 in a file."""
     head, places = encode_header([(name, "F32", a.shape) for name, a in arrays.items()])
     path.write_bytes(head + b"".join(arrays[name].astype("<f4").tobytes() for name in places))
 

@@ -21,12 +21,12 @@ Matrix = NDArray[np.float64]
 
 
 def on_grid(x: Matrix) -> Matrix:
-    """x rounded to multiples of 2**-18."""
+    """Round x to multiples of 2**-18."""
     return np.rint(x * GRID) / GRID
 
 
 def product(a: Matrix, b: Matrix) -> Matrix:
-    """a @ b, both rounded to the grid first: exact, whatever the order of its sums."""
+    """Compute a @ b, both rounded to the grid first: exact, whatever the order of its sums."""
     a, b = on_grid(a), on_grid(b)
     bound = np.abs(a).max() * np.abs(b).max() * a.shape[1]
     if bound * GRID * GRID > 2.0**53:
@@ -35,7 +35,7 @@ def product(a: Matrix, b: Matrix) -> Matrix:
 
 
 def fresh_layers(rng: np.random.Generator, sizes: Sequence[int]) -> list[Matrix]:
-    """sizes: inputs, hidden units, outputs. He et al. 2015, uniform."""
+    """Draw layers of random weights. sizes: inputs, hidden units, outputs. He et al. 2015, uniform."""
     layers = []
     for fan_in, fan_out in itertools.pairwise(sizes):
         limit = np.sqrt(6 / fan_in)
@@ -44,7 +44,7 @@ def fresh_layers(rng: np.random.Generator, sizes: Sequence[int]) -> list[Matrix]
 
 
 def forward(layers: Sequence[Matrix], x: Matrix) -> list[Matrix]:
-    """The input of each layer, and the logits."""
+    """Compute the input of each layer, and the logits."""
     values = [x]
     for k in range(0, len(layers), 2):
         x = product(x, layers[k].T) + layers[k + 1]
@@ -54,7 +54,7 @@ def forward(layers: Sequence[Matrix], x: Matrix) -> list[Matrix]:
 
 
 def backward(layers: Sequence[Matrix], values: Sequence[Matrix], error: Matrix) -> list[Matrix]:
-    """Gradients like layers. error: (batch, outputs), the gradient of each image's own loss by its logits."""
+    """Compute gradients like layers. error: (batch, outputs), the gradient of each image's own loss by its logits."""
     result: list[Matrix] = []
     for k in range(len(layers) - 2, -1, -2):
         into = values[k // 2]
@@ -83,6 +83,6 @@ class Adam:
 
 
 def batches(rng: np.random.Generator, count: int, size: int) -> list[NDArray[Any]]:
-    """The numbers 0..count-1 in a new order, cut into batches."""
+    """Cut the numbers 0..count-1, in a new order, into batches."""
     order = rng.permutation(count)
     return [order[first : first + size] for first in range(0, count, size)]

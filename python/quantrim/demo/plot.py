@@ -24,7 +24,7 @@ Box = tuple[float, float, float, float]  # left, bottom, right, top in pixels
 
 
 def require_matplotlib() -> None:
-    """ValueError where it cannot be imported; to be asked before the work."""
+    """Raise ValueError where matplotlib cannot be imported; to be asked before the work."""
     try:
         import matplotlib.backends.backend_agg
         import matplotlib.figure  # noqa: F401
@@ -33,14 +33,14 @@ def require_matplotlib() -> None:
 
 
 def png(rows: Sequence[Row]) -> bytes:
-    """A picture of INCHES at DPI."""
+    """Draw a picture of INCHES at DPI."""
     buffer = io.BytesIO()
     draw(rows).savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
 
 
 def draw(rows: Sequence[Row]) -> Any:
-    """The figure, drawn by Agg and without pyplot, so that the caller's own figures and backend stay."""
+    """Draw the figure by Agg and without pyplot, so that the caller's own figures and backend stay."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -55,8 +55,10 @@ def draw(rows: Sequence[Row]) -> Any:
 
 
 def _axes(axes: Any, rows: Sequence[Row]) -> None:
-    """The points, and the Pareto front as a staircase. Up are fewer errors, each half of them as far as the last: from
-    the best form to the worst is a factor of 20, and a straight axis would put nearly all points on its upper edge."""
+    """Draw the points, and the Pareto front as a staircase.
+
+    Up are fewer errors, each half of them as far as the last: from the best variant to the worst is a factor of 20,
+    and a straight axis would put nearly all points on its upper edge."""
     sizes, wrongs = [row.nbytes for row in rows], [_wrong(row) for row in rows]
     left, right, bottom, top = min(sizes) / 1.4, max(sizes) * 1.4, max(wrongs) * 1.25, min(wrongs) / 1.4
     best = front(rows)
@@ -92,7 +94,7 @@ def _axes(axes: Any, rows: Sequence[Row]) -> None:
 
 
 def front(rows: Sequence[Row]) -> list[Row]:
-    """The rows that no other beats in bytes and accuracy, smallest first; of equal ones the first.
+    """List the rows that no other beats in bytes and accuracy, smallest first; of equal ones the first.
 
     >>> from quantrim.demo import Row
     >>> rows = [Row(str(k), k / 100, n, 0.0, 1, 100, 9) for k, n in ((50, 2), (90, 5), (40, 3), (90, 6))]
@@ -107,19 +109,20 @@ def front(rows: Sequence[Row]) -> list[Row]:
 
 
 def _wrong(row: Row) -> float:
-    """Images read wrong in %; half an image where there are none, since a logarithm has no zero."""
+    """Compute the images read wrong in %; half an image where there are none, since a logarithm has no zero."""
     return 100 * max(1 - row.accuracy, 0.5 / row.images)
 
 
 def _ticks(labels: Mapping[float, str], low: float, high: float) -> tuple[list[float], list[str]]:
-    """Places on an axis and what they say."""
+    """Return places on an axis and what they say."""
     shown = {place: label for place, label in labels.items() if low <= place <= high}
     return list(shown), list(shown.values())
 
 
 def _labels(axes: Any, rows: Sequence[Row], renderer: Any) -> None:
-    """A name beside each point, at the nearest place where it and its line cover no points and no names; names that
-    need the most room choose first."""
+    """Write a name beside each point, at the nearest place where it and its line cover no points and no names.
+
+    Names that need the most room choose first."""
     at = {row.name: tuple(axes.transData.transform((row.nbytes, _wrong(row)))) for row in rows}
     best = {row.name for row in front(rows)}
     together = _in_one_place(at)
@@ -144,14 +147,14 @@ def _labels(axes: Any, rows: Sequence[Row], renderer: Any) -> None:
 
 
 def _stairs(best: Sequence[tuple[float, float]], right: float) -> list[Box]:
-    """The lines of the front: from each of its points to the right, then up to the next."""
+    """Return the lines of the front: from each of its points to the right, then up to the next."""
     after = [*best[1:], (right, best[-1][1])]
     across = [(x, y, u, y) for (x, y), (u, _) in zip(best, after, strict=True)]
     return [*across, *((u, y, u, v) for (_, y), (u, v) in zip(best, after, strict=True))]
 
 
 def _in_one_place(at: Mapping[str, tuple[float, float]]) -> list[tuple[list[str], tuple[float, float]]]:
-    """Names of points that cover each other, and where the first of them is."""
+    """Return names of points that cover each other, and where the first of them is."""
     found: list[tuple[list[str], tuple[float, float]]] = []
     for name, (x, y) in at.items():
         same = next((names for names, (u, v) in found if abs(u - x) < ONE_PLACE and abs(v - y) < ONE_PLACE), None)
@@ -169,7 +172,7 @@ def free_place(
     between: Sequence[Box],
     frame: Sequence[float],
 ) -> Box:
-    """Where a text of this size goes: on nothing that is taken, and with none of `between` on the line to its point."""
+    """Find where a text of this size goes: on nothing taken, and with none of `between` on the line to its point."""
     (x, y), (width, height) = at, size
     without_line: Box | None = None
     for dx, dy in _offsets(width, height):
@@ -184,7 +187,7 @@ def free_place(
 
 
 def _line(at: tuple[float, float], box: Box) -> list[Box]:
-    """Points of the line from a point to the middle of its name, as far as that is outside."""
+    """Return points of the line from a point to the middle of its name, as far as that is outside."""
     steps = np.linspace(0, 1, 40)
     x, y = at[0] + steps * ((box[0] + box[2]) / 2 - at[0]), at[1] + steps * ((box[1] + box[3]) / 2 - at[1])
     outside = (x < box[0]) | (x > box[2]) | (y < box[1]) | (y > box[3])

@@ -39,7 +39,7 @@ def recover(
     epochs: int = 60,
     seed: int = 0,
 ) -> dict[str, NDArray[np.float32]]:
-    """Weights that can be pruned and rounded at little cost; what is to be pruned is 0 already.
+    """Find weights that can be pruned and rounded at little cost; what is to be pruned is 0 already.
 
     weights: of the demo's network, as trained. images: (n, 64) of 0..16, to learn from. sparsity: of each matrix; its
     smallest weights go. bits, group_size: of the grid with float16 scales to which `compress` is to round the result.
@@ -61,7 +61,7 @@ def recover(
 
 
 def masks_of(weights: Weights, sparsity: float) -> dict[str, NDArray[np.bool_]]:
-    """For each matrix, the weights that stay."""
+    """Mark, for each matrix, the weights that stay."""
     return {name: prune(weights[name], sparsity) != 0 for name in NAMES if weights[name].ndim == 2}
 
 
@@ -71,7 +71,7 @@ def masked(weights: Weights, masks: Masks) -> dict[str, NDArray[np.float32]]:
 
 
 def small_form(weights: Weights, masks: Masks, bits: int, group_size: int) -> dict[str, NDArray[Any]]:
-    """What a file would give back: matrices pruned and rounded, biases as they are."""
+    """Return what a file would give back: matrices pruned and rounded, biases as they are."""
 
     def rounded(p: NDArray[np.float32]) -> NDArray[Any]:
         return dequantize(quantize(p, bits, group_size=group_size, scale_dtype="float16"), dtype=np.float16)

@@ -53,7 +53,7 @@ def smallest(
     max_drop: float = MAX_DROP,
     progress: Callable[[int, int, str], object] | None = None,
 ) -> Smallest:
-    """The smallest file, zipped, whose accuracy on the first half of the images is within max_drop of the original's.
+    """Find the smallest file, zipped, whose accuracy on half of the images is within max_drop of the original's.
 
     network: file of the float32 network. images: (n, 64) of 0..16. labels: (n,). progress: as in `tune`, twice.
 
@@ -93,7 +93,7 @@ _AXES: dict[str, tuple[float, ...]] = {"bits": BITS, "sparsity": SPARSITY}
 
 
 def recipe(settings: dict[str, Any]) -> dict[str, Any]:
-    """What `compress` is to do for "fc1 bits", "fc1 sparsity", ..."""
+    """Make the recipe for "fc1 bits", "fc1 sparsity", ..."""
     rules = [
         {"match": f"{layer}.weight", "bits": settings[f"{layer} bits"], "prune": settings[f"{layer} sparsity"]}
         for layer in LAYERS
@@ -103,7 +103,7 @@ def recipe(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def accuracy(weights: dict[str, NDArray[Any]], images: Images, labels: Images) -> float:
-    """The share of these images that the network reads as they are labelled."""
+    """Measure the share of these images that the network reads as they are labelled."""
     return float(np.mean(logits(weights, images).argmax(1) == labels))
 
 

@@ -136,7 +136,7 @@ class Layout(ABC):
         """The dtype of decoded weights, as safetensors has it."""
 
     def label_for(self, shape: Shape) -> str:
-        """The label on a tensor of this shape."""
+        """Return the label on a tensor of this shape."""
         return self.label
 
     @abstractmethod
@@ -183,18 +183,18 @@ class WritableLayout(Layout):
 
     @abstractmethod
     def why_not(self, info: Described) -> str | None:
-        """Why a tensor cannot be stored so; None where it can."""
+        """Say why a tensor cannot be stored so; None where it can."""
 
     @abstractmethod
     def stored(self, shape: Shape) -> dict[str, StoredTensor]:
-        """What a tensor of this shape is stored as, by role."""
+        """Return the arrays that a tensor of this shape is stored as, by role."""
 
     def count(self, x: Any) -> int:
-        """How many values of a chunk are kept, where the layout is `counted`."""
+        """Count the values of a chunk that are kept, where the layout is `counted`."""
         raise NotImplementedError
 
     def of_size(self, size: int) -> WritableLayout:
-        """The layout that keeps so many values, where it is `counted`."""
+        """Return the layout that keeps so many values, where it is `counted`."""
         return self
 
     @abstractmethod
@@ -202,7 +202,7 @@ class WritableLayout(Layout):
         """Return what encodes one tensor of this shape. counts: of each chunk, where the layout is `counted`."""
 
     def entry(self, shape: Shape) -> dict[str, Any] | None:
-        """What the metadata of a file says of a tensor of this shape; None where names and shapes say it all."""
+        """Return what the metadata of a file says of such a tensor; None where names and shapes say it all."""
         return None
 
 
@@ -217,8 +217,9 @@ class Grid:
     scale_dtype: str
 
     def label_for(self, cols: int | None) -> str:
-        """The label on a matrix of `cols` columns: a group of all of them is its channel, as files do not tell one
-        from the other."""
+        """Return the label on a matrix of `cols` columns.
+
+        A group of all of them is its channel, as files do not tell one from the other."""
         if self.group_size == "tensor":
             grouping = "tensor"
         else:
@@ -226,7 +227,7 @@ class Grid:
         return f"int{self.bits} {grouping} {'symmetric' if self.symmetric else 'asymmetric'}"
 
     def groups(self, cols: int) -> int:
-        """Scales of a row of `cols` columns, at least one."""
+        """Count the scales of a row of `cols` columns, at least one."""
         return 1 if isinstance(self.group_size, str) else cols // columns_per_group(self.group_size, cols)
 
 
@@ -284,7 +285,7 @@ def infos_of(catalog: Catalog, arrays: Mapping[str, str]) -> dict[str, tuple[str
 
 @lru_cache(_SHAPES)
 def stored_in(layout: WritableLayout, shape: Shape) -> dict[str, StoredTensor]:
-    """`layout.stored(shape)`, remembered; not to be changed."""
+    """Return `layout.stored(shape)`, remembered; not to be changed."""
     return layout.stored(shape)
 
 

@@ -109,7 +109,7 @@ class BitsAndBytes(WritableLayout):
         return json.dumps({**values, "shape": list(shape)}).encode()
 
     def quant_map(self) -> NDArray[np.float32]:
-        """The table, by code."""
+        """Return the table, by code."""
         return table(self.kind).values
 
 
@@ -205,8 +205,9 @@ def config_of(
 
 
 def quantization_config(kind: str, dtype: str, others: Iterable[str] = ()) -> dict[str, Any]:
-    """The object for config.json. dtype: in which products are computed. others: modules whose matrices stay as they
-    were."""
+    """Return the object for config.json.
+
+    dtype: in which products are computed. others: modules whose matrices stay as they were."""
     return {
         "quant_method": "bitsandbytes",
         "load_in_4bit": True,

@@ -97,7 +97,7 @@ class Flat(Layout):
 
 
 def read(state: Mapping[str, Any], kind: str, infos: Infos) -> Flat:
-    """How a tensor is stored, from its state and its parts by name, "weight" and what is behind it.
+    """Read how a tensor is kept, from its state and its arrays by name, "weight" and what is behind it.
 
     ValueError says which rule is broken.
     """
@@ -143,7 +143,7 @@ def _check_codes(infos: Infos, nbytes: int) -> None:
 def _decode_scales(
     codes: NDArray[np.uint8], first: int, table: NDArray[np.float32], absmax: NDArray[np.float32], nested: Nested
 ) -> NDArray[np.float32]:
-    """Scales that are codes, from number `first` on. absmax: those of their blocks, from the one of `first` on."""
+    """Decode scales that are codes, from number `first` on. absmax: those of their blocks, from that of `first` on."""
     block = np.arange(first, first + codes.size) // nested.block - first // nested.block
     scales: NDArray[np.float32] = table[codes] * absmax[block] + nested.offset
     return scales
@@ -200,7 +200,7 @@ def swapped(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def decode_int8(codes: NDArray[np.int8], absmax: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows of LLM.int8() as float32. absmax: one for each row."""
+    """Decode rows of LLM.int8() to float32. absmax: one for each row."""
     if not np.isfinite(absmax).all():
         raise ValueError(f"SCB must be finite, not {absmax[~np.isfinite(absmax)][0]}")
     with np.errstate(over="ignore"):

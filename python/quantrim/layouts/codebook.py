@@ -204,7 +204,7 @@ def from_entry(entry: Mapping[str, Any], infos: Infos) -> tuple[Codes, Shape]:
 
 
 def _values_of(infos: Infos, scales: tuple[int, ...], bits: int) -> tuple[int, bool]:
-    """How many values a stored codebook has, and whether each group has its own."""
+    """Count the values that a stored codebook has, and say whether each group has its own."""
     if "weight_codebook" not in infos:
         raise ValueError("weight_codebook is missing")
     shape = infos["weight_codebook"][1]
@@ -232,7 +232,7 @@ def _encode_scales(scales: NDArray[np.float32], scale_dtype: str) -> NDArray[Any
 
 
 def _decode_scales(stored: NDArray[Any], scale_dtype: str) -> NDArray[np.float32]:
-    """Stored scales as float32; whoever makes a QuantizedTensor of them finds those that are none."""
+    """Decode scales to float32; whoever makes a QuantizedTensor of them finds those that are none."""
     if scale_dtype != POWERS:
         scales: NDArray[np.float32] = stored.astype(np.float32)
         return scales

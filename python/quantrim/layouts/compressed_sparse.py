@@ -81,7 +81,7 @@ def _expanded(arrays: Arrays, first: int, count: int, shape: Shape) -> NDArray[n
 
 
 def _starts(arrays: Arrays, first: int, count: int, shape: tuple[int, int], nnz: int) -> NDArray[np.int64]:
-    """How many weights are kept before each of the rows, and behind them. ValueError where there are not so many."""
+    """Count the weights kept before each of the rows, and behind them. ValueError where there are not so many."""
     rows, cols = shape
     if arrays.info("row_offsets") is None:
         return (first + np.arange(count + 1)) * (cols // 2)

@@ -107,7 +107,7 @@ class CompressedTensors(WritableLayout):
         return found
 
     def code_row_bytes(self, cols: int) -> int:
-        """Bytes of a stored row of codes: whole 32-bit words, except for int8."""
+        """Count the bytes of a row of codes: whole 32-bit words, except for int8."""
         return cols if self.format == INT else -(-cols * self.bits // 32) * 4
 
     def encoder(self, shape: Shape, counts: Sequence[int] = ()) -> Encoder:
@@ -291,7 +291,7 @@ def _refuse_whole_words(packed: Info, cols: int, stated: StatedBits, module: str
 
 
 def _usual(known: Mapping[str, Info]) -> bool:
-    """Whether a weight is meant to be in a layout that `compress` writes."""
+    """Tell whether a weight is meant to be in a layout that `compress` writes."""
     codes = known.get("_packed", known.get(""))
     if codes is None or codes.dtype not in ("I32", "I8") or len(codes.shape) != 2 or "_g_idx" in known:
         return False

@@ -42,7 +42,7 @@ def quantization_config(
     absent: Iterable[str] = (),
     renamed: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The object for config.json.
+    """Return the object for config.json.
 
     schemes: module name -> scheme of its compressed weight. others: modules whose matrices stay as they were. absent:
     ends of names of linear modules that a reader may have and the checkpoint has not, "*" for numbers. renamed: module
@@ -81,7 +81,7 @@ def quantization_config(
 
 
 def reader_notes(schemes: Iterable[Scheme]) -> list[str]:
-    """What vLLM does not open, and what transformers (5.24) opens only when asked in a special way."""
+    """List what vLLM does not open, and what transformers (5.24) opens only when asked in a special way."""
     kinds = set(schemes)
     notes = []
     if any(scheme.bits not in (4, 8) for scheme in kinds):
@@ -130,7 +130,7 @@ class StatedBits:
         return [(re.compile(pattern), bits) for pattern, bits in self._patterns.items()]
 
     def of(self, module: str) -> set[int]:
-        """The bits that a module may have; none where the config states none at all."""
+        """Return the bits that a module may have; none where the config states none at all."""
         parts = module.split(".")
         named = set(self._exact.get(module, ()))
         named.update(*(self._ends.get(".".join(parts[first:]), ()) for first in range(len(parts))))
@@ -181,7 +181,7 @@ class _Patterns:
         return {".".join(parts[first:]) for parts in split for first in range(1, len(parts))}
 
     def cover(self, modules: Iterable[str]) -> list[str]:
-        """The patterns for these modules, each once, in the order of the first module that it covers."""
+        """Return the patterns for these modules, each once, in the order of the first module that it covers."""
         return list(dict.fromkeys(self._pattern(module) for module in modules))
 
     def _pattern(self, module: str) -> str:
@@ -195,7 +195,7 @@ class _Patterns:
         return f"re:{re.escape(module)}$" if module.startswith("re:") else module
 
     def _for_shape(self, shape: _Shape) -> str:
-        """The pattern for all names of this shape; '' where they have several schemes."""
+        """Return the pattern for all names of this shape; '' where they have several schemes."""
         # from the name of a list of layers on: readers call what comes before it differently
         numbers = [k for k, part in enumerate(shape) if part is None]
         for end in (shape[max(numbers[0] - 1, 0) :] if numbers else shape, shape):

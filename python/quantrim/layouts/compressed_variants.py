@@ -190,12 +190,12 @@ class Variant(Layout):
         return found
 
     def code_row_bytes(self) -> int:
-        """Bytes of a stored row of codes."""
+        """Count the bytes of a row of codes."""
         cols = self.shape[-1]
         return -(-cols * self.bits // 32) * 4 if self.codes == "packed" else row_bytes(cols, self.bits)
 
     def scale_rows(self, first: int, count: int) -> NDArray[np.int64]:
-        """Which row of the scales, all matrices one below the other, belongs to each row of weights."""
+        """Return which row of the scales, all matrices one below the other, belongs to each row of weights."""
         if self.grid == (1, 1) and self.block[0] != self.matrix[0]:
             return np.zeros(count, np.int64)  # one for all matrices
         row = np.arange(first, first + count, dtype=np.int64)
@@ -204,14 +204,14 @@ class Variant(Layout):
         return found
 
     def decode_codes(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Rows of stored bytes as the packed codes of a QuantizedTensor."""
+        """Decode rows of bytes to the packed codes of a QuantizedTensor."""
         if self.codes == "int8":
             unsigned: NDArray[np.uint8] = stored ^ np.uint8(0x80)
             return unsigned
         return np.ascontiguousarray(stored[:, : row_bytes(self.shape[-1], self.bits)])
 
     def codebook(self, codes: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """The values of codes that are floats. ValueError where a code is no number."""
+        """Return the values of codes that are floats. ValueError where a code is no number."""
         if self.codes in ("packed", "int8"):
             return None
         if self.codes != "float8":
@@ -225,7 +225,7 @@ class Variant(Layout):
         return finite
 
     def decode_scales(self, stored: NDArray[Any], global_scale: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        """Stored scales as float32 values, those of float8 divided by the global scale."""
+        """Decode scales to float32 values, those of float8 divided by the global scale."""
         if self.scales in _EXPONENTS:
             exponents = stored.view(np.uint8)
             if (exponents == 255).any():
@@ -244,7 +244,7 @@ class Variant(Layout):
 
 
 def read(infos: Infos, shape: Sequence[int] | None, blocks: Collection[Block], allowed: Collection[int]) -> Variant:
-    """How a weight is stored, from the (dtype, shape) of its parts by role (ROLES).
+    """Read how a weight is kept, from the (dtype, shape) of its arrays by role (ROLES).
 
     shape: the values of `_shape`. blocks, allowed: the blocks and the bits of codes that its config names. ValueError
     says which rule is broken, or what of it is not read.
@@ -329,7 +329,7 @@ def _bits(words: int, cols: int, allowed: Collection[int]) -> int:
 
 
 def _block(grid: Block, matrix: Block, blocks: Collection[Block], scale: str) -> Block:
-    """The rows and columns under one scale: the blocks of the config where they fit, else whole groups of a row."""
+    """Return the rows and columns under one scale: a block of the config where it fits, else whole groups of a row."""
 
     def fits(block: Block) -> bool:
         return all(-(-n // each) == many for n, each, many in zip(matrix, block, grid, strict=True))

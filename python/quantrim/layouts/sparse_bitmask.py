@@ -129,11 +129,11 @@ class Sparse(WritableLayout):
         return entry if self.grid is None else {**entry, "bits": self.grid.bits, "group_size": self.grid.group_size}
 
     def most(self, nnz: int, rows: int) -> int:
-        """The most elements that so many nonzeros in so many rows take."""
+        """Bound the elements that so many nonzeros in so many rows take."""
         return (nnz * self.grid.bits + 7 * rows) // 8 if self.grid is not None and self.packed else nnz
 
     def count(self, x: QuantizedTensor | Array) -> int:
-        """How many elements a chunk takes."""
+        """Count the elements that a chunk takes."""
         s = SparseTensor.from_dense(x, "bitmask")
         return int(self._row_ends(s)[-1])
 
@@ -141,7 +141,7 @@ class Sparse(WritableLayout):
         return replace(self, size=size)
 
     def _row_ends(self, s: SparseTensor) -> NDArray[np.int64]:
-        """Where each row begins among the elements of its chunk, and where the last one ends."""
+        """Return where each row begins among the elements of its chunk, and where the last one ends."""
         assert s.offsets is not None
         if self.grid is None or not self.packed:
             return s.offsets
@@ -178,7 +178,7 @@ class Sparse(WritableLayout):
         return SparseTensor(values, bitmask, offsets, "bitmask", (count, cols), *grid, scales, zeros)
 
     def _starts(self, arrays: Arrays, first: int, count: int, rows: int, cols: int) -> NDArray[np.int64]:
-        """Where each of the rows begins among the elements, and where the last one ends."""
+        """Return where each of the rows begins among the elements, and where the last one ends."""
         end = min(first + count + 1, rows)
         starts = np.append(arrays.values("row_offsets", np.int64, first, end - first), self.size)[: count + 1]
         rises = starts[0] >= 0 and (first or starts[0] == 0) and not (starts[1:] < starts[:-1]).any()

@@ -310,7 +310,7 @@ class _Run:
 def _targets(
     checkpoint: Checkpoint, plan: Plan, target: Path, overwrite: bool
 ) -> Iterator[Callable[[OutputFile], Any]]:
-    """What opens the target of each shard. The other files of a folder are written when all shards are."""
+    """Open a target for each shard; the other files of a folder are written when all shards are."""
     if not checkpoint.is_folder:
         yield lambda shard: CheckedFile(checkpoint, target, shard.size)
         return
@@ -372,7 +372,7 @@ def _report(plan: Plan, target: Path, errors: dict[str, Errors], seconds: float,
 
 
 def _steps(plan: Plan, errors: dict[str, Errors]) -> Steps | None:
-    """None where no tensor was both pruned and quantized."""
+    """Count the bytes after each step; None where no tensor was both pruned and quantized."""
     done = [t for t in plan.tensors if not t.copied and t.settings.rounds]
     twice = {t.name for t in done if t.settings.sparsity or t.settings.pattern}
     if not twice:

@@ -77,7 +77,7 @@ class Decompressed:
         return sum(tensor.decoded for tensor in self.tensors)
 
     def summary(self) -> str:
-        """One sentence."""
+        """Say in one sentence what was written."""
         return f"{self.source_bytes:,} bytes became {self.nbytes:,} of floats in {self.seconds:.2f} s"
 
 
@@ -139,7 +139,7 @@ def decompress(
 
 
 def check_dtype(dtype: object) -> str | None:
-    """The word for a dtype, or None for None."""
+    """Return the word for a dtype, or None for None."""
     if dtype is None:
         return None
     return checks.choice("dtype", dtype if isinstance(dtype, str) else np.dtype(dtype).name, FLOATS)  # type: ignore[call-overload]
@@ -205,7 +205,7 @@ def _decode(writing: Writing, chunk: Chunk, out: FileWriter, offset: int) -> _Do
 def _targets(
     checkpoint: Checkpoint, plan: DecompressPlan, target: Path, overwrite: bool
 ) -> Iterator[Callable[[FilePlan], Any]]:
-    """What opens the target of each file. The other files of a folder are written when all of them are."""
+    """Open a target for each file; the other files of a folder are written when all of them are."""
     if not checkpoint.is_folder:
         yield lambda file: CheckedFile(checkpoint, target, file.size)
         return
@@ -217,7 +217,7 @@ def _targets(
 
 
 def _index(path: Path, plan: DecompressPlan) -> dict[str, Any]:
-    """The index of the source over what is written; what else it says stays."""
+    """Return the index of the source over what is written; what else it says stays."""
     index: dict[str, Any] = json.loads(read_json(path, "the index"))
     total = sum(writing.nbytes for writing in plan.tensors)
     names = {writing.tensor.name: file.name for file in plan.files for writing in file.tensors}
@@ -246,7 +246,7 @@ def _report(
 
 
 def described(writing: Writing, errors: Errors | None = None) -> DecodedTensor:
-    """A tensor of a plan as the report has it."""
+    """Return a tensor of a plan as the report has it."""
     t = writing.tensor
     snr = None if errors is None else errors.snr_db
     sizes = writing.source_bytes, writing.nbytes

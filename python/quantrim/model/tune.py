@@ -53,7 +53,7 @@ def tune(
     max_evaluations: int | None = None,
     progress: Progress | None = None,
 ) -> Tuned:
-    """The strongest settings whose score is at least baseline - max_drop.
+    """Find the most aggressive settings that keep the score at or above baseline - max_drop.
 
     evaluate: called with settings, a dict of name -> choice; returns the score of the model compressed with them,
         higher is better (accuracy; perplexity negated). NaN is refused, -inf is a score like others.
@@ -143,7 +143,7 @@ class _Search:
             raise ValueError(f"the score of the mildest settings must be {wanted}, not {score:.6g}")
 
     def open_lines(self, axes: set[int]) -> dict[int, list[Point]]:
-        """Of these axes, those that can move: the points along each from the current one that are not known as bad."""
+        """List the axes that can move: the points along each from the current one that are not known as bad."""
         ends = [len(choices) for choices in self._axes.values()]
         for bad in self._bad:
             above = [axis for axis, k in enumerate(bad) if k > self._point[axis]]
@@ -160,7 +160,7 @@ class _Search:
         self._point = line[last_good(len(line), lambda number: self._good(line[number]))]
 
     def _good(self, point: Point) -> bool:
-        """False as well where no evaluation is left."""
+        """Tell whether a point is good; False as well where no evaluation is left."""
         if point not in self._scores and len(self._scores) == self._bound:
             self.complete = False
             return False
@@ -192,8 +192,9 @@ class _Search:
 
 
 def last_good(count: int, good: Callable[[int], bool]) -> int:
-    """The last of 0..count - 1 that is good, in at most ceil(log2 count) questions; 0 is, and after one that is not,
-    none is. Where that does not hold: one that was found good, or 0."""
+    """Find the last of 0..count - 1 that is good, in at most ceil(log2 count) questions.
+
+    0 is good, and after one that is not, none is. Where that does not hold: one that was found good, or 0."""
     low, high = 0, count
     while high - low > 1:
         middle = (low + high) // 2
@@ -205,7 +206,7 @@ def last_good(count: int, good: Callable[[int], bool]) -> int:
 
 
 def _together(axes: dict[str, tuple[Any, ...]]) -> list[Point]:
-    """All axes from the mildest to the strongest in step, in as many steps as the longest has."""
+    """List steps of all axes together, from the mildest to the strongest, as many as the longest has."""
     last = max(len(choices) for choices in axes.values()) - 1
     lengths = [len(choices) for choices in axes.values()]
     return [
@@ -215,21 +216,21 @@ def _together(axes: dict[str, tuple[Any, ...]]) -> list[Point]:
 
 
 def _bound(lengths: list[int]) -> int:
-    """The most evaluations there may be; ceil(log2 n) is (n - 1).bit_length()."""
+    """Bound the evaluations; ceil(log2 n) is (n - 1).bit_length()."""
     steps = [(n - 1).bit_length() for n in lengths]
     several = sum(n > 1 for n in lengths) > 1
     return 1 + max(steps) + (sum(steps) if several else 0)
 
 
 def _cheapest(lines: dict[int, list[Point]], settings: Callable[[Point], dict[str, Any]], cost: Evaluate | None) -> int:
-    """The axis whose line ends where it costs least, the first of equals."""
+    """Choose the axis whose line ends where it costs least, the first of equals."""
     if cost is None or len(lines) == 1:
         return min(lines)
     return min(lines, key=lambda axis: _called("cost", cost, settings(lines[axis][-1])))
 
 
 def _called(name: str, function: Evaluate, settings: dict[str, Any], lowest: float | None = None) -> float:
-    """What the function says of the settings: a finite number, or `lowest`."""
+    """Return what the function says of the settings: a finite number, or `lowest`."""
     try:
         value = function(dict(settings))
     except Exception as error:
@@ -249,7 +250,7 @@ def _text(settings: dict[str, Any]) -> str:
 
 
 def _axes(space: object) -> dict[str, tuple[Any, ...]]:
-    """The space with its choices checked and held."""
+    """Return the space with its choices checked and held."""
     if not isinstance(space, Mapping):
         raise TypeError(f"space must be a mapping of name -> choices, not {type(space).__name__}")
     if not space:
@@ -282,6 +283,6 @@ def _choices(name: str, value: object) -> tuple[Any, ...]:
 
 
 def _equal(a: object, b: object) -> bool:
-    """Whether two choices are the same; arrays, which compare element by element, are told apart by identity."""
+    """Tell whether two choices are the same; arrays, which compare element by element, are told apart by identity."""
     same = a is b or a == b
     return isinstance(same, (bool, np.bool_)) and bool(same)

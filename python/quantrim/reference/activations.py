@@ -10,7 +10,7 @@ from .lanes import all_finite, sum_last_axis
 
 
 def square_product(w: Array, h: Array, factor: float, positive: bool, out: Array) -> bool:
-    """out = w * (w * h) * factor. Returns whether w and h are finite and, where `positive`, no h is below 0."""
+    """Compute out = w * (w * h) * factor; returns whether w and h are finite and, where `positive`, no h is below 0."""
     x, y = w.astype(np.float32), h.astype(np.float32)
     with np.errstate(all="ignore"):
         out[...] = x * (x * y) * np.float32(factor)
@@ -18,7 +18,7 @@ def square_product(w: Array, h: Array, factor: float, positive: bool, out: Array
 
 
 def histogram(x: Array, lift: Array, low: Array, scale: Array, counts: Array) -> bool:
-    """x: (rows, units). counts: (units, bins) int64, added to; what is beyond is in the first or last one."""
+    """Add x, (rows, units), to counts, (units, bins) int64; what is beyond is in the first or last bin."""
     bins = counts.shape[1]
     with np.errstate(all="ignore"):
         place = np.clip((x.astype(np.float32) * lift - low) * scale, np.float32(0), np.float32(bins - 1))
@@ -28,15 +28,18 @@ def histogram(x: Array, lift: Array, low: Array, scale: Array, counts: Array) ->
 
 
 def label_probability(logit: Array, others: Array, own: Array, of_label: Array) -> Array:
-    """p(label) = e**logit / (e**logit + others) where the logit is the label's, own / (e**logit + others) elsewhere: in
-    units of the larger exponential, so that nothing overflows."""
+    """Compute p(label) = e**logit / (e**logit + others) where the logit is the label's, own / (...) elsewhere.
+
+    In units of the larger exponential, so that nothing overflows."""
     u = exp_nonpositive(-np.abs(logit))
     mine, theirs = np.where(logit > 0, np.float32(1), u), np.where(logit > 0, u, np.float32(1))
     return own * np.where(of_label, mine, theirs) / (others * theirs + mine)
 
 
 def predictive(w: Array, x: Array, labels: Array, bias: Array, out: Array) -> bool:
-    """w: (classes, inputs). x: (n, inputs). out[c, i]: sum over samples of p(label) less what it is with w[c, i] = 0.
+    """Sum p(label) over samples, less what it is with w[c, i] = 0, to out[c, i].
+
+    w: (classes, inputs). x: (n, inputs).
 
     Logit c alone changes. It and the sum of the other exponentials are taken relative to the largest of those others.
     """

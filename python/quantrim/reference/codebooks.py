@@ -18,7 +18,7 @@ PASSES = 1000  # of Lloyd's iteration at most
 
 
 def of_group(sets: Array, w: Array, group_size: int, g: int) -> Array:
-    """(rows or 1, values): the sets of all rows for their group g."""
+    """Return the sets of all rows for their group g, (rows or 1, values)."""
     each = -(-w.shape[1] // group_size)
     return sets.reshape(1, -1) if sets.size == sets.shape[-1] else sets.reshape(len(w), each, -1)[:, g]
 
@@ -27,7 +27,9 @@ def quantize_codebook(
     w: Array, group_size: int, rule: str, scale_dtype: str, peak: float, edges: Array, order: Array | None, bits: int,
     data: Array | None, scales: Array,
 ) -> bool:  # fmt: skip
-    """w: (rows, cols). order: (16,) uint8, the codes of ranks; None where they are the same. scales: (rows, groups).
+    """Round w, (rows, cols), to values of a codebook times a scale.
+
+    order: (16,) uint8, the codes of ranks; None where they are the same. scales: (rows, groups).
 
     rule: "absmax": scale = absmax / peak, or the one below where peak * scale overflows the dtype of w; "power_of_two":
     the power of two at or below absmax, over peak, at least 2**-127; "scale" reads scales; "none" ranks the weights
@@ -56,7 +58,9 @@ def quantize_codebook(
 
 
 def dequantize_codebook(data: Array, bits: int, group_size: int, codebook: Array, scales: Array, out: Array) -> None:
-    """data: (rows, packed bytes). scales: (rows, groups). out: (rows, cols). Codes past the end are the last one."""
+    """Decode data, (rows, packed bytes), to out, (rows, cols); codes past the end are the last one.
+
+    scales: (rows, groups)."""
     codes = np.empty(out.shape, np.uint8)
     unpack(data, bits, codes)
     codes = np.minimum(codes, codebook.shape[-1] - 1)
@@ -66,14 +70,16 @@ def dequantize_codebook(data: Array, bits: int, group_size: int, codebook: Array
 
 
 def magnitude_sums(w: Array, group_size: int, out: Array) -> bool:
-    """out: (rows, groups) float64: sums of |w|."""
+    """Sum |w| to out, (rows, groups) float64."""
     for g, _, x in groups(w, group_size):
         out[:, g] = sum_last_axis(np.abs(x).astype(np.float64))
     return all_finite(w)
 
 
 def fit_ternary(w: Array, group_size: int, edges: Array, scales: Array) -> bool:
-    """edges: (rows, groups, 2). The m largest magnitudes become their mean: the m with the most of their sum**2 / m."""
+    """Find edges, (rows, groups, 2), and scales: the m largest magnitudes become their mean.
+
+    It is the m with the most of their sum**2 / m."""
     if all_finite(w):
         for g, _, x in groups(w, group_size):
             size = np.sort(np.abs(x), -1)[:, ::-1]
@@ -87,7 +93,7 @@ def fit_ternary(w: Array, group_size: int, edges: Array, scales: Array) -> bool:
 
 
 def fit_clusters(w: Array, group_size: int, k: int, codebooks: Array) -> bool:
-    """codebooks: (rows, groups, k) float32, ascending: the means of clusters with the least squared error."""
+    """Find codebooks, (rows, groups, k) float32, ascending: the means of clusters with the least squared error."""
     if all_finite(w):
         for g, _, x in groups(w, group_size):
             for r, row in enumerate(x):
@@ -117,7 +123,7 @@ def clusters(x: Array, k: int) -> Array:
 
 
 def some_places(v: Array) -> Array:
-    """CUTS or fewer places, 0 and len(v) among them: even steps of rank and of the sum of sqrt(gap) together.
+    """Choose CUTS or fewer places, with 0 and len(v): even steps of rank and of the sum of sqrt(gap) together.
 
     So both the many values of the middle and the few of the tails, which matter as much, can be told apart.
     """
@@ -127,7 +133,7 @@ def some_places(v: Array) -> Array:
 
 
 def best_cuts(counts: Array, sums: Array, k: int) -> Array:
-    """Where k clusters begin, and the end: the most of the sum over clusters of (their sum)**2 / (their count).
+    """Find where k clusters begin, and the end: the most of the sum over clusters of (their sum)**2 / (their count).
 
     Dynamic programming: `most[j]` for c clusters up to j comes from c - 1 clusters up to an earlier place, which grows
     with j: those for the middle j bound the others (Gronlund et al. 2017).

@@ -15,7 +15,7 @@ FARTHEST = np.float32(-1e38)  # a logit that is further below the largest of its
 
 
 def softmax_parts(logits: Array, inverse_temperature: np.float32) -> tuple[Array, Array, Array]:
-    """Exponents x and e**x, (rows, classes), and sums of e**x, (rows, 1)."""
+    """Compute exponents x and e**x, (rows, classes), and sums of e**x, (rows, 1)."""
     v = logits.astype(np.float32)
     x = np.maximum((v - v.max(1, keepdims=True)) * inverse_temperature, FARTHEST)
     e = exp_nonpositive(x)
@@ -23,7 +23,9 @@ def softmax_parts(logits: Array, inverse_temperature: np.float32) -> tuple[Array
 
 
 def target(teachers: Sequence[Array], inverse_temperature: np.float32) -> tuple[Array, Array, Array, Array]:
-    """u, share, known, log_sum: the mean of the teachers is p = u * share; sum p log p = known * share - log_sum."""
+    """Compute u, share, known, log_sum of the mean of the teachers, p.
+
+    p = u * share; sum p log p = known * share - log_sum."""
     if len(teachers) == 1:
         x, e, total = softmax_parts(teachers[0], inverse_temperature)
         return e, 1 / total, sum_last_axis(e * x), log(total)[:, 0]
@@ -44,7 +46,9 @@ def distill(
     loss: Array,
     grad: Array,
 ) -> bool:
-    """labels: (rows,), -1 where a row has none. loss: (rows,) float64. grad: (rows, classes) float32, of the mean loss.
+    """Compute loss, (rows,) float64, and grad, (rows, classes) float32, of the mean loss.
+
+    labels: (rows,), -1 where a row has none.
 
     False where a row has no finite logit or one that is NaN or +inf, or where its loss is infinite.
     """
@@ -71,6 +75,6 @@ def distill(
 
 
 def has_logits(logits: Array) -> bool:
-    """Whether each row has a finite logit, and none is NaN or +inf."""
+    """Tell whether each row has a finite logit, and none is NaN or +inf."""
     x = logits.astype(np.float32)
     return bool(((x < np.inf).all(1) & (x >= LOWEST).any(1)).all())

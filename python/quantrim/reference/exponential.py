@@ -19,7 +19,7 @@ LOG = np.array([0.149362639, 0.199887723, 0.33333388], np.float32)
 
 
 def exp_nonpositive(x: Array) -> Array:
-    """e**x for float32 x <= 0: 2**n * e**r with |r| <= ln(2) / 2, and e**r = 1 + (r + r**2 * polynomial)."""
+    """Compute e**x for float32 x <= 0: 2**n * e**r with |r| <= ln(2) / 2, and e**r = 1 + (r + r**2 * polynomial)."""
     bounded = np.maximum(x, LOWEST_EXPONENT)
     n = np.rint(bounded * np.float32(1.44269502))
     r = (bounded - n * LN2_HIGH) - n * LN2_LOW
@@ -29,7 +29,9 @@ def exp_nonpositive(x: Array) -> Array:
 
 
 def log(x: Array) -> Array:
-    """ln x for normal float32 x > 0: n ln 2 + ln m, and ln m = 2 artanh s with s = (m - 1) / (m + 1); finite for 0."""
+    """Compute ln x for normal float32 x > 0, finite for 0.
+
+    n ln 2 + ln m, and ln m = 2 artanh s with s = (m - 1) / (m + 1)."""
     above = x.view(np.int32) - ROOT_HALF
     n = (above >> 23).astype(np.float32)
     m = ((above & np.int32(0x7FFFFF)) + ROOT_HALF).view(np.float32)  # x = m * 2**n, m near 1
@@ -39,7 +41,7 @@ def log(x: Array) -> Array:
 
 
 def polynomial(coefficients: Array, x: Array) -> Array:
-    """Horner's scheme, the highest power first."""
+    """Evaluate a polynomial by Horner's method, the highest power first."""
     value = coefficients[0] * x + coefficients[1]
     for c in coefficients[2:]:
         value = value * x + c

@@ -36,7 +36,7 @@ class Grid:
 
 
 def limit_of(w: Array, scale_dtype: str) -> np.float32:
-    """The largest finite value of the narrower of w's dtype and the scales': no code decodes to more."""
+    """Return the largest finite value of the narrower of w's dtype and the scales': no code decodes to more."""
     return np.float32(min(LARGEST[w.dtype.name], LARGEST[scale_dtype]))
 
 
@@ -45,19 +45,19 @@ def stored(scale: Array, grid: Grid) -> Array:
 
 
 def previous(scale: Array) -> Array:
-    """The next scale towards 0 in its dtype."""
+    """Return the next scale towards 0 in its dtype."""
     return np.nextafter(scale, scale.dtype.type(0))
 
 
 def ideal_scale(low: Array, high: Array, grid: Grid) -> Array:
-    """absmax, or the span, by the steps: float64, before any rounding to the dtype of scales."""
+    """Divide absmax, or the span, by the steps: float64, before any rounding to the dtype of scales."""
     span = np.maximum(np.abs(low), np.abs(high)) if grid.symmetric else np.abs(high.astype(np.float64) - low)
     ideal: Array = span.astype(np.float64) / grid.steps
     return ideal
 
 
 def absmax_grid(x: Array, low: Array, high: Array, grid: Grid) -> tuple[Array, Array]:
-    """Scales and zero points for groups x, (groups, n), of low..high, low <= 0 <= high."""
+    """Find scales and zero points for groups x, (groups, n), of low..high, low <= 0 <= high."""
     ideal = ideal_scale(low, high, grid)
     scale = stored(ideal.astype(np.float32), grid)
     if grid.symmetric:
@@ -70,7 +70,7 @@ def absmax_grid(x: Array, low: Array, high: Array, grid: Grid) -> tuple[Array, A
 
 
 def within_limit(low: Array, high: Array, scale: Array, grid: Grid) -> tuple[Array, Array]:
-    """Asymmetric scales and zero points where no code within reach of the ends stands for more than the limit.
+    """Find asymmetric scales and zero points where no code within reach of the ends decodes to more than the limit.
 
     Where rounding alone makes the longer side too long, the scale before does; else that side has one step less, on
     which its end lies exactly, and the other one more: its steps became longer, so that all weights are within reach.
@@ -92,8 +92,9 @@ def within_limit(low: Array, high: Array, scale: Array, grid: Grid) -> tuple[Arr
 def subnormal_grid(
     x: Array, ideal: Array, scale: Array, zero: Array, zero_of: Callable[[Array], Array], grid: Grid
 ) -> tuple[Array, Array]:
-    """Scale and zero point; where `ideal` is below the normal scales, of the two subnormal scales around it, the one
-    with the least sum of squared errors, the smaller among equals."""
+    """Return scale and zero point; where `ideal` is below the normal scales, the better subnormal scale beside it.
+
+    That is the one of two with the least sum of squared errors, the smaller among equals."""
     unit, normal = SUBNORMAL[grid.scale_dtype]
     small = np.abs(ideal) < normal
     below, above = (np.copysign(side(np.abs(ideal) / unit) * unit, ideal) + 0 for side in (np.floor, np.ceil))
@@ -105,20 +106,21 @@ def subnormal_grid(
 
 
 def error_of(x: Array, scale: Array, zero: Array, lift: Array, grid: Grid) -> Array:
-    """The sums of squared errors of groups x, (groups, n), on their grids, each error times `lift`."""
+    """Sum the squared errors of groups x, (groups, n), on their grids, each error times `lift`."""
     miss = x - steps_from_zero(x, scale, zero, "even", None, grid) * scale[:, None]
     return sum_stretches((miss * lift[:, None]) ** 2)
 
 
 def power_near_inverse(scale: Array) -> Array:
-    """A power of two near 1 / scale, scale >= 0: errors of such steps times it have squares that float32 holds."""
+    """Find a power of two near 1 / scale, scale >= 0: errors of such steps times it have squares that float32 holds."""
     exponent = scale.astype(np.float32).view(np.int32) >> 23
     return (np.clip(254 - exponent, 1, 254) << 23).view(np.float32)
 
 
 def power_of_two_scale(low: Array, high: Array, grid: Grid) -> Array:
-    """The next power of two from the scale of absmax on; the least scale there is for weights of which any is nearer
-    to it than to 0."""
+    """Find the next power of two from the scale of absmax on.
+
+    It is the least scale there is for weights of which any is nearer to it than to 0."""
     scale = ideal_scale(low, high, grid).astype(np.float32)
     fraction, exponent = np.frexp(scale)
     power = np.where(scale > 0, np.ldexp(np.float32(1), np.minimum(exponent - (fraction == 0.5), 127)), 0)
@@ -129,13 +131,13 @@ def power_of_two_scale(low: Array, high: Array, grid: Grid) -> Array:
 
 
 def inverse_of(scale: Array) -> tuple[Array, Array]:
-    """Two factors whose product is 1 / scale, or 0 where scale is 0."""
+    """Return two factors whose product is 1 / scale, or 0 where scale is 0."""
     lift = np.where(np.abs(scale) < 1 / LIFT, LIFT, np.float32(1))
     return lift, np.where(scale != 0, 1 / (scale * lift), np.float32(0))
 
 
 def zero_for(low: Array, scale: Array, grid: Grid) -> Array:
-    """The code of 0, as float32, where `low` <= 0 is the lowest value."""
+    """Return the code of 0, as float32, where `low` <= 0 is the lowest value."""
     if grid.symmetric:
         return np.full_like(scale, 2 ** (grid.bits - 1))
     lift, inverse = inverse_of(scale)
@@ -152,7 +154,7 @@ def rounded(x: Array, rounding: str, u: Array | None = None) -> Array:
 
 
 def steps_from_zero(x: Array, scale: Array, zero: Array, rounding: str, u: Array | None, grid: Grid) -> Array:
-    """Codes minus zero, as float32. scale, zero: one per row of x."""
+    """Compute codes minus zero, as float32. scale, zero: one per row of x."""
     lift, inverse = inverse_of(scale)
     steps = rounded(x * lift[:, None] * inverse[:, None], rounding, u)
     reach = np.floor(grid.limit / np.abs(scale))  # steps within the limit

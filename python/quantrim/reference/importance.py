@@ -26,7 +26,7 @@ def wanda(w: Array, input_norm: Array, out: Array) -> bool:
 
 
 def norm_rows(w: Array, power: int, out: Array) -> bool:
-    """w: (rows, cols). out: (rows,) sums of |w| (power 1) or of w * w (power 2)."""
+    """Sum |w| (power 1) or w * w (power 2) over each row of w, (rows, cols), to out, (rows,)."""
     x = np.abs(w.astype(np.float32))
     with np.errstate(all="ignore"):
         out[...] = sum_last_axis(x if power == 1 else x * x)
@@ -34,12 +34,12 @@ def norm_rows(w: Array, power: int, out: Array) -> bool:
 
 
 def norm_columns(w: Array, power: int, out: Array) -> bool:
-    """w: (outer, rows, cols). out: (outer, cols), the same sums over the rows."""
+    """Sum the same over the rows of w, (outer, rows, cols), to out, (outer, cols)."""
     return norm_rows(np.swapaxes(w, 1, 2), power, out)
 
 
 def uniform(seed: int, first: int, out: Array) -> None:
-    """Number i of stream `seed` in [0, 1): SplitMix64 at a counter, its top 24 bits. out: (n,), numbers first, ..."""
+    """Draw numbers first, ... of stream `seed` in [0, 1) to out, (n,): SplitMix64 at a counter, its top 24 bits."""
     with np.errstate(over="ignore"):
         counter = np.arange(out.size, dtype=np.uint64) + np.uint64(first + 1)
         z = np.uint64(seed) + counter * np.uint64(0x9E3779B97F4A7C15)

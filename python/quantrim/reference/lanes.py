@@ -31,10 +31,10 @@ def sum_stretches(x: NDArray[Any]) -> NDArray[Any]:
 
 
 def real(w: NDArray[Any]) -> NDArray[Any]:
-    """w in the precision in which it is computed: float64 in its own, others in float32."""
+    """Return w in the precision in which it is computed: float64 in its own, others in float32."""
     return w.astype(np.float64 if w.dtype == np.float64 else np.float32)
 
 
 def all_finite(x: NDArray[Any]) -> bool:
-    """Whether every value of `x` is finite."""
+    """Tell whether every value of `x` is finite."""
     return bool(np.isfinite(x).all())

@@ -23,29 +23,30 @@ from .grids import (
 )
 
 FIRST, MOST = 7, 32  # first scales that are always tried, and that are tried at most
-PART = 128  # parts of a step in which weights are counted
+PER_STEP = 128  # units of a step, in which weights are counted
 LARGEST = 32767
 CLOSE = 16  # square parts per weight, and for as many weights more, by which a grid beats that of absmax beyond doubt
 ROUNDED = {"float32": 0.0, "float16": 1 / 256, "bfloat16": 1 / 4}  # and what rounding the scale may cost, by 4**bits
 
 
 def first_factors(grid: Grid) -> list[int]:
-    """256ths, by which weights are multiplied before they are rounded: absmax, then 3/8 of a step more each."""
+    """List 256ths, by which weights are multiplied before they are rounded: absmax, then 3/8 of a step more each."""
     first = 256 - (256 >> (grid.bits - 1)) if grid.symmetric else 256
     wide = max(1, 192 >> grid.bits if grid.symmetric else 96 // grid.steps)
     return [first + k * wide for k in range(FIRST)]
 
 
 def sums(y: Array, factor: Array, zero: Array, grid: Grid) -> tuple[Array, Array]:
-    """sum(y q) and sum(q q), q the codes of y * factor."""
+    """Compute sum(y q) and sum(q q), q the codes of y * factor."""
     steps = (y * factor[:, None] + 2**14) >> 15
     q = np.clip(steps, -zero[:, None], (2**grid.bits - 1 - zero)[:, None])
     return (y * q).sum(-1).astype(np.float64), (q * q).sum(-1).astype(np.float64)
 
 
 def least_squares(y: Array, zero: Array, grid: Grid) -> tuple[Array, Array, Array]:
-    """Scale, in parts, and zero point for groups y, (groups, n), counted in parts of a step; and whether the scale of
-    absmax might be as good.
+    """Find scale and zero point for groups y, (groups, n), and whether the scale of absmax might be as good.
+
+    Both y and the scale are counted in units, of which a step has PER_STEP.
 
     Codes leave sum(y y) - sum(y q)**2 / sum(q q) with the scale that suits them. Tried are the first factors, then ever
     larger ones as long as the last was the best. Asymmetric: then one step less and one more for the zero point, and
@@ -72,10 +73,10 @@ def least_squares(y: Array, zero: Array, grid: Grid) -> tuple[Array, Array, Arra
         best, middle = factor, zero
         for shift in (-1, 1):
             tries(best, np.clip(middle + shift, 0, grid.steps))
-        again = np.rint(256 * PART * square / np.maximum(along, 1))
+        again = np.rint(256 * PER_STEP * square / np.maximum(along, 1))
         tries(np.minimum(again, LARGEST).astype(np.int64), zero)
     a, s = sums(y, np.full_like(zero, first_factors(grid)[0]), start, grid)
-    absmax = np.full(a.shape, PART * 256 / first_factors(grid)[0])  # its scale
+    absmax = np.full(a.shape, PER_STEP * 256 / first_factors(grid)[0])  # its scale
     if grid.scale_dtype != "float32":
         absmax = a / np.maximum(s, 1)  # what rounding may make of it at best
     left = absmax * (absmax * s - 2 * a)  # of sum(y y), which is left out on both sides
@@ -85,7 +86,7 @@ def least_squares(y: Array, zero: Array, grid: Grid) -> tuple[Array, Array, Arra
 
 
 def least_squares_grid(x: Array, low: Array, high: Array, grid: Grid) -> tuple[Array, Array]:
-    """Scales and zero points for groups x, (groups, n), of low..high, low <= 0 <= high.
+    """Find scales and zero points for groups x, (groups, n), of low..high, low <= 0 <= high.
 
     Weights are counted in steps of absmax; symmetric ones in those that put the largest weight, the negative one of
     two, on -2**(bits-1), and have its sign. No code stands for more than the limit: where one would, a symmetric scale
@@ -97,13 +98,13 @@ def least_squares_grid(x: Array, low: Array, high: Array, grid: Grid) -> tuple[A
         first = ideal_scale(low, high, grid)
     lift = np.where(np.abs(first) < 1 / LIFT, LIFT, np.float32(1))
     lifted = (first * lift).astype(np.float32)
-    inverse = np.where(lifted != 0, np.float32(PART) / lifted, np.float32(0))
+    inverse = np.where(lifted != 0, np.float32(PER_STEP) / lifted, np.float32(0))
     y = np.clip(np.rint(x * lift[:, None] * inverse[:, None]), -LARGEST - 1, LARGEST).astype(np.int64)
     middle = np.full(low.shape, 2 ** (grid.bits - 1), np.int64)
     if not grid.symmetric:
-        middle = np.clip(np.rint(-low * lift * inverse * np.float32(1 / PART)), 0, grid.steps).astype(np.int64)
+        middle = np.clip(np.rint(-low * lift * inverse * np.float32(1 / PER_STEP)), 0, grid.steps).astype(np.int64)
     ratio, whole, close = least_squares(y, middle, grid)
-    ideal, zero = first * (ratio / PART), whole.astype(np.float32)
+    ideal, zero = first * (ratio / PER_STEP), whole.astype(np.float32)
     scale = stored(ideal.astype(np.float32), grid).astype(np.float32)
     if grid.symmetric:
         most = grid.limit / np.float32(2 ** (grid.bits - 1))

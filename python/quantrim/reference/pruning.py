@@ -46,7 +46,7 @@ def is_finite(w: Array) -> bool:
 
 
 def lowest_mask(scores: Array, count: int, absolute: bool, mask: Array) -> bool:
-    """scores: (sets, n). mask is False for the `count` lowest of each set, the lower index first among equals."""
+    """Clear mask for the `count` lowest of each set of scores, (sets, n), the lower index first among equals."""
     x = scores.astype(np.float32)
     order = np.argsort(np.abs(x) if absolute else x, axis=-1, kind="stable")
     mask[...] = True
@@ -61,7 +61,7 @@ def prune_lowest(w: Array, scores: Array, count: int, absolute: bool, out: Array
 
 
 def n_of_m_mask(scores: Array, n: int, m: int, absolute: bool, mask: Array) -> bool:
-    """scores: (groups of m, in a row). mask is True for the n highest of each group."""
+    """Set mask for the n highest of each group of scores, (groups of m, in a row)."""
     return lowest_mask(scores.reshape(-1, m), m - n, absolute, mask.reshape(-1, m))
 
 

@@ -25,7 +25,7 @@ def groups(w: Array, group_size: int) -> Iterator[tuple[int, slice, Array]]:
 
 
 def ranges(w: Array, group_size: int, low: Array, high: Array) -> bool:
-    """low, high: (rows, groups) float32."""
+    """Find the least and greatest weight of each group, low and high, (rows, groups) float32."""
     for g, _, x in groups(w, group_size):
         low[:, g], high[:, g] = x.min(-1) + 0, x.max(-1) + 0  # + 0: never -0
     return all_finite(w)
@@ -35,7 +35,7 @@ def quantize(
     w: Array, bits: int, group_size: int, symmetric: bool, rule: str, scale_dtype: str, rounding: str, seed: int,
     data: Array, scales: Array, zero_points: Array | None,
 ) -> bool:  # fmt: skip
-    """w: (rows, cols). data: (rows, packed bytes). scales, zero_points: (rows, groups).
+    """Round w, (rows, cols), to data, (rows, packed bytes), scales and zero_points, (rows, groups).
 
     rule: "absmax", "mse" or "power_of_two"; "scale" reads scales and finds zero points; "given" reads both, and so does
     "full", with symmetric codes of the whole range, as "mse" has them.
@@ -69,14 +69,17 @@ def quantize(
 def fit_tensor(
     w: Array, bits: int, symmetric: bool, rule: str, scale_dtype: str, scale: Array, zero_point: Array | None
 ) -> bool:
-    """The scale and zero point, arrays of one, of w: (n,), as `quantize` finds them for a row of one group."""
+    """Find the scale and zero point, arrays of one, of w: (n,), as `quantize` finds them for a row of one group."""
     row, data = w.reshape(1, -1), np.empty((1, -(-w.size * bits // 8)), np.uint8)
     one, zero = scale.reshape(1, 1), None if zero_point is None else zero_point.reshape(1, 1)
     return quantize(row, bits, w.size, symmetric, rule, scale_dtype, "even", 0, data, one, zero)
 
 
 def dequantize(data: Array, bits: int, group_size: int, scales: Array, zero_points: Array | None, out: Array) -> None:
-    """data: (rows, packed bytes). scales, zero_points: (rows, groups). out: (rows, cols) of any float dtype."""
+    """Decode data, (rows, packed bytes), to out, (rows, cols) of any float dtype.
+
+    scales, zero_points: (rows, groups).
+    """
     codes = np.empty(out.shape, np.uint8)
     unpack(data, bits, codes)
     with np.errstate(all="ignore"):
@@ -88,7 +91,7 @@ def dequantize(data: Array, bits: int, group_size: int, scales: Array, zero_poin
 def round_to_int(
     w: Array, multiplier: float, offset: int, bits: int, signed: bool, rounding: str, seed: int, out: Array
 ) -> bool:
-    """w: (n,). out: (n,) int8 or uint8: clip(round(w * multiplier) + offset)."""
+    """Round w, (n,), to out, (n,) int8 or uint8: clip(round(w * multiplier) + offset)."""
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
     u = np.empty(w.size, np.float32)
     uniform(seed, 0, u)
@@ -99,7 +102,7 @@ def round_to_int(
 
 
 def errors(a: Array, b: Array, out: Array) -> bool:
-    """a, b: (rows, cols). out: (rows, 5) float64: sums of a*a, b*b, a*b, (a-b)**2, and the largest |a-b|."""
+    """Sum a*a, b*b, a*b and (a-b)**2 of rows of a and b, and find the largest |a-b|: out, (rows, 5) float64."""
     x, y = a.astype(np.float64), b.astype(np.float64)
     with np.errstate(all="ignore"):
         for k, term in enumerate((x * x, y * y, x * y, (x - y) * (x - y))):

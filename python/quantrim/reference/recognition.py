@@ -17,7 +17,7 @@ Range = tuple[int, int]  # the first and the last
 
 
 def fit_grids(w: Array, group_size: int, scales: Array, low: Array, high: Array, codes: Array) -> bool:
-    """scales, low, high: (rows, groups), the latter int32. codes: (rows, cols) uint8, multiples less low.
+    """Find scales, low and high, (rows, groups), the latter int32, and codes, (rows, cols) uint8, multiples less low.
 
     The largest scale that divides all weights of a group, of those that give the same multiples the one with the fewest
     digits. It is negative where 0 is -0, or no 0 is there and the multiples then reach -2**n and not 2**n.
@@ -33,7 +33,7 @@ def fit_grids(w: Array, group_size: int, scales: Array, low: Array, high: Array,
 
 
 def grid_of(x: Array, dtype: np.dtype[np.generic]) -> tuple[np.float32, int, int, Array]:
-    """The scale, the least and the greatest multiple, and the multiples."""
+    """Find the scale, the least and the greatest multiple, and the multiples."""
     none = np.float32(0), 0, -1, np.zeros(len(x), np.int32)
     sizes, which = np.unique(np.abs(x), return_inverse=True)
     minus = np.signbit(x)
@@ -61,7 +61,7 @@ def grid_of(x: Array, dtype: np.dtype[np.generic]) -> tuple[np.float32, int, int
 
 
 def ends(size: np.float32, dtype: np.dtype[np.generic]) -> tuple[np.float32, np.float32]:
-    """The least and the greatest float32 that the dtype rounds to this magnitude; a tie goes to the even neighbour."""
+    """Return the least and the greatest float32 that the dtype rounds to this magnitude; ties to the even neighbour."""
     if dtype == np.float32:
         return size, size
     if dtype == np.float16 and size < 2.0**-13:  # all of them 2**-24 apart
@@ -73,7 +73,7 @@ def ends(size: np.float32, dtype: np.dtype[np.generic]) -> tuple[np.float32, np.
 
 
 def scale_for(values: list[tuple[np.float32, np.float32]], of_largest: int) -> np.float32 | None:
-    """The largest scale of which the largest value is this multiple, and all others are some."""
+    """Find the largest scale of which the largest value is this multiple, and all others are some."""
     found = [scales_of(values[-1], of_largest)]
     for value in values:
         both = []
@@ -91,7 +91,7 @@ def scale_for(values: list[tuple[np.float32, np.float32]], of_largest: int) -> n
 
 
 def scales_of(value: tuple[np.float32, np.float32], c: int) -> Range:
-    """The bits of the positive scales of which this multiple is the value."""
+    """Return the bits of the positive scales of which this multiple is the value."""
     times = np.float32(c)
     first, last = max(1, bits(value[0] / times)), max(1, bits(value[1] / times))
     while times * number(first) < value[0]:
@@ -106,7 +106,7 @@ def scales_of(value: tuple[np.float32, np.float32], c: int) -> Range:
 
 
 def joined(ranges: list[Range]) -> list[Range]:
-    """In order, without overlaps and without empty ones."""
+    """Join ranges: in order, without overlaps and without empty ones."""
     found: list[Range] = []
     for first, last in sorted(r for r in ranges if r[0] <= r[1]):
         if found and first <= found[-1][1]:
@@ -117,13 +117,13 @@ def joined(ranges: list[Range]) -> list[Range]:
 
 
 def roundest(ranges: list[Range]) -> np.float32:
-    """The scale in all of them whose bits end in the most zeros."""
+    """Find the scale in all of them whose bits end in the most zeros."""
     first, last = max(begin for begin, _ in ranges), min(end for _, end in ranges)
     return number(next(b for b in (last >> zeros << zeros for zeros in range(31, -1, -1)) if b >= first))
 
 
 def multiple(least: np.float32, scale: np.float32) -> int:
-    """The first that reaches this number."""
+    """Find the first multiple that reaches this number."""
     c = max(1, int(least / scale) - 1)
     while np.float32(c) * scale < least:
         c += 1

@@ -10,14 +10,15 @@ from .pruning import apply_mask
 
 
 def keys(scores: Array, absolute: bool) -> Array:
-    """int32: the bits of |score| (absolute), or of score with negatives mirrored; -0 is 0."""
+    """Return int32 keys: the bits of |score| (absolute), or of score with negatives mirrored; -0 is 0."""
     bits = (scores.astype(np.float32) + np.float32(0)).view(np.int32)
     return bits & 0x7FFFFFFF if absolute else bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 def count_keys(scores: Array, absolute: bool, upper: int | None, bins: Array) -> bool:
-    """bins: 65536 counts, added to: of the upper halves of keys, the lowest (-32768) first; or, given an upper half, of
-    the lower halves of the keys that have it."""
+    """Add to bins, 65536 counts, of the upper halves of keys, the lowest (-32768) first.
+
+    Given an upper half, of the lower halves of the keys that have it."""
     k = keys(scores, absolute)
     half = (k >> 16) + 32768 if upper is None else k[k >> 16 == upper] & 0xFFFF
     bins += np.bincount(half, minlength=1 << 16)
@@ -25,7 +26,7 @@ def count_keys(scores: Array, absolute: bool, upper: int | None, bins: Array) ->
 
 
 def mask_below(scores: Array, absolute: bool, cut: int, ties: int, mask: Array) -> int:
-    """mask is False for keys under the cut and for the first `ties` at it. Returns how many of these there were."""
+    """Clear mask for keys under the cut and for the first `ties` at it; returns how many of these there were."""
     k = keys(scores, absolute)
     at = np.flatnonzero(k == cut)[:ties]
     mask[...] = k >= cut

@@ -24,13 +24,13 @@ def has_bits(w: Array) -> Array:
 
 
 def stored_per_row(w: Array, counts: Array) -> bool:
-    """w: (rows, cols) weights, or uint8 codes. counts: (rows,) int64."""
+    """Count the nonzeros in rows of w, (rows, cols) weights or uint8 codes, to counts, (rows,) int64."""
     counts[...] = has_bits(w).sum(-1)
     return all_finite(w)
 
 
 def sparse_encode(w: Array, layout: str, n: int, m: int, offsets: Array | None, places: Array, values: Array) -> bool:
-    """w: (rows, cols). values: (count,) of its dtype. Whether all were finite, and each m had at most n to store."""
+    """Write places and values, (count,) of w's dtype; returns whether all are finite, and each m has at most n."""
     stored, fits = has_bits(w), True
     if layout == "bitmask":
         places[...] = np.packbits(stored, axis=-1, bitorder="little")
@@ -48,7 +48,7 @@ def sparse_encode(w: Array, layout: str, n: int, m: int, offsets: Array | None, 
 
 
 def mask_of(layout: str, n: int, m: int, offsets: Array | None, places: Array, shape: tuple[int, int]) -> Array:
-    """What is stored of (rows, cols)."""
+    """Mark the values that are kept of (rows, cols)."""
     rows, cols = shape
     if layout == "bitmask":
         return np.unpackbits(places, axis=-1, count=cols, bitorder="little").astype(np.bool_)
@@ -63,7 +63,7 @@ def mask_of(layout: str, n: int, m: int, offsets: Array | None, places: Array, s
 
 
 def sparse_decode(layout: str, n: int, m: int, offsets: Array | None, places: Array, values: Array, out: Array) -> None:
-    """out: (rows, cols) of the dtype of values."""
+    """Restore out, (rows, cols) of the dtype of values."""
     out[...] = 0
     out[mask_of(layout, n, m, offsets, places, out.shape)] = values
 
@@ -71,7 +71,7 @@ def sparse_decode(layout: str, n: int, m: int, offsets: Array | None, places: Ar
 def sparse_check(
     layout: str, n: int, m: int, offsets: Array | None, places: Array, rows: int, cols: int, count: int
 ) -> int:
-    """The first row whose places are out of order or range, or not as many as its offsets say; -1 if there is none."""
+    """Find the first row whose places are out of order or range, or not as many as its offsets say; -1 for none."""
     for r in range(rows):
         if offsets is None:
             index = np.empty((1, cols // m * n), np.uint8)
@@ -95,7 +95,7 @@ def sparse_product(
     layout: str, n: int, m: int, offsets: Array | None, places: Array, count: int, values: Array, bits: int,
     group_size: int, scales: Array | None, zero_points: Array | None, x: Array, out: Array,
 ) -> None:  # fmt: skip
-    """x: (batch, cols) float32. out: (batch, rows) float32, x @ w.T with the columns summed in sixteen lanes.
+    """Compute out, (batch, rows) float32: x @ w.T with the columns summed in sixteen lanes; x: (batch, cols) float32.
 
     bits: 0 where values are weights, otherwise they are packed codes with scales and zero_points (rows, groups).
     """

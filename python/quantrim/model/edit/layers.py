@@ -51,7 +51,7 @@ class Score:
 
 
 def layer_of(name: str) -> tuple[str, int] | None:
-    """The layer that a tensor belongs to, by the first number in its name; None for one without.
+    """Return the layer that a tensor belongs to, by the first number in its name; None for one without.
 
     >>> layer_of("model.layers.12.mlp.experts.3.up.weight"), layer_of("lm_head.weight")
     (('model.layers', 12), None)
@@ -61,8 +61,9 @@ def layer_of(name: str) -> tuple[str, int] | None:
 
 
 def layers_of(names: Iterable[str]) -> dict[str, str | None]:
-    """Each tensor's layer, as "model.layers.12"; None for those of none. Where no name has a number, a layer is a
-    module: all of the name but its last word.
+    """Map each tensor to its layer, as "model.layers.12"; None for those of none.
+
+    Where no name has a number, a layer is a module: all of the name but its last word.
 
     >>> layers_of(["embed.weight", "h.0.w", "h.1.w"])
     {'embed.weight': None, 'h.0.w': 'h.0', 'h.1.w': 'h.1'}
@@ -76,7 +77,7 @@ def layers_of(names: Iterable[str]) -> dict[str, str | None]:
 
 
 def plan_parts(checkpoint: Checkpoint, max_size: int | None = None, layers: int | None = None) -> list[Part]:
-    """The files to cut a checkpoint into: of at most `max_size` bytes each, or of `layers` layers each.
+    """Plan the files to cut a checkpoint into: of at most `max_size` bytes each, or of `layers` layers each.
 
     Tensors stay whole and in order: of the files, or, by layers, of those; tensors of no layer are a part of their own,
     the first. A tensor that is too large for a file gets one of its own. ValueError where both are given, or neither.
@@ -93,8 +94,10 @@ def plan_parts(checkpoint: Checkpoint, max_size: int | None = None, layers: int 
 
 
 def part_of(checkpoint: Checkpoint, name: str, tensors: Sequence[TensorInfo], max_size: int | None = None) -> Part:
-    """A file of these tensors, with the metadata of the checkpoint. All of them keep the header of the file that they
-    come from, where that is known and no reason to exceed `max_size`: so the file is the same to the byte."""
+    """Plan a file of these tensors, with the metadata of the checkpoint.
+
+    All of them keep the header of the file that they come from, where that is known and no reason to exceed
+    `max_size`: so the file is the same to the byte."""
     nbytes = sum(t.nbytes for t in tensors)
     if len(tensors) == len(checkpoint.tensors):
         known = whole_header(checkpoint, tensors)
@@ -106,7 +109,7 @@ def part_of(checkpoint: Checkpoint, name: str, tensors: Sequence[TensorInfo], ma
 
 
 def encoded_header(checkpoint: Checkpoint, tensors: Sequence[TensorInfo]) -> tuple[bytes, dict[str, tuple[int, int]]]:
-    """As `encode_header`, with the metadata of the checkpoint."""
+    """Encode a header as `encode_header` does, with the metadata of the checkpoint."""
     return encode_header([(t.name, t.dtype, t.shape) for t in tensors], checkpoint.metadata or None)
 
 
@@ -129,7 +132,7 @@ def _by_layers(checkpoint: Checkpoint, count: int) -> list[list[TensorInfo]]:
 
 
 def scores(checkpoint: Checkpoint, groups: dict[str, str], progress: Progress | None = None) -> list[Score]:
-    """The weight of each group; groups: tensor name -> group, in whose order the scores are.
+    """Compute the weight of each group; groups: tensor name -> group, in whose order the scores are.
 
     Compressed tensors count as what they decode to. FormatError for NaN and infinity.
     """
@@ -160,7 +163,7 @@ def _stored(tensor: LogicalTensor) -> str:
 
 
 def _weight(tensor: LogicalTensor, block: Chunk) -> checks.Array:
-    """(3,) float64: how many weights, the sum of their magnitudes and of their squares."""
+    """Sum a block: (3,) float64, how many weights, the sums of their magnitudes and of their squares."""
     x = tensor.rows(block.row, block.rows).reshape(block.rows, -1)
     x = x if x.dtype in checks.FLOATS else checks.floats("weights", x)
     parts = np.empty((2, block.rows), np.float32)

@@ -167,7 +167,7 @@ def restore(
 
 @contextmanager
 def _targets(checkpoint: Checkpoint, target: Path, overwrite: bool) -> Iterator[tuple[Open, AtomicFolder | None]]:
-    """What opens each target, and the folder that they are in; kept only if the source was the same all the while."""
+    """Open the targets and their folder, which are kept only if the source was the same all the while."""
     if not checkpoint.is_folder:
         yield lambda _, size: CheckedFile(checkpoint, target, size), None
         return
@@ -190,7 +190,7 @@ def _counter(checkpoint: Checkpoint, progress: Progress | None) -> Callable[[int
 
 
 def _carried(checkpoint: Checkpoint) -> list[str]:
-    """The files of a folder that come along as they are. ValueError for a name that the list of them cannot hold."""
+    """List the files of a folder that are copied as they are. ValueError for a name that the list cannot hold."""
     index = [] if checkpoint.index is None else [checkpoint.index.name]
     names = [*checkpoint.side_files, *checkpoint.beside.others, *index]
     for name in names:
@@ -222,7 +222,7 @@ def _write(
     advance: Callable[[int, str], None],
     rows: list[TensorReport],
 ) -> int:
-    """The lossless file of a shard; returns its bytes, and appends what became of each tensor to `rows`."""
+    """Write the lossless file of a shard; returns its bytes, and appends what became of each tensor to `rows`."""
     head, tensors, metadata = header_of(reader), reader.tensors, reader.metadata
     digest, frame = hashlib.sha256(head), Coder().compress(head)
     count = sum(container.numbers_of(t, CHUNK_BYTES) for t in tensors.values())
@@ -294,7 +294,7 @@ def _restore(
     workers: Workers,
     advance: Callable[[int, str], None],
 ) -> str:
-    """The original file; returns its SHA-256."""
+    """Write the original file; returns its SHA-256."""
     digest = hashlib.sha256(original.header())
     out.pwrite(original.header(), 0)
     end = len(original.header())
@@ -321,7 +321,7 @@ def _check_digest(path: Path, found: str, expected: str) -> None:
 
 
 def _listed(checkpoint: Checkpoint) -> dict[str, str]:
-    """The other files of a folder, name -> SHA-256. FormatError where they are not all there."""
+    """Read the list of other files of a folder, name -> SHA-256. FormatError where they are not all there."""
     path = checkpoint.folder / LISTING
     listing = parse(read_json(path, "the list of files"), path, "the list of files")
     files = listing.get("files") if isinstance(listing, dict) else None

@@ -23,8 +23,9 @@ class Heads(NamedTuple):
 
 
 def heads_of(checkpoint: Checkpoint, chain: Chain, head_dim: int) -> Heads:
-    """The heads of one attention, each a query's; those of keys and values serve as many queries each. ValueError where
-    shapes say something else."""
+    """Return the heads of one attention, each a query's; those of keys and values serve as many queries each.
+
+    ValueError where shapes say something else."""
     counts: list[int] = []
     for axis, modules in enumerate(chain.modules):
         for module in modules:
@@ -47,8 +48,9 @@ def heads_of(checkpoint: Checkpoint, chain: Chain, head_dim: int) -> Heads:
 def fewer_heads(
     checkpoint: Checkpoint, removal: UnitRemoval, chain: Chain, data: Checkpoint | None
 ) -> Iterator[tuple[str, Array, str]]:
-    """The tensors of an attention after heads are removed, with what was done to each. A unit is a head of keys and
-    values with all heads of queries that it serves."""
+    """Remove heads from an attention: its smaller tensors, with what was done to each.
+
+    A unit is a head of keys and values with all heads of queries that it serves."""
     (first, keys, values), (output,) = chain.modules
     layers = {module: layer(checkpoint, module) for module in (first, keys, values, output)}
     heads = heads_of(checkpoint, chain, removal.head_dim or 1)
@@ -86,7 +88,7 @@ def _refuse_what_has_heads(checkpoint: Checkpoint, chain: Chain, heads: Heads, h
 
 
 def _without(a: Array, keep: Array, axis: int) -> Array:
-    """`a` with the groups along an axis that are to be kept."""
+    """Return `a` with only the groups along an axis that are to be kept."""
     return (
         a[np.repeat(keep, a.shape[axis] // keep.size)] if axis == 0 else a[:, np.repeat(keep, a.shape[1] // keep.size)]
     )
@@ -95,8 +97,10 @@ def _without(a: Array, keep: Array, axis: int) -> Array:
 def config_of_heads(
     config: Mapping[str, Any], head_dim: int, before: Sequence[Heads], after: Sequence[Heads]
 ) -> dict[str, int]:
-    """The numbers of config.json that change where every block lost as many heads. A reader that knows no head_dim
-    would divide hidden_size by the heads: a config that speaks of neither head_dim nor heads of keys stays."""
+    """Return the numbers of config.json that change where every block lost as many heads.
+
+    A reader that knows no head_dim would divide hidden_size by the heads: a config that speaks of neither head_dim
+    nor heads of keys stays."""
     if len({*before}) != 1 or len({*after}) != 1 or not {"head_dim", "num_key_value_heads"} & set(config):
         return {}
     (queries, groups), left = before[0], after[0]

@@ -71,7 +71,7 @@ def remove_from(checkpoint: Checkpoint, removals: Sequence[UnitRemoval], folder:
 
 
 def _sizes(checkpoint: Checkpoint, removal: UnitRemoval, chain: Chain) -> int | Heads:
-    """What config.json may say of a chain: its heads, or the units between its two layers; 0 where it has more."""
+    """Return what config.json may say of a chain: its heads, or the units between its layers; 0 where it has more."""
     if removal.head_dim is not None:
         return heads_of(checkpoint, chain, removal.head_dim)
     layers = [modules for modules in chain.modules if has_matrix(checkpoint, modules[0])]
@@ -84,7 +84,7 @@ def _config(
     before: Sequence[int | Heads],
     after: Sequence[int | Heads],
 ) -> dict[str, int]:
-    """The numbers that change where every block of a model lost as many units, or as many heads."""
+    """Return the numbers that change where every block of a model lost as many units, or as many heads."""
     found: dict[str, int] = {}
     depths = {config.get(key) for key in _DEPTHS}
     for head_dim in {removal.head_dim for removal in removals}:
@@ -104,7 +104,7 @@ def _config(
 def _smaller(
     checkpoint: Checkpoint, removal: UnitRemoval, chain: Chain, data: Checkpoint | None
 ) -> Iterator[tuple[str, Array, str]]:
-    """The tensors of a chain after their units are removed, with what was done to each."""
+    """Remove the units of a chain: its smaller tensors, with what was done to each."""
     layers: list[Modules] = []
     between: dict[str, int] = {}  # modules without a matrix, with the number of the layer before them
     for k, modules in enumerate(chain.modules):
@@ -146,7 +146,7 @@ def _cut(
     read: Sequence[Sequence[Layer]],
     keep: Sequence[Array],
 ) -> Iterator[tuple[str, Array, str]]:
-    """The tensors of the layers without the units that go."""
+    """Cut the units that go from the tensors of the layers."""
     act = None if removal.activation is None else ACTIVATIONS[removal.activation]
     folded = None if act is None else lambda bias: act(bias.astype(np.float64))
     for turn in range(max(map(len, layers))):  # of modules that share units each has its turn to stand for all

@@ -128,7 +128,7 @@ def merge_checkpoint(
 
 
 def plan_split(checkpoint: Checkpoint, target: Path, max_size: int | None = None, layers: int | None = None) -> Written:
-    """What `split_checkpoint` would write."""
+    """Plan what `split_checkpoint` would write."""
     parts = plan_parts(checkpoint, max_size, layers)
     sizes = [(part.tensors[0].name, part.size) for part in parts if len(part.tensors) == 1]
     notes = (*side_file_notes(checkpoint), *oversize_notes(sizes, max_size, "max_size"))
@@ -139,7 +139,7 @@ def plan_split(checkpoint: Checkpoint, target: Path, max_size: int | None = None
 def plan_merge(
     checkpoint: Checkpoint, target: Path, drop: str | Iterable[str], drop_lowest: int, progress: Progress | None = None
 ) -> Written:
-    """What `merge_checkpoint` would write."""
+    """Plan what `merge_checkpoint` would write."""
     most = max(len(set(layers_of(checkpoint.tensors).values()) - {None}) - 1, 0)
     lowest: list[Score] = []
     if checks.integer("drop_lowest", drop_lowest, 0, most):
@@ -155,13 +155,13 @@ def plan_merge(
 
 @default_floats
 def part_scores(checkpoint: Checkpoint, parts: Sequence[Part], progress: Progress | None = None) -> list[Score]:
-    """How much weight each part of a plan has."""
+    """Compute how much weight each file of a plan has."""
     return scores(checkpoint, {t.name: part.name for part in parts for t in part.tensors}, progress)
 
 
 @default_floats
 def layer_scores(checkpoint: Checkpoint, progress: Progress | None = None) -> list[Score]:
-    """How much weight each layer has, in the order of the checkpoint."""
+    """Compute how much weight each layer has, in the order of the checkpoint."""
     layers = {name: layer for name, layer in layers_of(checkpoint.tensors).items() if layer is not None}
     return scores(checkpoint, layers, progress)
 
@@ -233,7 +233,7 @@ def _write_folder(
 
 
 def _unusual_header(checkpoint: Checkpoint) -> bytes | None:
-    """The header of the one file that a checkpoint was in, where it is not as the library would write it."""
+    """Return the header of the one file that a checkpoint was in, where the library would write another."""
     tensors = list(checkpoint.tensors.values())
     known = whole_header(checkpoint, tensors)
     return known[0] if known and known[0] != encoded_header(checkpoint, tensors)[0] else None

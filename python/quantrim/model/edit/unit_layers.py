@@ -36,7 +36,7 @@ Layer = tuple[Array, Array | None]
 
 
 def layer(checkpoint: Checkpoint, module: str) -> Layer:
-    """Weight and bias of a module, which has nothing else."""
+    """Return weight and bias of a module, which has nothing else."""
     names = [name for name in checkpoint.tensors if name.startswith(f"{module}.")]
     others = [name for name in names if name not in (f"{module}.weight", f"{module}.bias")]
     if f"{module}.weight" not in names:
@@ -49,13 +49,13 @@ def layer(checkpoint: Checkpoint, module: str) -> Layer:
 
 
 def has_matrix(checkpoint: Checkpoint, module: str) -> bool:
-    """Whether a module's weight has rows and columns."""
+    """Tell whether a module's weight has rows and columns."""
     info = checkpoint.tensors.get(f"{module}.weight")
     return info is not None and len(info.shape) > 1
 
 
 def values_of_units(checkpoint: Checkpoint, module: str, units: int) -> list[str]:
-    """The tensors of a module between two layers that have a value for each unit; single numbers stay as they are."""
+    """Return the tensors of a module between two layers that have a value for each unit; single numbers stay."""
     infos = [checkpoint.tensors[name] for name in checkpoint.tensors if name.rpartition(".")[0] == module]
     for info in infos:
         if info.shape != (units,) and info.size > 1:
@@ -94,7 +94,7 @@ def refuse_what_is_not_named(checkpoint: Checkpoint, chain: Chain, layers: Itera
 
 
 def _near(checkpoint: Checkpoint, first: str, second: str) -> Iterator[str]:
-    """Tensors under the module that two modules are parts of; of numbered parts those between the two."""
+    """Yield tensors under the module that holds both modules; of numbered modules in it those between the two."""
     begin, end = first.split("."), second.split(".")
     depth = next(k for k, pair in enumerate(zip(begin, end, strict=False)) if len(set(pair)) > 1)
     for name in checkpoint.tensors:
@@ -107,7 +107,7 @@ def _near(checkpoint: Checkpoint, first: str, second: str) -> Iterator[str]:
 
 
 def kept(scores: Array, removal: UnitRemoval, where: str) -> Array:
-    """Which units stay. ValueError, about `where`, for none."""
+    """Mark the units that stay. ValueError, about `where`, for none."""
     count = scores.size
     left = count - round(removal.sparsity * count)
     left = min(count, -(-left // removal.multiple_of) * removal.multiple_of)
@@ -117,8 +117,9 @@ def kept(scores: Array, removal: UnitRemoval, where: str) -> Array:
 
 
 def scores_of(module: str, weights: list[Array], score: str, data: Checkpoint | None) -> Array:
-    """A score for each unit of the modules that share them, of which `module` is the first. weights: (units, ...) of
-    each. data: where scores are given."""
+    """Score each unit of the modules that share them, of which `module` is the first.
+
+    weights: (units, ...) of each. data: where scores are given."""
     units = len(weights[0])
     if data is None:
         norm = importance.l1 if score == "l1" else importance.l2
@@ -136,7 +137,7 @@ def scores_of(module: str, weights: list[Array], score: str, data: Checkpoint | 
 
 
 def at(checkpoint: Checkpoint, name: str) -> str:
-    """A tensor as errors name it."""
+    """Name a tensor as errors do."""
     return f"{quote(checkpoint.path, PATH_LIMIT)}, tensor {quote(name)}"
 
 

@@ -22,8 +22,10 @@ def index_of(
     left: Iterable[TensorInfo],
     header: bytes | None = None,
 ) -> dict[str, Any]:
-    """The index as JSON. files: stored tensor -> its file. total: bytes of all. left: the tensors of the source that
-    are left, in the shapes that they have now. header: that of one file of the same tensors, for `whole_header`.
+    """Encode the index as JSON.
+
+    files: tensor of the output -> its file. total: bytes of all. left: the tensors of the source that are left, in
+    the shapes that they have now. header: that of one file of the same tensors, for `whole_header`.
 
     total_parameters loses the elements that are gone; all else is as in the source.
     """
@@ -39,7 +41,7 @@ def index_of(
 
 
 def whole_header(checkpoint: Checkpoint, tensors: Iterable[TensorInfo]) -> tuple[bytes, dict[str, int]] | None:
-    """The header (with its length) of the one file that held exactly these tensors, and where each begins in it.
+    """Return the header (with its length) of the one file that held these tensors, and where each begins in it.
 
     Of the checkpoint's only file, or of one that was split, where the index has kept it. None where none is known, or
     where it is not that of these tensors.
@@ -60,7 +62,7 @@ def whole_header(checkpoint: Checkpoint, tensors: Iterable[TensorInfo]) -> tuple
 
 
 def _unpacked(text: Any) -> bytes:
-    """The header that an index has kept; empty where it is none."""
+    """Unpack the header that an index has kept; empty where it is none."""
     try:
         raw = base64.b64decode(text, validate=True)
         return zlib.decompressobj().decompress(raw, 8 + HEADER_LIMIT)

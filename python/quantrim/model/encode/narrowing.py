@@ -15,7 +15,7 @@ _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
 def cast(x: Array, dtype: np.dtype[Any]) -> Array:
-    """x in this dtype. ValueError where a finite value is too large for it; NaN and infinity stay what they are.
+    """Convert x to this dtype. ValueError where a finite value is too large for it; NaN and infinity stay.
 
     >>> import numpy as np
     >>> cast(np.array([1.0009765, -2.5], np.float32), np.dtype(np.float16)).tolist()
@@ -33,7 +33,7 @@ def cast(x: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def _to_odd(x: Array) -> Array:
-    """float64 as float32, cut off, the last bit set where something was: so that rounding it again rounds once."""
+    """Cut float64 off to float32, the last bit set where something was: so that rounding it again rounds once."""
     y = x.astype(np.float32)
     beyond = np.abs(y.astype(np.float64)) > np.abs(x)
     y = np.where(beyond, np.nextafter(y, np.float32(0)), y)
@@ -43,7 +43,7 @@ def _to_odd(x: Array) -> Array:
 
 
 def cost(x: Array, y: Array) -> Errors:
-    """How far y is from x, where both are finite."""
+    """Measure how far y is from x, where both are finite."""
     with np.errstate(invalid="ignore"):
         finite = np.isfinite(x) & np.isfinite(y)
     a, b = (x, y) if finite.all() else (np.where(finite, each, each.dtype.type(0)) for each in (x, y))

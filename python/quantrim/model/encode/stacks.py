@@ -39,7 +39,7 @@ def stacks_of(tensors: Iterable[TensorPlan]) -> tuple[list[Stack], list[TensorPl
 
 
 def _stackable(tensor: TensorPlan) -> bool:
-    """Whether its rows become codes, each without a look at others or at its place, which chance depends on."""
+    """Tell whether its rows become codes, each without others or its place, which chance depends on."""
     plain = tensor.codes is not None and tensor.layout.stacks
     return plain and not tensor.settings.changes and tensor.settings.rounding != "stochastic"
 

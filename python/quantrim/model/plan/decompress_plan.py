@@ -33,12 +33,12 @@ _CACHE = ("k_scale", "v_scale", "q_scale", "prob_scale", "k_zero_point", "v_zero
 
 
 def holds(wide: str, narrow: str) -> bool:
-    """Whether a float dtype has all values of another."""
+    """Tell whether a float dtype has all values of another."""
     return wide == narrow or narrow in _HOLDS.get(wide, ())
 
 
 def source_dtype(tensor: LogicalTensor) -> str:
-    """The dtype of a tensor, or what it decodes to, as safetensors has it."""
+    """Return the dtype of a tensor, or what it decodes to, as safetensors has it."""
     return tensor.layout.decoded_dtype
 
 
@@ -103,7 +103,7 @@ class DecompressPlan:
 
 
 def plan_decompress(checkpoint: Checkpoint, dtype: str | None) -> DecompressPlan:
-    """The plan for an open checkpoint. dtype: a word of FLOATS, None for the model's own.
+    """Plan the decompression of an open checkpoint. dtype: a word of FLOATS, None for the model's own.
 
     ValueError where a tensor is quantized in a way that is not read, and where there is nothing to do.
     """
@@ -133,7 +133,7 @@ def plan_decompress(checkpoint: Checkpoint, dtype: str | None) -> DecompressPlan
 
 
 def _of_activations(checkpoint: Checkpoint, tensors: Mapping[str, LogicalTensor]) -> list[str]:
-    """Tensors that say how activations of quantized modules, and caches of keys and values, were to be rounded."""
+    """List tensors that say how activations of quantized modules, and caches of keys and values, were to be rounded."""
     modules = {name.rpartition(".")[0] for name, tensor in tensors.items() if tensor.compressed}
     cache = bool(quantization_config(checkpoint).get("kv_cache_scheme"))
 
@@ -154,7 +154,7 @@ def _written(tensor: LogicalTensor, wish: str | None, own: str | None) -> str:
 
 
 def _own_dtype(config: Mapping[str, Any]) -> str | None:
-    """The dtype that config.json names, that of the model itself before those of its parts."""
+    """Return the dtype that config.json names, that of the model itself before those of its submodels."""
     for key in _DTYPE_KEYS:
         word = config.get(key)
         if isinstance(word, str) and word.removeprefix("torch.") in _WORDS:
@@ -164,12 +164,12 @@ def _own_dtype(config: Mapping[str, Any]) -> str | None:
 
 
 def _dtype_beside(tensors: Mapping[str, LogicalTensor]) -> str | None:
-    """The dtype that holds all floats beside the codes, where no config tells the model's own."""
+    """Return the dtype that holds all floats beside the codes, where no config tells the model's own."""
     return _common([source_dtype(t) for t in tensors.values() if not t.compressed and source_dtype(t) in _HOLDS["F64"]])
 
 
 def _common(dtypes: list[str]) -> str | None:
-    """The narrowest dtype that holds all of these; None of none."""
+    """Return the narrowest dtype that holds all of these; None of none."""
     both = sorted(set(dtypes))
     return next((dtype for dtype in ("F16", "BF16", "F32", "F64") if all(holds(dtype, d) for d in both)), None)
 
@@ -183,7 +183,7 @@ def _why_nothing(checkpoint: Checkpoint, wish: str | None) -> str:
 
 
 def _cleaned(config: dict[str, Any], decoded: str | None, wish: str | None) -> dict[str, Any]:
-    """config.json without its quantization, at any depth, and with the dtype that is written."""
+    """Return config.json without its quantization, at any depth, and with the dtype that is written."""
     found = _cleaned_part(copy.deepcopy(config), decoded, wish)
     if wish is not None and not any(key in found for key in _DTYPE_KEYS):
         found["torch_dtype"] = _NAMES[wish]  # which old readers know too
@@ -218,7 +218,7 @@ def _notes(left_out: list[str], decoded: str | None, own: str | None, wish: str 
 
 
 def _files(checkpoint: Checkpoint, writings: list[Writing]) -> Iterator[FilePlan]:
-    """The files of the source, without those that nothing is left of."""
+    """Plan the files of the source, without those that nothing is left of."""
     order = {checkpoint.folder / shard: k for k, shard in enumerate(checkpoint.shards)}
     by_file = defaultdict(list)
     for writing in writings:  # to the file of its first part
@@ -243,7 +243,7 @@ def _metadata(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The numpy dtype of a float dtype of safetensors."""
+    """Return the numpy dtype of a float dtype of safetensors."""
     dtype = DTYPES[name][1]
     assert dtype is not None
     return dtype

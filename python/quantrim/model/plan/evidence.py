@@ -85,7 +85,7 @@ def _in_tensors(tensors: Mapping[str, TensorInfo]) -> Evidence | None:
 
 
 def _companions(name: str, row: Row, tensors: Mapping[str, TensorInfo]) -> list[TensorInfo] | None:
-    """The tensors beside this one that a row asks for; None where its name or one of them is another."""
+    """Return the tensors beside this one that a row asks for; None where its name or one of them is another."""
     if not name.endswith(row.ending):
         return None
     stem, found = name.removesuffix(row.ending), []
@@ -105,7 +105,7 @@ def _shown(info: TensorInfo) -> str:
 
 
 def _in_words(checkpoint: Checkpoint) -> Evidence | None:
-    """What config.json, the files beside it and the metadata say."""
+    """Return what config.json, the files beside it and the metadata say."""
     for path, value in _named(checkpoint.config or {}, (*_CONFIG_KEYS, _SHARED_KEY)):
         if _says_so(value, path.rpartition(".")[2]):
             return _of_words(f"config.json has a {path}", value, "that key")
@@ -129,7 +129,7 @@ def _of_words(found: str, value: Any, what: str) -> Evidence:
 
 
 def _named(config: Mapping[str, Any], keys: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """The values of these keys, wherever nested, by their path."""
+    """Return the values of these keys, wherever nested, by their path."""
     todo: list[tuple[str, Any]] = [("", config)]
     while todo:
         path, value = todo.pop()
@@ -143,7 +143,7 @@ def _named(config: Mapping[str, Any], keys: tuple[str, ...]) -> Iterator[tuple[s
 
 
 def _says_so(value: Any, key: str) -> bool:
-    """Whether a description of quantization describes any: not where it is empty, null, or its method is none."""
+    """Tell whether this describes a quantization: not where it is empty, null, or its method is none."""
     if not isinstance(value, dict):
         return isinstance(value, str) and key != _SHARED_KEY and value.strip() not in _NO
     methods = [value[word] for word in _METHODS if word in value]
@@ -162,7 +162,7 @@ def _read(checkpoint: Checkpoint, name: str) -> Any:
 
 
 def _parsed(text: str) -> Any:
-    """The JSON of a text; the text itself where it is none."""
+    """Parse the JSON of a text; the text itself where it is none."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

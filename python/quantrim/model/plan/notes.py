@@ -21,7 +21,7 @@ _NAMED = 5  # tensors in a note; a report has all of them
 def notes_on(
     checkpoint: Checkpoint, recipe: Recipe, plans: Sequence[TensorPlan], resized: Mapping[str, int]
 ) -> Iterator[str]:
-    """The notes on a plan. resized: the numbers of config.json that change."""
+    """Write the notes on a plan. resized: the numbers of config.json that change."""
     config = checkpoint.config or {}
     yield from _on_what_is_left_out(checkpoint, plans)
     for glob in recipe.without_effect(checkpoint.tensors):
@@ -47,7 +47,7 @@ def notes_on(
 
 
 def _on_what_stays(plans: Sequence[TensorPlan], simulated: bool) -> Iterator[str]:
-    """A line for each reason why bytes stay as they were, and what would shrink them."""
+    """Yield a line for each reason why bytes stay as they were, and what would shrink them."""
     everything = sum(t.source_bytes for t in plans)
     stay: dict[Reason, list[TensorPlan]] = defaultdict(list)
     for t in plans:
@@ -69,14 +69,14 @@ def _percent(share: float) -> str:
 
 
 def _names(plans: Sequence[TensorPlan]) -> str:
-    """The names of the first few, and how many more there are."""
+    """Join the names of the first few, and say how many more there are."""
     more = len(plans) - _NAMED
     names = ", ".join(quote(t.name) for t in plans[:_NAMED])
     return f"{names} and {more} more" if more > 0 else names
 
 
 def _on_readers(checkpoint: Checkpoint, plans: Sequence[TensorPlan]) -> Iterator[str]:
-    """What readers do not open though it is rounded, and whether they are known at all."""
+    """Yield what readers do not open though it is rounded, and whether they are known at all."""
     readers = Readers(checkpoint)
     named = [t for t in plans if t.settings.reader == "any" and t.bits is not None]
     asked = [(t, readers.why_not(t.info, replace(t.settings, reader=None), one_scheme=False)) for t in named]
@@ -126,7 +126,7 @@ def _tensors(count: int, one: str, many: str) -> str:
 
 
 def side_file_notes(checkpoint: Checkpoint) -> Iterator[str]:
-    """What does not come along with rewritten weights, and what comes along though it is of weights."""
+    """Yield what is not copied beside rewritten weights, and what is copied though it is of weights."""
     beside = checkpoint.beside
     if beside.others:
         yield f"not copied: {named_sizes(beside.others)}; weights beside the model stay where they are"
@@ -138,7 +138,7 @@ def side_file_notes(checkpoint: Checkpoint) -> Iterator[str]:
 
 
 def named_sizes(files: Mapping[str, int]) -> str:
-    """Files with their bytes, the first of them by name."""
+    """List files with their bytes, the first of them by name."""
     shown = [f"{quote(name)} ({size:,} bytes)" for name, size in list(files.items())[:_NAMED_FILES]]
     more = len(files) - len(shown)
     return ", ".join(shown) + (f" and {more} more, {sum(files.values()):,} bytes in all" if more else "")

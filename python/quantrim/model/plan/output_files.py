@@ -24,7 +24,7 @@ _OFFSET = 20  # digits of an offset, at most
 def plan_files(
     checkpoint: Checkpoint, plans: list[TensorPlan], recipe: Recipe, config: dict[str, Any]
 ) -> Iterator[OutputFile]:
-    """The files of the source, without those that nothing is left of; or others of max_shard_size."""
+    """Plan the files of the source, without those that nothing is left of; or others of max_shard_size."""
     entries = {t.name: t.layout.entry(t.shape) for t in plans}
     ours = metadata_of({name: entry for name, entry in entries.items() if entry is not None})
     more = ours | _provenance(recipe)
@@ -74,12 +74,12 @@ def _plan_shard(checkpoint: Checkpoint, shard: str, plans: list[TensorPlan], met
 
 
 def _provenance(recipe: Recipe) -> dict[str, str]:
-    """What made a file, for its metadata: the same on every machine and at every time."""
+    """Return what made a file, for its metadata: the same on every machine and at every time."""
     return {"quantrim_version": __version__, "quantrim_recipe": recipe.to_toml()}
 
 
 def oversize_notes(files: Sequence[tuple[str, int]], limit: int | None, said: str) -> Iterator[str]:
-    """A note on files that are larger than they should be, of one tensor each. files: (its name, bytes)."""
+    """Note files that are larger than they should be, of one tensor each. files: (its name, bytes)."""
     found = [(size, name) for name, size in files if limit is not None and size > limit]
     if found:
         size, name = max(found)
@@ -88,7 +88,7 @@ def oversize_notes(files: Sequence[tuple[str, int]], limit: int | None, said: st
 
 
 def by_size(items: Iterable[T], entries: Callable[[T], Iterable[Entry]], begin: int, limit: int) -> list[list[T]]:
-    """Items in order, in groups whose files have at most `limit` bytes; one that is larger is a group of its own.
+    """Group items in order by size: files of at most `limit` bytes; one that is larger is a group of its own.
 
     entries: what an item becomes in a header. begin: bytes of a header that holds none."""
     groups: list[list[T]] = []
@@ -107,7 +107,7 @@ def by_size(items: Iterable[T], entries: Callable[[T], Iterable[Entry]], begin: 
 
 
 def file_name(number: int, count: int) -> str:
-    """The name of a file, counted from 0.
+    """Name a file of the output, counted from 0.
 
     >>> file_name(1, 3), file_name(0, 1)
     ('model-00002-of-00003.safetensors', 'model.safetensors')
@@ -116,5 +116,5 @@ def file_name(number: int, count: int) -> str:
 
 
 def header_begin(metadata: Mapping[str, str]) -> int:
-    """Bytes of a header without tensors, at most."""
+    """Bound the bytes of a header without tensors."""
     return 16 + len(json.dumps({"__metadata__": metadata}, ensure_ascii=False).encode())

@@ -41,8 +41,9 @@ def make_plan(checkpoint: Checkpoint, recipe: Recipe, replaced: Replaced) -> Pla
 
 
 def _refuse_mixed_experts(plans: list[TensorPlan], readers: Readers) -> None:
-    """ValueError where transformers would not open the model: it decodes all experts by one scheme, if any module has
-    one."""
+    """Raise ValueError where transformers would not open the model.
+
+    It decodes all experts by one scheme, if any module has one."""
     joined = (BOTH, "transformers")
     rounded = any(t.scheme and not t.simulated and readers.of(t.settings) in joined for t in plans)
     experts = [t for t in plans if t.name.endswith(WEIGHT) and readers.modules.kind(t.name) == "expert"]
@@ -58,7 +59,7 @@ def _refuse_mixed_experts(plans: list[TensorPlan], readers: Readers) -> None:
 
 
 def _with_partners(plans: list[TensorPlan], readers: Readers) -> list[TensorPlan]:
-    """The plans, where matrices that vLLM joins are rounded all or none."""
+    """Return the plans, where matrices that vLLM joins are rounded all or none."""
     by_module = {t.module: t for t in plans if t.name.endswith(WEIGHT)}
     joined = partners(by_module)
     found = []
@@ -73,7 +74,7 @@ def _with_partners(plans: list[TensorPlan], readers: Readers) -> list[TensorPlan
 
 
 def _why_nothing(plans: list[TensorPlan], simulate: bool) -> str:
-    """Why all tensors are kept, the reason of the most bytes first."""
+    """Say why all tensors are kept, the reason of the most bytes first."""
     nbytes: Counter[Reason] = Counter()
     for t in plans:
         if t.kept is not None:
@@ -89,7 +90,7 @@ def plan_of(
     resized: dict[str, int],
     replaced: Mapping[str, Array],
 ) -> Plan:
-    """The plan for tensors, in the order of the checkpoint: what is in each file, and where."""
+    """Plan the output for tensors in the order of the checkpoint: what is in each file, and where."""
     layouts = {t.module: t.layout for t in plans if t.layout.bits is not None or t.layout.counted}
     modules = ReaderModules(checkpoint.config)
     others = [t.module for t in plans if t.module not in layouts and len(t.shape) == 2 and t.name.endswith(WEIGHT)]

@@ -49,9 +49,9 @@ class ReaderModules:
         self._kinds: dict[_End, str] = {}  # that were asked for
 
     def kind(self, name: str) -> str:
-        """The kind of the module whose `.weight` a tensor of two dimensions is:
+        """Return the kind of the module whose `.weight` a tensor of two dimensions is.
 
-        one of LINEAR ("expert": which the reader joins with others); "embedding", "embedding_subclass"; "head", whose
+        One of LINEAR ("expert": which the reader joins with others); "embedding", "embedding_subclass"; "head", whose
         output are logits, or an embedding that shares its weight; "tied", which shares another; "conv1d", a Linear
         stored as (in, out); "other", say a router; "unknown" for a name that the table does not have.
         """
@@ -88,7 +88,7 @@ class ReaderModules:
         return tied and self.config.get("tie_word_embeddings") is not False
 
     def other_names(self, modules: Iterable[str]) -> dict[str, str]:
-        """What the reader calls modules that have another name in the file, from the list of layers on."""
+        """Map modules, from the list of layers on, to what the reader calls them where that is another name."""
         known = {old: new for row in self._rows for old, new in row.renamed.items()}
         found = {}
         for module in modules if known else ():
@@ -100,8 +100,9 @@ class ReaderModules:
         return found
 
     def absent(self, names: Iterable[str]) -> Iterator[str]:
-        """The ends of names of linear modules that the reader may have and that none of these tensors belongs to: tied
-        heads, and those of other tasks."""
+        """Return ends of names of linear modules that the reader may have and that none of these tensors belongs to.
+
+        These are tied heads, and those of other tasks."""
         if not self.families:
             return
         modules = [name.removesuffix(WEIGHT) for name in names if name.endswith(WEIGHT)]
@@ -122,7 +123,7 @@ def _path(module: str) -> tuple[str, ...]:
 
 
 def _model_types(config: Mapping[str, Any], depth: int = 0) -> Iterator[str]:
-    """The model type of a config and of the configs in it."""
+    """Return the model type of a config and of the configs in it."""
     if isinstance(config.get("model_type"), str):
         yield config["model_type"]
     for value in config.values():
@@ -132,14 +133,14 @@ def _model_types(config: Mapping[str, Any], depth: int = 0) -> Iterator[str]:
 
 @cache
 def _table() -> dict[str, Any]:
-    """reader_modules.json: a row for each family, or the name of one that it is like."""
+    """Read reader_modules.json: a row for each family, or the name of one that it is like."""
     found: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text())
     return found
 
 
 @cache
 def _family(name: str) -> _Family | None:
-    """A family of the table; None where there is none of that name."""
+    """Return a family of the table; None where there is none of that name."""
     row = _table().get(name)
     row = _table().get(row) if isinstance(row, str) else row
     if not isinstance(row, dict):

@@ -69,7 +69,7 @@ class Readers:
         self._usual = BOTH if checkpoint.is_folder and known else "any"
 
     def of(self, settings: Settings) -> str:
-        """Who must open a tensor: one of READERS, or BOTH. ValueError where that reader has no such form."""
+        """Return who must open a tensor: one of READERS, or BOTH. ValueError where that reader has no such layout."""
         private = _only_quantrim(settings)
         if settings.reader is None:
             return "any" if private else self._usual
@@ -84,7 +84,7 @@ class Readers:
         return settings.reader
 
     def why_not(self, info: TensorInfo, settings: Settings, one_scheme: bool) -> Reason | None:
-        """Why the reader would not open a tensor that is rounded so; None where it does.
+        """Say why the reader would not open a tensor that is rounded so; None where it does.
 
         one_scheme: whether all codes are of one: then transformers makes floats of them as it opens the model, and
         asks no more of a module than that it has a weight.
@@ -104,7 +104,7 @@ class Readers:
         return self._why_not_at_once(info, settings, kind) if one_scheme else self._why_no_module(info, settings, kind)
 
     def _why_not_at_once(self, info: TensorInfo, settings: Settings, kind: str) -> Reason | None:
-        """Why a matrix stays where transformers decodes all of them as it opens the model."""
+        """Say why a matrix stays where transformers decodes all of them as it opens the model."""
         if kind in EMBEDDING and self.of(settings) == "transformers":
             if self.modules.ties_embeddings:
                 return _TIED
@@ -117,7 +117,7 @@ class Readers:
         return _ASYMMETRIC if kind == "expert" else _FEW_ROWS if of_one_word else None
 
     def _why_no_module(self, info: TensorInfo, settings: Settings, kind: str) -> Reason | None:
-        """Why transformers has no module for the codes of a matrix."""
+        """Say why transformers has no module for the codes of a matrix."""
         if self.needs_int8(info, settings):
             return None
         if kind in LINEAR:
@@ -125,8 +125,10 @@ class Readers:
         return _TIED if kind == "embedding" and self.of(settings) == "transformers" else _KINDS[kind]
 
     def needs_int8(self, info: TensorInfo, settings: Settings) -> bool:
-        """Whether transformers opens a tensor as int8 codes with a scale for each row, under its own name, and in no
-        other form of compressed-tensors: embeddings, weights that it asks for by name, and those with zero points."""
+        """Tell whether transformers opens a tensor only as int8 codes with a scale for each row, under its own name.
+
+        It knows no other layout of compressed-tensors for embeddings, weights that it asks for by name, and those with
+        zero points."""
         reader = self.of(settings)
         if reader not in ("transformers", BOTH) or settings.bits is None:
             return False
@@ -139,7 +141,7 @@ class Readers:
         return kind == "embedding" and reader == "transformers" and not self.modules.ties_embeddings
 
     def _why_no_blocks(self, info: TensorInfo, settings: Settings, kind: str) -> Reason | None:
-        """Why bitsandbytes does not open a matrix; None where it does."""
+        """Say why bitsandbytes does not open a matrix; None where it does."""
         if kind in PLAIN:
             group = settings.group
             fits = isinstance(group, int) and BitsAndBytes(str(settings.codebook), group, "F32").why_not(info) is None
@@ -150,7 +152,7 @@ class Readers:
 
 
 def _only_quantrim(s: Settings) -> str:
-    """What is asked for that other readers do not know; '' for nothing."""
+    """Name what is asked for that other readers do not know; '' for nothing."""
     if s.clusters is not None:
         return "clusters"
     if s.codebook is not None and (s.codebook not in KINDS or s.scale_dtype == "bfloat16"):
@@ -169,7 +171,7 @@ _JOINED = (  # matrices that vLLM joins in one, where they have the same inputs
 
 
 def partners(modules: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """For each module those that vLLM joins with it, itself among them; none for modules that it does not join."""
+    """Map each module to those that vLLM joins with it, itself among them; none for modules that it does not join."""
     found = {}
     for module in modules:
         parent, dot, last = module.rpartition(".")

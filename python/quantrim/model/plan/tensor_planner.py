@@ -41,8 +41,9 @@ class TensorPlanner:
         self._planned: dict[_Likeness, TensorPlan] = {}
 
     def _group_of_all(self, matrices: Iterable[TensorInfo]) -> GroupSize | None:
-        """The group size of all codes for transformers, which decodes one scheme as it opens a model and so opens more;
-        None where they cannot be of one scheme."""
+        """Return the group size of all codes for transformers; None where they cannot be of one scheme.
+
+        It decodes one scheme as it opens a model, and so opens more."""
         wishes, columns = set(), []
         for info in {self._likeness(info): info for info in matrices}.values():
             s = self._assigned[info.name]
@@ -57,14 +58,14 @@ class TensorPlanner:
         return fitting if isinstance(fitting, int) or fitting == group else None
 
     def plan(self, info: TensorInfo) -> TensorPlan:
-        """What will be done to a tensor. ValueError for settings that it cannot have."""
+        """Plan what will be done to a tensor. ValueError for settings that it cannot have."""
         likeness = self._likeness(info)
         if likeness not in self._planned:
             self._planned[likeness] = self._plan(info)
         return self._planned[likeness]._replace(info=info)
 
     def _likeness(self, info: TensorInfo) -> _Likeness:
-        """What a plan depends on; of settings there is one object for each rule."""
+        """Return what a plan depends on; of settings there is one object for each rule."""
         name = info.name
         kind = self._readers.modules.kind(name)
         return id(self._assigned[name]), info.dtype, info.shape, kind, name.endswith(WEIGHT), name == WEIGHT
@@ -85,7 +86,7 @@ class TensorPlanner:
         return planned._replace(layout=Plain(self._narrower(info) or info.dtype), label=label)
 
     def _why_kept(self, info: TensorInfo, settings: Settings, one_scheme: bool) -> Reason | None:
-        """Why a tensor is neither rounded nor pruned; None where it is. one_scheme: whether all codes are of one."""
+        """Say why a tensor is neither rounded nor pruned; None where it is. one_scheme: whether all codes have one."""
         if settings.keep:
             return Reason("keep", "kept by the recipe")
         if not (settings.rounds or settings.changes or settings.storage == "sparse" or settings.recognize):
@@ -116,7 +117,7 @@ class TensorPlanner:
         return TensorPlan(info, Settings(action="keep"), Plain(narrowed), narrowed, reason.text, kept=reason)
 
     def _narrower(self, info: TensorInfo) -> str | None:
-        """The dtype of fewer bits that a tensor without codes becomes, where one is asked for."""
+        """Return the dtype of fewer bits that a tensor without codes becomes, where one is asked for."""
         dtype = self._recipe.dtype
         return NARROW[dtype] if dtype and info.dtype in NARROWED and info.shape else None
 
@@ -158,7 +159,7 @@ class TensorPlanner:
 
 
 def _why_no_pattern(info: TensorInfo, settings: Settings) -> str:
-    """Why a tensor cannot be pruned in the pattern that is asked for; '' where it can."""
+    """Say why a tensor cannot be pruned in the pattern that is asked for; '' where it can."""
     cols = info.matrix_shape[1]
     if settings.pattern and cols % settings.pattern[1]:
         n, m = settings.pattern
@@ -172,13 +173,12 @@ def _why_no_pattern(info: TensorInfo, settings: Settings) -> str:
 
 
 def _usual_scale_dtype(info: TensorInfo, settings: Settings) -> str:
-    """What readers compute in, so that they decode to the very weights that codes were chosen for."""
+    """Return what readers compute in, so that they decode to the very weights that codes were chosen for."""
     return "bfloat16" if info.dtype == "BF16" and settings.codebook is None else "float16"
 
 
 def _dividing_group(group: GroupSize, cols: int, usual: Iterable[int]) -> GroupSize:
-    """The group size itself where it divides the columns, else the largest usual one below it that does, else
-    a row."""
+    """Return the group size where it divides the columns, else the largest usual one below it that does, or a row."""
     if isinstance(group, str) or cols % group == 0:
         return group
     return next((g for g in usual if g < group and cols % g == 0), "channel")

@@ -30,7 +30,7 @@ class Reason:
     advice: str = ""
 
     def said(self, simulated: bool) -> str:
-        """The text with the advice, for a result of floats that any program opens or for one of codes."""
+        """Return the text with the advice, for a result of floats that any program opens or for one of codes."""
         advice = self.advice.replace(ALONE, "") if simulated else self.advice
         return f"{self.text} ({advice})" if advice else self.text
 
@@ -116,7 +116,7 @@ class TensorPlan(NamedTuple):
         return layout_bytes(self.layout, self.shape)
 
     def arrays(self) -> dict[str, StoredTensor]:
-        """The arrays by role, under the names that they have in the file."""
+        """Map the names that the arrays have in the file to the arrays, by role."""
         tensor, found = self.info.name, stored_in(self.layout, self.info.shape)
         return {role: StoredTensor(full_name(tensor, a.name), a.dtype, a.shape) for role, a in found.items()}
 
@@ -178,7 +178,7 @@ class Plan:
         return self.source_bytes / self.stored_bytes
 
     def lines(self) -> list[str]:
-        """One line for each tensor, the totals, the notes: what --dry-run prints."""
+        """Yield one line for each tensor, the totals, the notes: what --dry-run prints."""
         rows = [
             (quote(t.name), str(list(t.shape)), t.info.dtype, t.label, f"{t.stored_bytes:,}", t.reason)
             for t in self.tensors

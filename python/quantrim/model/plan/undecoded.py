@@ -65,7 +65,7 @@ def refuse_undecoded(checkpoint: Checkpoint, tensors: Mapping[str, LogicalTensor
 
 
 def _scheme(checkpoint: Checkpoint, info: TensorInfo, quantized: bool) -> str | None:
-    """In what way a tensor that was not decoded is quantized; None where it is a plain one."""
+    """Say how a tensor that was not decoded is quantized; None where it is a plain one."""
     present = checkpoint.tensors
     module, _, last = info.name.rpartition(".")
     if last in _PARTS:
@@ -96,7 +96,7 @@ def _has_codes(checkpoint: Checkpoint, module: str) -> bool:
 
 
 def _beside(checkpoint: Checkpoint, module: str) -> str:
-    """What integers under the name of a weight are, from what lies beside them."""
+    """Say what integers under the name of a weight are, by the tensors beside them."""
     parts = ("scales", "biases", "weight_scale_2", "weight_scale", "weight_scales", "weights_scaling_factor", "SCB")
     found = [part for part in parts if f"{module}.{part}" in checkpoint.tensors]
     if found[:2] == ["scales", "biases"]:

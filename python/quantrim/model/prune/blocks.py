@@ -25,7 +25,7 @@ _POWERS = {"magnitude": 1, "l1": 1, "l2": 2}  # of weights, summed; 0: the score
 
 
 def block_shape(pattern: str | Block, shape: tuple[int, int]) -> Block:
-    """The rows and columns of a block of this pattern. ValueError where blocks do not fill the matrix."""
+    """Return the rows and columns of a block of this pattern. ValueError where blocks do not fill the matrix."""
     if isinstance(pattern, str):
         return (1, shape[1]) if pattern == "row" else (shape[0], 1)
     if shape[0] % pattern[0] or shape[1] % pattern[1]:
@@ -34,7 +34,7 @@ def block_shape(pattern: str | Block, shape: tuple[int, int]) -> Block:
 
 
 def band_of(wish: Prune | None) -> int:
-    """Rows that each chunk must hold together; 0 where rows may be parted, too."""
+    """Count the rows that each chunk must hold together; 0 where rows may be cut, too."""
     if isinstance(wish, Blocks) and wish.sparsity:
         return wish.block[0] if not isinstance(wish.block, str) else int(wish.block == "row")
     by_row = wish.by_row if isinstance(wish, Shrink) else isinstance(wish, Fraction) and wish.among == "row"
@@ -42,7 +42,7 @@ def band_of(wish: Prune | None) -> int:
 
 
 def ranked(info: TensorInfo, wish: Fraction | Blocks, score: Score | None, passes: Passes) -> tuple[Ranked, Scored]:
-    """How what goes from a tensor is ranked, and what goes through it: its chunks, or once the sums of its columns."""
+    """Return how weights of a tensor are ranked, and what is ranked: its chunks, or the sums of its columns."""
     shape = info.matrix_shape
     if isinstance(wish, Fraction):
         return Ranked(score, shape), passes
@@ -81,8 +81,10 @@ class RankedBlocks(Ranked):
 
 
 def column_sums(passes: Passes, shape: tuple[int, int], score: Score | None, power: int) -> Array:
-    """A score for each column, (cols,): what `block_sums` or, for power 2, `norms` gives for the whole, in one pass and
-    sixteen rows of memory; another pass where squares may have underflowed. ValueError where a sum exceeds float32."""
+    """Score each column, (cols,): what `block_sums` or, for power 2, `norms` gives for the whole.
+
+    One pass and sixteen rows of memory; another pass where squares may have underflowed. ValueError where a sum
+    exceeds float32."""
     sums = _added(passes, shape, score, power, np.float32(1))
     if power == 2:
         sums = np.sqrt(sums)
@@ -95,7 +97,7 @@ def column_sums(passes: Passes, shape: tuple[int, int], score: Score | None, pow
 
 
 def _added(passes: Passes, shape: tuple[int, int], score: Score | None, power: int, lift: np.float32) -> Array:
-    """The sum of each column of what `power` makes of `lift` times its values."""
+    """Sum what `power` makes of `lift` times the values of each column."""
 
     def terms(x: Array, chunk: Chunk) -> tuple[Chunk, Array]:
         checks.finite("weights", x, backend.active.is_finite(x.ravel()))

@@ -57,11 +57,11 @@ class Pruners:
         self._data.close()
 
     def check_unchanged(self) -> None:
-        """FormatError where what scores are computed from was changed meanwhile."""
+        """Raise FormatError where what scores are computed from was changed meanwhile."""
         self._data.check_unchanged()
 
     def find_budgets(self, source: Source, workers: Workers, progress: Callable[[str, int], None]) -> None:
-        """Look at the tensors of prune_scope="global": one budget for all of the same prune, score and pattern."""
+        """Scan the tensors of prune_scope="global": one budget for all of the same prune, score and pattern."""
         budgets: dict[tuple[float, str, object], list[Prunable]] = defaultdict(list)
         wishes: dict[str, Fraction | Blocks] = {}
         for t in self._tensors:
@@ -80,7 +80,7 @@ class Pruners:
                 self._cuts[t.name] = cut
 
     def of(self, tensor: Prunable) -> Pruner | None:
-        """The pruner of a tensor, always the same one; None where nothing is to be pruned."""
+        """Return the pruner of a tensor, always the same one; None where nothing is to be pruned."""
         if tensor.name not in self._made:
             score = self._data.score(tensor.info, tensor.settings)
             cut = self._cuts.get(tensor.name)

@@ -62,12 +62,12 @@ class Ranked:
         return counts
 
     def ties(self, x: Array, chunk: Chunk, key: int) -> int:
-        """How many scores have this key."""
+        """Count the scores that have this key."""
         s = self.scores(x, chunk)
         return int(backend.active.mask_below(s, self.absolute, key, _ALL, np.empty(s.shape, np.bool_)))
 
     def place(self, x: Array, chunk: Chunk, key: int, count: int) -> int:
-        """The flat index behind the `count`-th score of the chunk that has this key."""
+        """Return the flat index behind the `count`-th score of the chunk that has this key."""
         s = self.scores(x, chunk)
         with_ties, without = np.empty((2, s.size), np.bool_)
         backend.active.mask_below(s, self.absolute, key, _ALL, with_ties)
@@ -83,12 +83,12 @@ class Ranked:
         checks.finite("weights", x, not self.absolute or backend.active.is_finite(x.ravel()))
 
     def first(self, chunk: Chunk) -> int:
-        """The flat index of the chunk's first score."""
+        """Return the flat index of the chunk's first score."""
         return chunk.row * self.shape[1] + chunk.col
 
 
 def kept(scores: Array, absolute: bool, cut: ScoreCut, first: int) -> Array:
-    """True for the scores that stay, of a chunk whose first has this flat index."""
+    """Mark the scores that stay, of a chunk whose first has this flat index."""
     mask = np.empty(scores.shape, np.bool_)
     for part, ties in _parts(scores, cut, first):
         backend.active.mask_below(scores[part], absolute, cut.key, ties, mask[part])
@@ -96,14 +96,15 @@ def kept(scores: Array, absolute: bool, cut: ScoreCut, first: int) -> Array:
 
 
 def _parts(scores: Array, cut: ScoreCut, first: int) -> list[tuple[slice, int]]:
-    """Where a chunk loses its ties, and where it does not, with how many."""
+    """Say where a chunk loses its ties, and where it does not, with how many."""
     before = min(max(cut.ties_end - first, 0), scores.size)
     return [(part, n) for part, n in ((slice(before), _ALL), (slice(before, None), 0)) if scores[part].size]
 
 
 def score_cuts(sparsity: float, tensors: Sequence[tuple[Ranked, Scored]]) -> list[ScoreCut]:
-    """One budget for all these tensors: the cut of each. Of equal scores the earlier tensor's go first, then those of
-    the lower index."""
+    """Find the cut of each of these tensors, which share one budget.
+
+    Of equal scores the earlier tensor's go first, then those of the lower index."""
 
     def counted(upper: int | None) -> Array:
         total = np.zeros(KEY_HALVES, np.int64)
@@ -122,7 +123,7 @@ def score_cuts(sparsity: float, tensors: Sequence[tuple[Ranked, Scored]]) -> lis
 
 
 def _ties_end(ranked: Ranked, passes: Scored, key: int, left: int) -> tuple[int, int]:
-    """Where the ties of a tensor end of which `left` may go, and how many do."""
+    """Find where the ties of a tensor end of which `left` may go, and how many do."""
     if not left:
         return 0, 0
     taken = 0

@@ -28,7 +28,7 @@ class Pruner(ABC):
     _looked = False
 
     def look(self, passes: Passes) -> None:
-        """Look at the whole tensor, the first time that it is asked for."""
+        """Scan the whole tensor, the first time that it is asked for."""
         if not self._looked:
             self.prepare(passes)
             self._looked = True
@@ -42,7 +42,7 @@ class Pruner(ABC):
 
 
 def pruner_of(info: TensorInfo, settings: Settings, score: Score | None, cut: ScoreCut | None) -> Pruner | None:
-    """What does as `settings` say; None where they say nothing. cut: of a budget for several tensors."""
+    """Make what prunes as `settings` say; None where they say nothing. cut: of a budget for several tensors."""
     wish = settings.prune
     if isinstance(wish, Threshold):
         return _Threshold(wish)
@@ -146,7 +146,7 @@ class _Columns(_Ranked):
 
 
 def removed(settings: Settings, shape: tuple[int, int]) -> int:
-    """How many weights of a matrix pruning sets to 0, as far as headers tell: at least so many."""
+    """Count the weights of a matrix that pruning sets to 0, as far as headers tell: at least so many."""
     rows, cols = shape
     wish = settings.prune
     if isinstance(wish, NofM):

@@ -40,12 +40,12 @@ class ScoreData:
         self._stack.close()
 
     def check_unchanged(self) -> None:
-        """FormatError where one of them was changed since it was opened."""
+        """Raise FormatError where one of them was changed since it was opened."""
         for checkpoint in self._open.values():
             checkpoint.check_unchanged()
 
     def check(self, wanted: Iterable[tuple[TensorInfo, Settings]]) -> None:
-        """FormatError where a tensor lacks its data, or has data of another form or that says nothing."""
+        """Raise FormatError where a tensor lacks its data, or its data have another shape or say nothing."""
         for info, settings in wanted:
             wish = settings.prune
             if not isinstance(wish, ByScore) or not isinstance(wish.score, ScoredBy) or settings.prunes_nothing:
@@ -57,7 +57,7 @@ class ScoreData:
                 raise FormatError(problem, path=data.path, tensor=data.name, offset=data.offset)
 
     def score(self, info: TensorInfo, settings: Settings) -> Score | None:
-        """The score that these settings ask for; None for those that the weights say themselves."""
+        """Return the scorer that these settings ask for; None for scores that the weights say themselves."""
         wish = settings.prune
         if not isinstance(wish, ByScore) or settings.prunes_nothing:
             return None
@@ -91,7 +91,7 @@ def _block(wish: ByScore) -> object:
 
 
 def _shapes(shape: tuple[int, int], score: str, block: object) -> list[tuple[int, ...]]:
-    """What the data for a matrix may be: one value per input, or per weight, or per row or column that goes whole."""
+    """List the shapes of data for a matrix: a value per input, or per weight, or per row or column that goes whole."""
     if score == "wanda":
         return [(shape[1],)]
     if score == "given" and block in ("row", "column"):

@@ -88,7 +88,7 @@ class Recipe:
         return [(self.folder or Path()) / path for path in dict.fromkeys(asked)]
 
     def assign(self, names: Iterable[str]) -> dict[str, Settings]:
-        """The settings of each tensor. ValueError for a rule that no tensor comes to, but to keep one."""
+        """Assign settings to each tensor. ValueError for a rule that no tensor comes to, but to keep one."""
         patterns = [rule.pattern for rule in self.rules]
         first, matched = [0] * len(patterns), [0] * len(patterns)
         assigned = {}
@@ -114,7 +114,7 @@ class Recipe:
         return assigned
 
     def without_effect(self, names: Iterable[str]) -> list[str]:
-        """The globs of `exclude` that match none of these names."""
+        """List the globs of `exclude` that match none of these names."""
         every = list(names)
         globs = [rule for rule in self.rules if rule.option == "exclude"]
         return [rule.match for rule in globs if not any(map(rule.pattern.match, every))]
@@ -123,9 +123,10 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Recipe:
-        """A recipe from a table with the keys of Settings, `min_elements`, `max_shard_size`, `rule`: a list of tables,
-        each with `match` and settings that differ from those above, and `remove_units`: a list of tables, as
-        UnitRemoval has them. ValueError or TypeError for every other key or value."""
+        """Read a recipe from a table: keys of Settings, `min_elements`, `max_shard_size`, `rule`, `remove_units`.
+
+        `rule`: a list of tables, each with `match` and settings that differ from those above. `remove_units`: a list of
+        tables, as UnitRemoval has them. ValueError or TypeError for every other key or value."""
         _known("recipe", table, _KEYS_OF_TOP)
         top = resolve(_of_rules(table))
         rules = [_rule(f"rule {k + 1}", each, top.values) for k, each in enumerate(_tables(table, "rule"))]
@@ -138,7 +139,7 @@ class Recipe:
 
     @classmethod
     def from_toml(cls, text: str) -> Recipe:
-        """A recipe from TOML text, as `to_toml` writes it."""
+        """Read a recipe from TOML text, as `to_toml` writes it."""
         try:
             table = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
@@ -149,7 +150,7 @@ class Recipe:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Recipe:
-        """A recipe from a TOML file; errors name it, and paths in it are relative to its folder."""
+        """Read a recipe from a TOML file; errors name it, and paths in it are relative to its folder."""
         with Path(path).open("rb") as file:
             raw = file.read(TOML_LIMIT + 1)
         if len(raw) > TOML_LIMIT:
@@ -164,7 +165,7 @@ class Recipe:
             raise type(error)(f"{quote(path)}: {error}") from None
 
     def as_dict(self) -> dict[str, Any]:
-        """The table that `from_dict` reads; nothing that is as by default."""
+        """Return the table that `from_dict` reads; nothing that is as by default."""
         table = differences(self.defaults, Settings())
         if self.defaults.bits == 4 and prunes_alone(table):
             table["bits"] = 4  # which pruning alone would not mean
@@ -177,7 +178,7 @@ class Recipe:
         return table
 
     def to_toml(self) -> str:
-        """The recipe as TOML that `from_toml` reads back to an equal one."""
+        """Write the recipe as TOML that `from_toml` reads back to an equal one."""
         table = self.as_dict()
         parts = [(kind, each) for kind in ("remove_units", "rule") for each in table.pop(kind, [])]
         texts = [f"\n[[{kind}]]\n{_lines(each)}" for kind, each in parts]
@@ -250,7 +251,7 @@ def _known(what: str, table: Mapping[str, Any], allowed: tuple[str, ...]) -> Non
 
 
 def _given(key: str, value: Any) -> Any:
-    """A value of a table, where None is written "none" (TOML has no null)."""
+    """Return a value of a table, where None is written "none" (TOML has no null)."""
     return None if value == NONE and (OF_RULES.get(key) or OF_TOP[key]).optional else value
 
 

@@ -204,7 +204,7 @@ class Settings:
     action: Literal["compress", "keep", "drop"] = "compress"
 
     def with_codes(self, **changes: object) -> Settings:
-        """The settings with other values of their codes, as far as these have them: a codebook has no `storage`."""
+        """Return the settings with other values of their codes, where these have them: a codebook has no `storage`."""
         known = {f.name for f in fields(self.codes)}
         return replace(self, codes=replace(self.codes, **{k: v for k, v in changes.items() if k in known}))  # type: ignore[arg-type]
 

@@ -87,7 +87,7 @@ class UnitRemoval:
         return tuple((layer,) if isinstance(layer, str) else layer for layer in self.layers)
 
     def chains(self, tensors: Iterable[str]) -> Iterator[Chain]:
-        """The chains of a checkpoint with these tensors: one, or one for each module that the first name matches."""
+        """List the chains of a checkpoint with these tensors: one for each module that the first name matches."""
         first = self.chain[0][0]
         if "*" not in first:
             yield Chain(self.chain, self.apart)
@@ -99,7 +99,7 @@ class UnitRemoval:
 
     @classmethod
     def from_dict(cls, where: str, table: Mapping[str, Any]) -> UnitRemoval:
-        """From a table of a recipe; `where` is for errors."""
+        """Read the request from a table of a recipe; `where` is for errors."""
         known = [f.name for f in fields(cls)]
         for key in table:
             if key not in known:
@@ -113,20 +113,20 @@ class UnitRemoval:
             raise type(error)(f"{where}: {error}") from None
 
     def as_dict(self) -> dict[str, Any]:
-        """The table that `from_dict` reads; nothing that is as by default."""
+        """Return the table that `from_dict` reads; nothing that is as by default."""
         table = {f.name: getattr(self, f.name) for f in fields(self)}
         usual = {f.name: f.default for f in fields(self)}
         return {key: value for key, value in table.items() if value != usual[key]}
 
 
 def _are_modules(layer: object) -> bool:
-    """A name, or a list of names."""
+    """Tell whether a value is a name, or a list of names."""
     if isinstance(layer, (list, tuple)):
         return bool(layer) and all(isinstance(name, str) for name in layer)
     return isinstance(layer, str)
 
 
 def _filled(name: str, parts: Sequence[str]) -> str:
-    """A name with its * replaced by these parts."""
+    """Fill the * of a name with these words."""
     texts = name.split("*")
     return "".join(text + part for text, part in zip(texts, [*parts, ""], strict=True))

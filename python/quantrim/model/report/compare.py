@@ -94,7 +94,7 @@ class Comparison:
 
 
 def snr(signal: float, noise: float) -> float:
-    """In dB, from sums of squares. No noise is infinite, noise without signal minus infinite.
+    """Compute dB from sums of squares: infinite without noise, minus infinite for noise without signal.
 
     >>> round(snr(1000.0, 1.0), 3), snr(1.0, 0.0), snr(0.0, 1.0)
     (30.0, inf, -inf)
@@ -123,7 +123,7 @@ def compare(
 def compare_tensors(
     a: Mapping[str, Tensor], b: Mapping[str, Tensor], progress: Callable[[int, int, str], None] | None = None
 ) -> Comparison:
-    """`compare` of tensors by name; they are read in blocks. nbytes: of the tensors."""
+    """Compare tensors by name as `compare` does; they are read in blocks. nbytes: of the tensors."""
     both = [name for name in a if name in b]
     same = [name for name in both if tuple(a[name].shape) == tuple(b[name].shape)]
     advance = progress and bytes_done([a[name] for name in same], progress)
@@ -137,7 +137,7 @@ def compare_tensors(
 
 
 def difference(a: Tensor, b: Tensor) -> Difference:
-    """How far b is from a, two tensors of one shape.
+    """Measure how far b is from a, two tensors of one shape.
 
     ValueError where they differ and one of them holds no real numbers.
     """
@@ -201,7 +201,7 @@ def _block(x: Array, y: Array) -> _Block:
 
 
 def _slow_block(x: Array, y: Array, out: Array) -> _Block:
-    """Of any dtype, in float64. Places where a value is not finite do not count towards the sums."""
+    """Sum a block of any dtype in float64. Places where a value is not finite do not count towards the sums."""
     same = (x == y) | ((x != x) & (y != y))
     if "c" in (x.dtype.kind, y.dtype.kind):  # of which only that they are equal can be said
         return _summed(np.zeros((1, 5)), 0.0, 0, bool(same.all()))

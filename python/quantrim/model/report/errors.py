@@ -51,12 +51,12 @@ class Errors:
 
 
 def measure(a: Array, b: Array) -> Errors:
-    """a, b: matrices of one shape, finite."""
+    """Sum the errors between a and b: matrices of one shape, finite."""
     return measure_each(a, b, 1)[0]
 
 
 def measure_each(a: Array, b: Array, count: int) -> list[Errors]:
-    """The same for `count` matrices of equal shape, one below the other."""
+    """Sum the same for `count` matrices of equal shape, one below the other."""
     table = np.empty((*rows(a).shape[:1], 5))
     backend.active.errors(rows(a), rows(b), table)
     each = table.reshape(count, -1, 5)
@@ -67,7 +67,7 @@ def measure_each(a: Array, b: Array, count: int) -> list[Errors]:
 
 
 def count_lost_groups(x: Array, q: QuantizedTensor) -> int:
-    """Groups of the codes q of x, (rows, cols), with scale 0 and a weight that is not 0."""
+    """Count groups of the codes q of x, (rows, cols), with scale 0 and a weight that is not 0."""
     if q.scales.all() or not backend.active.count_nonzero(x.ravel()):
         return 0
     if q.group_size == "tensor":

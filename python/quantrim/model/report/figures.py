@@ -48,7 +48,7 @@ class Steps:
     both: int
 
     def sizes(self) -> dict[str, int]:
-        """What was done, and the bytes."""
+        """List what was done, and the bytes."""
         return {
             "as it was": self.original,
             "pruned alone, stored sparse": self.pruned,
@@ -57,7 +57,7 @@ class Steps:
         }
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """What was done, the bytes, and the share of the original."""
+        """List what was done, the bytes, and the share of the original."""
         return [(what, f"{n:,}", f"{100 * n / max(1, self.original):.1f}%") for what, n in self.sizes().items()]
 
 
@@ -96,7 +96,7 @@ class Figures:
         return self.source_bytes / self.seconds / 1e9 if self.seconds else math.inf
 
     def summary(self) -> str:
-        """One sentence."""
+        """Say in one sentence what was done."""
         return (
             f"{self.source_bytes:,} bytes became {self.stored_bytes:,} ({self.ratio:.2f} times smaller) "
             f"in {self.seconds:.2f} s ({self.gb_per_s:.2f} GB/s, {self.threads} threads)"

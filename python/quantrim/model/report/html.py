@@ -45,7 +45,7 @@ class _Kind(NamedTuple):
 
 
 def page(report: Figures) -> str:
-    """The whole document."""
+    """Return the whole document."""
     title = _shown(Path(report.destination).name or report.destination)
     kinds = _kinds(report.tensors)
     shrunk = [kind.name for kind in kinds if kind.stored != kind.source]
@@ -69,7 +69,7 @@ def _file(name: str) -> str:
 
 
 def _shown(text: str) -> str:
-    """Safe on a page, and nothing in it that hides or moves text."""
+    """Escape a text: safe on a page, and nothing in it that hides or moves text."""
     return html.escape(quote(text, len(text))[1:-1])
 
 
@@ -85,7 +85,7 @@ def _sheet(head: str, rows: str, kind: str = "") -> str:
 
 
 def _figures(report: Figures) -> str:
-    """What one wants to know first."""
+    """Return what one wants to know first."""
     copied = sum(t.sparsity is None and t.stored_bytes == t.source_bytes for t in report.tensors)
     speed = f"{readable(report.source_bytes / report.seconds)}/s, " if report.seconds else ""
     found = [
@@ -108,7 +108,7 @@ def _figures(report: Figures) -> str:
 
 
 def _error(snr_db: float) -> float:
-    """The root of the sum of squared errors as a share of that of squared weights."""
+    """Compute the root of the sum of squared errors as a share of that of squared weights."""
     return 10 ** (-snr_db / 20)
 
 
@@ -129,7 +129,7 @@ def _notes(notes: Sequence[str]) -> str:
 
 
 def _kinds(tensors: Sequence[TensorReport]) -> list[_Kind]:
-    """By what tensors are stored as, the most bytes first."""
+    """Group tensors by their label, the most bytes first."""
     found: dict[str, _Kind] = {}
     for t in tensors:
         _, count, source, stored = found.get(t.stored, _Kind(t.stored, 0, 0, 0))
@@ -138,7 +138,7 @@ def _kinds(tensors: Sequence[TensorReport]) -> list[_Kind]:
 
 
 def _where(kinds: Sequence[_Kind], colours: Mapping[str, str]) -> str:
-    """Two bars of one scale, before and after, in the colours of the kinds."""
+    """Draw two bars of one scale, before and after, in the colours of the kinds."""
     sums = {"before": [kind.source for kind in kinds], "after": [kind.stored for kind in kinds]}
     most = max(1, *map(sum, sums.values()))
     bars = ""
@@ -170,7 +170,7 @@ def _steps(report: Figures) -> str:
 
 
 def _bar(source: int, stored: int, most: int, colour: str) -> str:
-    """As long as the bytes before, filled as far as those after."""
+    """Draw a bar as long as the bytes before, filled as far as those after."""
     longest = max(source, stored, 1)
     width, part = min(100.0, 100 * longest / max(1, most)), 100 * stored / longest
     return f'<span class="bar" style="--width:{width:.2f}%"><i class="{colour}" style="--width:{part:.2f}%"></i></span>'
@@ -204,7 +204,7 @@ def _tensors(tensors: Sequence[TensorReport], colours: Mapping[str, str]) -> str
 
 
 def _row(t: TensorReport, most: int, highest: float | None, colour: str) -> str:
-    """highest: the error of the longest bar, or None for a row without errors."""
+    """Return the row of a tensor. highest: the error of the longest bar, or None for a row without errors."""
     shape = " × ".join(map(str, t.shape)) or "scalar"
     why = f'<span class="why">{_shown(t.reason)}</span>' if t.reason else ""
     sizes = readable(t.stored_bytes)
@@ -233,7 +233,7 @@ def _errors(t: TensorReport, highest: float) -> list[str]:
 
 
 def _cell(content: str = "", kind: str = "", label: str = "", value: object = "") -> str:
-    """A cell of `content` that is safe already. label: said where there is no head; value: it is sorted by that."""
+    """Return a cell of `content`, which is safe already. label: where there is no head; value: it is sorted by that."""
     words = {"class": kind, "data-label": label, "data-value": str(value)}
     said = "".join(f' {key}="{word}"' for key, word in words.items() if word)
     return f"<td{said}>{content}</td>"
@@ -249,7 +249,7 @@ def _settings(report: Figures) -> str:
 
 
 def _tables(table: Mapping[str, Any]) -> str:
-    """What is said for all tensors, then tables that are about some."""
+    """Return what is said for all tensors, then tables that are about some."""
     plain = {key: value for key, value in table.items() if key not in _TABLES}
     found = _pairs(plain) if plain else ""
     for rule in table.get("rule", ()):

@@ -97,7 +97,7 @@ class Summary:
 
 
 def has_numbers(tensor: Tensor) -> bool:
-    """Whether `rows` gives real numbers: no complex ones, no packed bytes of codes without a dtype here."""
+    """Tell whether `rows` gives real numbers: no complex ones, no packed bytes of codes without a dtype here."""
     form = tensor.label.partition(" ")[0]  # "F4 as byte planes"
     return DTYPES.get(form, (8, None))[0] >= 8 and np.dtype(tensor.dtype).kind != "c"
 
@@ -115,7 +115,7 @@ class _Part:
 
 
 def statistics(tensor: Tensor) -> Statistics:
-    """The statistics of a tensor of any real dtype.
+    """Compute the statistics of a tensor of any real dtype.
 
     The histogram is drawn from at most SAMPLE values, evenly spaced in the tensor.
     """
@@ -154,7 +154,7 @@ def _part(tensor: Tensor, block: Chunk) -> _Part:
 
 
 def _any_part(x: Array, sample: Array) -> _Part:
-    """Of float64 values, of which some may be NaN or infinite."""
+    """Summarize a block of float64 values, of which some may be NaN or infinite."""
     finite = x[np.isfinite(x)]
     zeros, nonfinite = int(np.count_nonzero(finite == 0)), x.size - finite.size
     with np.errstate(over="ignore"):
@@ -164,7 +164,7 @@ def _any_part(x: Array, sample: Array) -> _Part:
 
 
 def _sample(x: Array, first: int, size: int) -> Array:
-    """Evenly spaced values of a tensor of `size`, as float32; x: those from number `first` on."""
+    """Return evenly spaced values of a tensor of `size`, as float32; x: those from number `first` on."""
     # odd, so that a power-of-two row length does not give the same columns again and again
     stride = -(-size // SAMPLE) | 1
     with np.errstate(over="ignore", invalid="ignore"):
@@ -192,7 +192,7 @@ def inspect(
     stats: bool = True,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Summary:
-    """Every tensor of a checkpoint as a model sees it: a compressed one counts as one tensor, decoded.
+    """List every tensor of a checkpoint as a model sees it: a compressed one counts as one tensor, decoded.
 
     path: a file or a model folder. stats: False reads headers only.
     progress: called with (bytes done, bytes in all, tensor) as tensors are read.
@@ -208,7 +208,7 @@ def inspect(
 
 
 def bytes_done(tensors: Sequence[Tensor], progress: Callable[[int, int, str], None]) -> Callable[[Tensor, int], None]:
-    """What tells `progress` the bytes done of all, from elements done of one tensor; they come in order."""
+    """Return what tells `progress` the bytes done of all, from elements done of one tensor; they come in order."""
     before, total = {}, 0
     for tensor in tensors:
         before[tensor.name] = total

@@ -17,7 +17,7 @@ SCHEMA = 2  # of what is printed and saved as JSON; grows when a key changes its
 
 
 def stamp() -> dict[str, Any]:
-    """The keys that every JSON object of ours begins with.
+    """Return the keys that every JSON object of ours begins with.
 
     >>> sorted(stamp())
     ['quantrim', 'schema']
@@ -26,7 +26,7 @@ def stamp() -> dict[str, Any]:
 
 
 def settings_table(recipe: Recipe) -> dict[str, Any]:
-    """A recipe with nothing left to defaults: `Recipe.from_dict` makes of it one that does the same.
+    """Return a recipe with nothing left to defaults: `Recipe.from_dict` makes of it one that does the same.
 
     >>> table = settings_table(Recipe())
     >>> table["bits"], table["group_size"], table["max_shard_size"], table["rule"]
@@ -45,7 +45,7 @@ def settings_table(recipe: Recipe) -> dict[str, Any]:
 
 
 def _settings(settings: Settings) -> dict[str, Any]:
-    """All that means something beside the rest; "none" as in a recipe."""
+    """Return all that means something beside the rest; "none" as in a recipe."""
     values = table_of(settings)
     if settings.rounds and not settings.recognize:
         values["group_size"] = settings.group
@@ -53,7 +53,7 @@ def _settings(settings: Settings) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of what computed: programs, and the instruction set."""
+    """Return the versions of what computed: programs, and the instruction set."""
     return {
         "quantrim": __version__,
         "python": platform.python_version(),
@@ -63,6 +63,6 @@ def versions() -> dict[str, str]:
 
 
 def peak_memory() -> int:
-    """The most bytes that this process has had in memory so far."""
+    """Return the most bytes that this process has had in memory so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

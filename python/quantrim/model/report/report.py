@@ -41,11 +41,11 @@ class Report(Figures):
         return f'<iframe srcdoc="{html.escape(self.to_html())}" style="border:0; width:100%; height:40em"></iframe>'
 
     def to_json(self) -> str:
-        """All of it; numbers that JSON has not (an infinite SNR) are null."""
+        """Encode all of it; numbers that JSON has not (an infinite SNR) are null."""
         return json.dumps(_plain(self.as_data()), indent=2, ensure_ascii=False) + "\n"
 
     def as_data(self) -> dict[str, Any]:
-        """A table of all of it, with the version of its keys."""
+        """Return a table of all of it, with the version of its keys."""
         return {**stamp(), **asdict(self), "ratio": self.ratio, "gb_per_s": self.gb_per_s}
 
     def to_markdown(self) -> str:
@@ -56,11 +56,11 @@ class Report(Figures):
         return f"# {quote(self.destination)}\n\n{self.summary()}.\n\n{notes}\n{steps}\n{table}\n"
 
     def _steps(self) -> list[tuple[str, str, str]]:
-        """A table for Markdown: a head, a rule, and rows; nothing without steps."""
+        """Return a table for Markdown: a head, a rule, and rows; nothing without steps."""
         return [] if self.steps is None else [STEPS_HEAD, ("---", "---", "---"), *self.steps.rows()]
 
     def to_html(self) -> str:
-        """A page that needs no other file."""
+        """Return a page that needs no other file."""
         return page(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -72,7 +72,7 @@ class Report(Figures):
 
 
 def check_report_suffix(path: str | os.PathLike[str]) -> str:
-    """The suffix of a report's path, if it is one that `save` knows; ask before the work, not after it."""
+    """Return the suffix of a report's path, if it is one that `save` knows; ask before the work, not after it."""
     suffix = Path(path).suffix.lower()
     if suffix not in (".json", ".md", ".html"):
         raise ValueError(f"report must end in .html, .json or .md, not {quote(path)}")

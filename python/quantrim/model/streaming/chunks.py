@@ -14,8 +14,9 @@ CHUNK_BYTES = (
 
 
 def cut(rows: int, cols: int, step: int | None, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
-    """Chunks of at most `chunk_bytes`, in order. A row longer than that is cut at multiples of `step`
-    columns, if given."""
+    """Cut rows into chunks of at most `chunk_bytes`, in order.
+
+    A row longer than that is cut at multiples of `step` columns, if given."""
     limit = max(1, chunk_bytes // 4)
     if not rows * cols:
         return
@@ -32,11 +33,11 @@ def cut(rows: int, cols: int, step: int | None, chunk_bytes: int = CHUNK_BYTES) 
 
 
 def cut_bands(rows: int, cols: int, band: int, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
-    """Chunks of whole bands of so many rows, as many as `chunk_bytes` hold, at least one."""
+    """Cut whole bands of so many rows into chunks, as many as `chunk_bytes` hold, at least one."""
     for chunk in cut(rows // band, cols * band, None, chunk_bytes):
         yield Chunk(chunk.row * band, chunk.rows * band, 0, cols, chunk.number)
 
 
 def column_step(group_size: int | str, m: int | None = None) -> int | None:
-    """Columns at whose multiples a row may be cut: whole groups, 32-bit words of codes, and n:m patterns."""
+    """Return the step at which a row may be cut: whole groups, 32-bit words of codes, and n:m patterns."""
     return None if isinstance(group_size, str) else math.lcm(group_size, 32, m or 1)

@@ -29,7 +29,7 @@ class Source:
     buffers: Buffers
 
     def read(self, info: TensorInfo, chunk: Chunk) -> Array:
-        """The weights of a chunk as stored; float64 as float32. Valid until this thread reads again."""
+        """Read the weights of a chunk in their dtype; float64 as float32. Valid until this thread reads again."""
         dtype = info.numpy_dtype
         raw = self.buffers.get("source", (chunk.size * dtype.itemsize,), np.dtype(np.uint8))
         first = (chunk.row * info.matrix_shape[1] + chunk.col) * dtype.itemsize
@@ -40,7 +40,7 @@ class Source:
             raise error_about(info, str(error)) from None
 
     def read_together(self, infos: Sequence[TensorInfo]) -> Array:
-        """The weights of tensors of one shape and dtype, one below the other; otherwise as `read`."""
+        """Read the weights of tensors of one shape and dtype, one below the other; otherwise as `read`."""
         dtype = infos[0].numpy_dtype
         raw = self.buffers.get("source", (len(infos) * infos[0].nbytes,), np.dtype(np.uint8))
         self.checkpoint.read_many_into([info.name for info in infos], raw)
@@ -61,7 +61,7 @@ class Passes:
         return self.source.read(self.info, chunk)
 
     def each(self, f: Callable[[Array, Chunk], T]) -> Generator[T, None, None]:
-        """f of every chunk and its weights, on all threads; the results in order."""
+        """Return f of every chunk and its weights, computed on all threads; the results in order."""
 
         def job(chunk: Chunk) -> T:
             x = self.source.read(self.info, chunk)
@@ -81,7 +81,7 @@ def _weights(raw: Array, dtype: np.dtype[Any], cols: int) -> Array:
 
 
 def explained(error: ValueError, info: TensorInfo, x: Array, chunk: Chunk) -> ValueError:
-    """An error about the weights x of a chunk as one about the tensor."""
+    """Make an error about the weights x of a chunk one about the tensor."""
     if isinstance(error, FormatError):
         return error
     first = chunk.row * info.matrix_shape[1] + chunk.col
@@ -89,7 +89,7 @@ def explained(error: ValueError, info: TensorInfo, x: Array, chunk: Chunk) -> Va
 
 
 def not_finite(what: str, info: TensorInfo, x: Array, first: int) -> FormatError | None:
-    """The error about the first NaN or infinity of x, which begins at flat index `first` of its tensor."""
+    """Make the error about the first NaN or infinity of x, which begins at flat index `first` of its tensor."""
     with np.errstate(invalid="ignore"):  # a signaling NaN of bfloat16 is said to be one
         bad = ~np.isfinite(x)
     if not bad.any():

@@ -36,7 +36,7 @@ P = TypeVar("P")
 
 
 def blocks(tensor: Tensor) -> list[Chunk]:
-    """The rows of a tensor in blocks of about BLOCK_BYTES, in order; none of an empty one.
+    """Cut the rows of a tensor into blocks of about BLOCK_BYTES, in order; none of an empty one.
 
     Rows are those of `matrix_shape`, as `rows` has them.
     """
@@ -46,7 +46,7 @@ def blocks(tensor: Tensor) -> list[Chunk]:
 def measured(
     tensors: Iterable[T], measure: Callable[[T, Chunk], P], advance: Callable[[T, int], object] | None = None
 ) -> Iterator[tuple[T, list[P]]]:
-    """Each tensor with what `measure` makes of each of its blocks, in order, whatever thread did which.
+    """Yield each tensor with what `measure` makes of each of its blocks, in order, whatever thread did which.
 
     advance: called in this thread with (tensor, elements done) before each tensor and after each block.
     """

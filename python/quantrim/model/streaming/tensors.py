@@ -154,7 +154,7 @@ class LogicalTensor:
             raise FormatError(str(error), path=path, tensor=info.name if info else self.name) from None
 
     def _to_blame(self, error: Exception) -> TensorInfo | None:
-        """The array that an error is about; None for the tensor as a whole."""
+        """Return the array that an error is about; None for the tensor as a whole."""
         named = error.tensor if isinstance(error, LayoutError) else None
         return self.arrays.get(named or self.layout.error_array)
 

@@ -21,8 +21,9 @@ BATCH_JOBS = 64
 
 
 def gathered(jobs: Iterable[tuple[Callable[[], T], int]]) -> Iterator[Callable[[], list[T]]]:
-    """Jobs in order, as few as their sizes allow: to hand one over costs more than a small tensor's work. Each gives
-    the results of those that it does. jobs: with the bytes that each deals with."""
+    """Group jobs in order, as few groups as their sizes allow; each gives the results of its jobs.
+
+    To hand one over costs more than a small tensor's work. jobs: with the bytes that each deals with."""
     batch: list[Callable[[], T]] = []
     held = 0
     for job, nbytes in jobs:
@@ -66,8 +67,7 @@ class Workers:
             raise interrupt
 
     def run(self, jobs: Iterable[Callable[[], T]]) -> Iterator[T]:
-        """The results in the order of the jobs; the first error in that order is raised. Few jobs wait at a
-        time."""
+        """Yield the results in the order of the jobs; raises the first error in that order. Few jobs wait at a time."""
         queue: deque[Future[T]] = deque()
         try:
             for job in jobs:
@@ -98,8 +98,7 @@ class Buffers(threading.local):
         self._held: dict[str, Array] = {}
 
     def get(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """An array with undefined contents; what `get` gave before under this name is undefined from now
-        on."""
+        """Return an array with undefined contents; what `get` gave before under this name is undefined from now on."""
         size = math.prod(shape) * dtype.itemsize
         held = self._held.get(name)
         if held is None or held.nbytes < size:
