@@ -1,4 +1,4 @@
-"""What the modules peers_*.py hand to the harness."""
+"""The contestants that the modules peers_*.py hand to the harness."""
 
 from __future__ import annotations
 

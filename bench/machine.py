@@ -50,9 +50,9 @@ def compiled(source: Path) -> ctypes.CDLL:
         raise OSError(f"{folder} belongs to another user")
     library = folder / f"{source.stem}-{hashlib.sha256(text).hexdigest()[:16]}.so"
     if not library.exists():
-        part = library.with_suffix(f".{os.getpid()}.part")
-        subprocess.run([*COMPILE, str(source), "-o", str(part)], check=True)
-        part.rename(library)
+        unfinished = library.with_suffix(f".{os.getpid()}.part")
+        subprocess.run([*COMPILE, str(source), "-o", str(unfinished)], check=True)
+        unfinished.rename(library)
     return ctypes.CDLL(str(library))
 
 

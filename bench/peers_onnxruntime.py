@@ -109,10 +109,10 @@ def _int8_channel(data: Data, threads: int) -> list[Contestant]:
     nodes = [
         helper.make_node("Abs", ["w"], ["a"]),
         helper.make_node("ReduceMax", ["a", "axes"], ["most"], keepdims=0),
-        helper.make_node("Mul", ["most", "part"], ["scales"]),
+        helper.make_node("Mul", ["most", "fraction"], ["scales"]),
         helper.make_node("QuantizeLinear", ["w", "scales"], ["y"], axis=0, output_dtype=TensorProto.INT8),
     ]
-    constants = [constant("axes", [1], np.int64), constant("part", 1 / 127)]
+    constants = [constant("axes", [1], np.int64), constant("fraction", 1 / 127)]
     call = bound(nodes, {"w": data.w}, {"y": codes, "scales": scales}, threads, constants)
     return [Contestant("Abs, ReduceMax, QuantizeLinear", call, scaled(codes, scales[:, None]))]
 

@@ -1,4 +1,4 @@
-"""What small weights cost: two trained models before and after every setting of a table, accuracy beside bytes.
+"""The cost of small weights: two trained models before and after every setting of a table, accuracy beside bytes.
 
     python bench/quality.py                                 the usual rows, both models: about a quarter of an hour
     python bench/quality.py --models minilm --rows 'int4*'  rows by label, see quality_settings.py
@@ -37,7 +37,7 @@ from quality_smollm2 import SmolLM2
 import quantrim as qt
 
 sys.path[:] = [p for p in sys.path if Path(p) != Path(__file__).parent]  # transformers must not take our kernels.py for
-# the package `kernels`, which it looks for
+# the package `kernels`, which it searches for
 
 JUDGES: dict[str, Callable[[Path], Judge]] = {"minilm": MiniLM, "smollm2": SmolLM2}
 PACKAGES = ("quantrim", "numpy", "torch", "transformers", "compressed-tensors", "bitsandbytes", "gguf")

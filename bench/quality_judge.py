@@ -1,4 +1,4 @@
-"""What a judge of accuracy is, and one row of the table: compress, decode, measure, and ask transformers as well."""
+"""Judges of accuracy, and one row of the table: compress, decode, measure, and ask transformers as well."""
 
 from __future__ import annotations
 
@@ -173,4 +173,4 @@ def read_again(judge: Judge, folder: Path, outputs: Outputs) -> tuple[float | No
     except Exception as error:  # of other people's code: whatever it is, the folder does not open plainly
         lines = str(error).strip().splitlines() or [""]
         return None, f"{type(error).__name__}: {lines[0][:200]}"
-    return max(largest_difference(part, outputs[key]) for key, part in found.items()), ""
+    return max(largest_difference(begin, outputs[key]) for key, begin in found.items()), ""

@@ -1,4 +1,4 @@
-"""What is compared before and after: directions of embeddings, who is near whom, how well a text is foretold."""
+"""Comparisons of before and after: directions of embeddings, who is near whom, how well a text is foretold."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 class Unavailable(Exception):
-    """What a judge needs is not there; says what and why."""
+    """An error: what a judge needs is not there; says what and why."""
 
 
 def cache_folder() -> Path:
@@ -27,12 +27,12 @@ def made(folder: Path, make: Callable[[Path], object]) -> Path:
     """Return the folder, if it is there; else what `make` writes into an empty one, renamed when all is written."""
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+        unfinished = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
         try:
-            make(part)
-            part.rename(folder)
+            make(unfinished)
+            unfinished.rename(folder)
         finally:
-            shutil.rmtree(part, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 

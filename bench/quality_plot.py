@@ -22,7 +22,7 @@ COLOURS = {  # by how a label begins; the first that fits
     "pruned": "#888888", COMMAND: DARK, CODEBOOKS: "#7a0177",
 }  # fmt: skip
 SCOPES = {False: "embeddings kept", True: "embeddings rounded as well"}
-SIZES = {False: 7, True: 10}  # of a marker: commands stand around the setting that they are
+SIZES = {False: 7, True: 10}  # of a marker: commands are drawn around the setting that they are
 DOTS = {False: 5, True: 12}  # pixels around it that no label covers
 ROOM = 1.6  # by which the loss axis goes beyond the best and the worst
 
@@ -97,7 +97,7 @@ def _panel(axes: Any, rows: Sequence[Row], losses: Place) -> Named:
     stairs = [_place(row, sizes, losses) for row in best]
     stairs.append((sizes[1], stairs[-1][1]))
     axes.plot(*zip(*stairs, strict=True), drawstyle="steps-post", color=GREY, linewidth=1.2, zorder=1)
-    for row in sorted(rows, key=best.__contains__):  # the front on top of what lies in the same place
+    for row in sorted(rows, key=best.__contains__):  # the front on top of what is in the same place
         colour, at = COLOURS[_kind(row)], _place(row, sizes, losses)
         face = "none" if row.command else colour if row in best else "white"
         marker, size = _marker(row, sizes, losses), SIZES[row.command]

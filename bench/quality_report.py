@@ -91,5 +91,5 @@ def save(result: Result, folder: Path, picture: bool = True) -> list[Path]:
 
 def load(path: Path) -> Result:
     """Load what `save` wrote as JSON."""
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    return Result(stored["about"], [Row(**{**row, "notes": tuple(row["notes"])}) for row in stored["rows"]])
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    return Result(saved["about"], [Row(**{**row, "notes": tuple(row["notes"])}) for row in saved["rows"]])

@@ -2,7 +2,7 @@
 
 The package holds it as Q4_1; it is dequantized, by transformers and gguf, to a folder of bfloat16, the dtype in which
 such models are published. The weights have thus been rounded before, to 16 values for 32 weights: figures say what a
-second rounding costs, and groups of 32 with a zero point, that grid's own shape, look better than with other models.
+second rounding costs, and groups of 32 with a zero point, that grid's own shape, seem better than with other models.
 """
 
 from __future__ import annotations
@@ -96,12 +96,12 @@ def text() -> str:
     """Read prose that every Debian with Python has; Unavailable where it differs, since figures would not compare."""
     if not GPL.is_file():
         raise Unavailable(f"{GPL} is not there")
-    parts = [
+    texts = [
         heapq.__about__,
         Path(email.__file__).with_name("architecture.rst").read_text(encoding="utf-8"),
         re.sub(r"\s+", " ", GPL.read_text(encoding="utf-8")[:GPL_CHARACTERS]),
     ]
-    whole = "\n\n".join(parts)
+    whole = "\n\n".join(texts)
     found = hashlib.sha256(whole.encode()).hexdigest()
     if found != TEXT_SHA256:
         raise Unavailable(f"the text of heapq, email and {GPL} must have SHA-256 {TEXT_SHA256}, not {found}")

@@ -1,4 +1,4 @@
-"""What both judges need of torch and transformers."""
+"""The needs that both judges have of torch and transformers."""
 
 from __future__ import annotations
 

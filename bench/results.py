@@ -1,4 +1,4 @@
-"""What a run found: a row per task, size and number of threads; as text, as files, beside the aims."""
+"""The results of a run: a row per task, size and number of threads; as text, as files, beside the aims."""
 
 from __future__ import annotations
 

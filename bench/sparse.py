@@ -1,4 +1,4 @@
-"""Products with stored zeros left out beside dense ones: from which sparsity on each layout wins.
+"""Products with sparse weights beside dense ones: from which sparsity on each layout wins.
 
     python bench/sparse.py                        1024 x 1024 and 4096 x 11008, one thread and all
     python bench/sparse.py --size 1024x1024 --threads 1 --values float32 --batch 1 16
@@ -42,12 +42,12 @@ Call = Callable[[], object]
 def contestants(w: Any, x: Any, values: str, sparsity: float) -> dict[str, tuple[Call, float]]:
     """List what to time, with bits per weight."""
     bits = VALUES[values]
-    stored = qt.quantize(w, bits, group_size=GROUP) if bits else w
-    dense = stored.dequantize() if bits else w
+    weights = qt.quantize(w, bits, group_size=GROUP) if bits else w
+    dense = weights.dequantize() if bits else w
     calls: dict[str, tuple[Call, float]] = {"numpy": (lambda: x @ dense.T, 32.0)}
     if bits:
         into = np.empty_like(dense)
-        calls["restored"] = (lambda: x @ qt.dequantize(stored, out=into).T, stored.bits_per_weight)
+        calls["restored"] = (lambda: x @ qt.dequantize(weights, out=into).T, weights.bits_per_weight)
     layouts = ["bitmask", "csr"]
     if sparsity in PATTERNS:
         layouts.append(PATTERNS[sparsity])
@@ -56,7 +56,7 @@ def contestants(w: Any, x: Any, values: str, sparsity: float) -> dict[str, tuple
             pruned = qt.prune(w, pattern=layout)
             s = qt.sparse.from_dense(qt.quantize(pruned, bits, group_size=GROUP) if bits else pruned, layout)
         else:
-            s = qt.sparse.from_dense(stored, layout)
+            s = qt.sparse.from_dense(weights, layout)
         calls[layout] = (partial(s.matmul, x.T), s.bits_per_weight)
     return calls
 

@@ -1,6 +1,6 @@
 """The rows of the comparison: what each task is, which bytes it must move, and how a result is checked.
 
-Contestants answer in the task's own terms: weights, scores, or the weights that codes stand for. What a row
+Contestants answer in the task's own terms: weights, scores, or the weights that codes decode to. What a row
 decides alone is checked on some of the first and the last rows; what needs the whole tensor, on all of it.
 """
 
@@ -25,7 +25,7 @@ SUM_TOLERANCE = 1e-4  # float32 sums of a row or a column
 TOTAL_TOLERANCE = 5e-3  # float32 sums of 45 million values; those with few accumulators lose the third digit
 SCORE_TOLERANCE = 1e-6  # one or two float32 operations
 ERROR_SLACK = 1.15  # others' int4 grids reach from -8 to 7: their error is not exactly ours
-TIES = 64  # weights that a rank may miss, since some contestants cannot part equal magnitudes
+TIES = 64  # weights that a rank may miss, since some contestants cannot tell equal magnitudes apart
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How long a call takes, when neighbours are noisy: turns of a few calls, for medians over many turns."""
+"""Timing of calls when neighbours are noisy: turns of a few calls, for medians over many turns."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from train_digits import DATA, SEED, split
 
 from quantrim import demo
 from quantrim.demo.digits import accuracy, held_out, model_file
-from quantrim.demo.recover import Weights, masks_of, recover, small_form
+from quantrim.demo.recover import Weights, compressed, masks_of, recover
 
 BITS, GROUP_SIZE = 4, 32
 SPARSITIES = (0.5, 0.7, 0.8, 0.9)
@@ -46,7 +46,7 @@ def write(recovered: Weights, target: Path) -> None:
 
 def read_right(weights: Weights, sparsity: float) -> int:
     """Held-out images that the pruned and rounded network reads."""
-    small = small_form(weights, masks_of(weights, sparsity), BITS, GROUP_SIZE)
+    small = compressed(weights, masks_of(weights, sparsity), BITS, GROUP_SIZE)
     return round(accuracy(small) * len(held_out()[1]))
 
 

@@ -200,8 +200,8 @@ def test_split_and_merge_there_and_back(model: Path) -> None:
     assert done.exit_code == 0 and "model-00004-of-00004.safetensors" in done.stdout and "6 tensors" in done.stdout
     assert run("merge", parts, whole).exit_code == 0 and whole.read_bytes() == model.read_bytes()
     sized = json.loads(run("split", model, parts, "--max-size", "0.1MB", "--overwrite", "--json").stdout)
-    assert [part["name"] for part in sized["parts"]] == [p.name for p in sorted(parts.glob("*.safetensors"))]
-    assert sum(len(part["tensors"]) for part in sized["parts"]) == 6
+    assert [shard["name"] for shard in sized["shards"]] == [p.name for p in sorted(parts.glob("*.safetensors"))]
+    assert sum(len(shard["tensors"]) for shard in sized["shards"]) == 6
 
 
 def test_merge_shows_what_it_drops(model: Path) -> None:
@@ -275,7 +275,7 @@ def test_compress_reads_a_recipe(model: Path) -> None:
     recipe.write_text('bits = 4\n[[rule]]\nmatch = "layers.0.*"\nbits = 8\n')
     out = model.with_name("out.safetensors")
     assert run("compress", model, out, "--recipe", recipe).exit_code == 0
-    stored = {t.name: t.stored for t in summary.inspect(out, stats=False).tensors}
+    stored = {t.name: t.label for t in summary.inspect(out, stats=False).tensors}
     assert stored["layers.0.weight"].startswith("int8") and stored["layers.1.weight"].startswith("int4")
 
 
@@ -360,7 +360,7 @@ def test_inspect_names_tensors_with_nan(tmp_path: Path) -> None:
 def test_inspect_prints_json(small: Path) -> None:
     data = json.loads(run("inspect", small, "--json").stdout)
     tensors = {t["name"]: t for t in data["tensors"]}
-    assert tensors["layers.0.weight"]["stored"] == "int4 group 32 symmetric"
+    assert tensors["layers.0.weight"]["label"] == "int4 group 32 symmetric"
     assert len(tensors["layers.0.weight"]["histogram"]["counts"]) == summary.BINS
     headers = json.loads(run("inspect", small, "--json", "--no-stats").stdout)
     assert "histogram" not in headers["tensors"][0] and headers["nbytes"] == data["nbytes"]

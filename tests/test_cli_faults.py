@@ -40,7 +40,7 @@ MESSAGES = {
     "compress M O --bits 9": "--bits must be an integer of 2..8, not 9",
     "compress M O --group-size chanel": "not 'chanel'; did you mean 'channel'?",
     "compress M O --storage sparce": "not 'sparce'; did you mean 'sparse'?",
-    "compress M O --bits 4 --codebook nf4": "--codebook nf4 must not be given with --bits 4: each says",
+    "compress M O --bits 4 --codebook nf4": "--codebook nf4 must not be given with --bits 4: each chooses",
     "compress M O --bits none --prune 0.5 --scale mse": "--scale mse must not be given with --bits none, which writes",
     "compress M O --prune 2:4 --prune-pattern 4x1": "--prune-pattern 4x1 must not be given with --prune 2:4, but with",
     "compress M O --prune .5 --prune-score wanda": "--prune-score wanda must not be given without --prune-data, a",
@@ -259,11 +259,11 @@ def test_D10_D21_commands_agree_on_a_file(dtype: Any, words: str, tmp_path: Path
     save_file({f"{k}.weight": normal(*s, seed=k).astype(dtype) for k, s in enumerate(shapes)}, source)
     commands = [["compress", source, out, *words.split()], ["inspect", out, "--no-stats"], ["compare", source, out]]
     report, inside, apart = (json.loads(run(*command, "--json").stdout) for command in commands)
-    stored = {t["name"]: t["stored"] for t in report["tensors"]}
+    stored = {t["name"]: t["label"] for t in report["tensors"]}
     assert stored.keys() == {f"{k}.weight" for k in range(len(shapes))}
-    named = {t["name"]: t["stored"] for t in inside["tensors"]}
+    named = {t["name"]: t["label"] for t in inside["tensors"]}
     assert named == {name: re.sub(r", \d+% pruned$", "", form) for name, form in stored.items()}
-    assert {t["name"]: t["stored"][1] for t in apart["tensors"]} == named
+    assert {t["name"]: t["label"][1] for t in apart["tensors"]} == named
     for key, name in (("snr_db", "snr_db"), ("worst", "worst"), ("cosine", "cosine")):
         found = {t["name"]: t[name] for t in apart["tensors"] if not t["equal"]}
         assert found == pytest.approx({t["name"]: t[key] for t in report["tensors"] if t["name"] in found}, rel=1e-9)

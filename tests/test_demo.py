@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import quantrim as qt
 from quantrim import demo
 from quantrim.cli import app
-from quantrim.demo import digits, forms, network, plot, recover
+from quantrim.demo import digits, network, plot, recover, variants
 from quantrim.demo.smallest import MAX_DROP
 from quantrim.files import open_checkpoint
 
@@ -107,8 +107,8 @@ def test_the_recovered_network_is_small_and_reads() -> None:
     with digits.model_file() as path:
         trained = demo.decoded(path)
     with digits.recovered_file() as path:
-        row = demo.measure("recovered", forms.of_file(path), 203_752)
-    before = digits.accuracy(recover.small_form(trained, recover.masks_of(trained, 0.8), 4, 32))
+        row = demo.measure("recovered", variants.of_file(path), 203_752)
+    before = digits.accuracy(recover.compressed(trained, recover.masks_of(trained, 0.8), 4, 32))
     assert round(before * IMAGES) == 269 and correct(row) == 353
     assert row.sparsity >= 0.8 and row.nbytes < 32_000 and row.weights == 50_432
 
@@ -131,7 +131,7 @@ def test_recovery_keeps_to_the_mask_and_to_its_bits(trained: dict[str, NDArray[A
     }
     for name, mask in masks.items():
         assert np.mean(mask) == pytest.approx(0.2, abs=1e-3) and not found[name][~mask].any()
-    assert digits.accuracy(recover.small_form(found, masks, 4, 32)) > 0.9
+    assert digits.accuracy(recover.compressed(found, masks, 4, 32)) > 0.9
     digest = hashlib.sha256(b"".join(found[name].tobytes() for name in recover.NAMES)).hexdigest()
     assert digest == "c5df86ad4bd52df8a8d3ee4572e3ea84f540f41a5a4d005b49aabcdc9a720a62"
 
@@ -180,7 +180,7 @@ CODES = {  # what codes and float16 scales need
 
 
 def test_every_form_is_there_in_order(rows: dict[str, demo.Row]) -> None:
-    assert list(rows) == [demo.ORIGINAL, *demo.FORMS] == list(READ)
+    assert list(rows) == [demo.ORIGINAL, *demo.VARIANTS] == list(READ)
 
 
 def test_what_it_costs_in_images(rows: dict[str, demo.Row]) -> None:
@@ -243,9 +243,9 @@ FILES: dict[str, dict[str, Any]] = {
 }
 
 
-def stored(name: str, folder: Path) -> forms.Stored:
+def stored(name: str, folder: Path) -> variants.Saved:
     with digits.model_file() as source:
-        return demo.FORMS[name](source, folder / f"{list(demo.FORMS).index(name)}.safetensors")
+        return demo.VARIANTS[name](source, folder / f"{list(demo.VARIANTS).index(name)}.safetensors")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -307,7 +307,7 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     names: list[str] = []
     demo.run(names.append)
-    assert names == list(demo.FORMS)
+    assert names == list(demo.VARIANTS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -359,7 +359,7 @@ def overlapping_names(figure: Any) -> set[tuple[str, str]]:
 
     figure.canvas.draw()
     boxes = [(t.get_text(), Text.get_window_extent(t)) for t in figure.axes[0].texts]  # an annotation's has its line
-    assert sorted(name for text, _ in boxes for name in text.split("\n")) == sorted([demo.ORIGINAL, *demo.FORMS])
+    assert sorted(name for text, _ in boxes for name in text.split("\n")) == sorted([demo.ORIGINAL, *demo.VARIANTS])
     return {(a, b) for (a, p), (b, q) in itertools.combinations(boxes, 2) if p.overlaps(q)}
 
 
@@ -381,7 +381,7 @@ def picture(rows: dict[str, demo.Row]) -> Any:
 
 
 def points(picture: Any) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """Bytes and errors of the forms on the front, and of the others."""
+    """Bytes and errors of the variants on the front, and of the others."""
     found = [
         list(zip(line.get_xdata(), line.get_ydata(), strict=True))
         for line in picture.axes[0].lines

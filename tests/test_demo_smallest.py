@@ -24,7 +24,7 @@ def found() -> Smallest:
 
 
 def test_it_is_within_the_drop_and_small(found: Smallest) -> None:
-    """Smaller than any of the demo's forms that read as well; all zipped, as the original's 188,350 bytes."""
+    """Smaller than any of the demo's variants that read as well; all zipped, as the original's 188,350 bytes."""
     assert found.tuned.complete and found.tuned.drop <= MAX_DROP
     assert found.images == (HALF, HALF) and found.evaluations <= 2 * (1 + 4 + 3 * 3 + 3 * 4)
     assert found.nbytes < 26_000 and found.zipped < 23_000

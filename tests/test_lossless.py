@@ -169,8 +169,8 @@ def test_what_does_not_shrink_stays_as_it_was(tmp_path: Path) -> None:
     source = save(tmp_path / "source.safetensors", {"noise": noise, "w": weights(64, 64)})
     report = compress_lossless(source, tmp_path / "planes.safetensors")
     by_name = {t.name: t for t in report.tensors}
-    assert (by_name["noise"].stored, by_name["noise"].reason) == ("U8", "does not shrink")
-    assert by_name["w"].stored == "F32 as byte planes" and by_name["w"].stored_bytes < by_name["w"].source_bytes
+    assert (by_name["noise"].label, by_name["noise"].reason) == ("U8", "does not shrink")
+    assert by_name["w"].label == "F32 as byte planes" and by_name["w"].stored_bytes < by_name["w"].source_bytes
     np.testing.assert_array_equal(load_file(tmp_path / "planes.safetensors")["noise"], noise)
     assert report.source_bytes == source.stat().st_size
     assert report.stored_bytes == (tmp_path / "planes.safetensors").stat().st_size
@@ -206,7 +206,7 @@ def test_other_commands_read_planes_like_the_original(tmp_path: Path) -> None:
     assert comparison.equal and comparison.matching and comparison.nbytes[1] < comparison.nbytes[0]
     a, b = inspect(source), inspect(planes)
     assert [t.statistics for t in a.tensors] == [t.statistics for t in b.tensors]
-    assert {"BF16 as byte planes"} <= {t.stored for t in b.tensors} and b.nbytes < a.nbytes
+    assert {"BF16 as byte planes"} <= {t.label for t in b.tensors} and b.nbytes < a.nbytes
     for number, path in enumerate((source, planes)):
         split_module.split_checkpoint(path, tmp_path / f"split-{number}", layers=1)
         split_module.merge_checkpoint(path, tmp_path / f"merged-{number}.safetensors")
@@ -235,7 +235,7 @@ def test_packed_codes_have_no_statistics(tmp_path: Path) -> None:
     (tmp_path / "f4.safetensors").write_bytes(raw_file({"w": entry("F4", [64, 128], 0, 4096)}, bytes(4096)))
     compress_lossless(tmp_path / "f4.safetensors", tmp_path / "planes.safetensors")
     (tensor,) = inspect(tmp_path / "planes.safetensors").tensors
-    assert tensor.stored == "F4 as byte planes" and tensor.statistics is None
+    assert tensor.label == "F4 as byte planes" and tensor.statistics is None
 
 
 def test_C93_files_of_the_first_version_are_read_for_ever(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_C93_files_of_the_first_version_are_read_for_ever(tmp_path: Path) -> Non
 def test_planes_are_not_made_of_planes(tmp_path: Path) -> None:
     planes = there_and_back(save(tmp_path / "source.safetensors", small_model()), tmp_path)
     target = tmp_path / "x.safetensors"
-    with nothing_written(target), pytest.raises(ValueError, match="is stored as byte planes already"):
+    with nothing_written(target), pytest.raises(ValueError, match="is byte planes already"):
         compress_lossless(planes, target)
 
 

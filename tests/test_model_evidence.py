@@ -13,7 +13,7 @@ from quantrim.files import encode_header, open_checkpoint
 from quantrim.files.tensor_info import count_bytes
 from quantrim.model import compress, plan
 from quantrim.model.plan.evidence import SIDE_FILES, quantized_evidence
-from quantrim.model.plan.quantized_schemes import ROWS, Row
+from quantrim.model.plan.known_quantizations import ROWS, Row
 
 Tensors = dict[str, tuple[str, tuple[int, ...]]]  # name -> dtype, shape
 FLOAT: Tensors = {"norm.weight": ("BF16", (64,)), "head.weight": ("BF16", (64, 64))}
@@ -180,7 +180,7 @@ def test_float_checkpoints_are_not_refused(tmp_path: Path, name: str) -> None:
     source = write(tmp_path / "m.safetensors", FLOAT | tensors_of(FALSE_POSITIVES[name]))
     with open_checkpoint(source) as checkpoint:
         assert quantized_evidence(checkpoint) is None
-    assert "head.weight" in {t.name for t in plan(source).tensors if t.scheme}
+    assert "head.weight" in {t.name for t in plan(source).tensors if t.runtime_layout}
 
 
 CONFIGS = {
@@ -241,7 +241,7 @@ def test_metadata_says_so(tmp_path: Path) -> None:
             with open_checkpoint(source) as checkpoint:
                 evidence = quantized_evidence(checkpoint)
             assert (evidence is not None) == quantized
-            assert evidence is None or (evidence.scheme, evidence.found) == ("'x'", f"its metadata has a {key}")
+            assert evidence is None or (evidence.method, evidence.found) == ("'x'", f"its metadata has a {key}")
 
 
 def test_what_quantrim_wrote_is_told_how_to_become_floats(tmp_path: Path) -> None:

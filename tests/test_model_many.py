@@ -252,7 +252,7 @@ def test_D23_modules_that_a_config_lists_are_looked_up(tmp_path: Path) -> None:
         rules = [{"match": "*[13579].up.weight", "bits": 8}]
         compress(path, small, recipe={"bits": 4, "min_elements": 0, "rule": rules})
         counts.append(calls_of(lambda small=small: inspect(small, stats=False)))  # type: ignore[misc]
-        found = {t.name: t.stored for t in inspect(small, stats=False).tensors}
+        found = {t.name: t.label for t in inspect(small, stats=False).tensors}
         assert [found[f"layers.{k}.up.weight"][:4] for k in range(4)] == ["int4", "int8", "int4", "int8"]
     assert (counts[1] - counts[0]) / 50 < 150
 

@@ -50,7 +50,7 @@ def test_pruned_only(tmp_path: Path, dtype: DTypeLike, options: dict[str, Any], 
     rows = {t.name: t for t in report.tensors}
     assert {name for name, t in rows.items() if t.sparsity is not None} == set(BIG)
     for name in BIG:
-        assert rows[name].stored.endswith(" pruned") and rows[name].bits is None
+        assert rows[name].label.endswith(" pruned") and rows[name].bits is None
         assert rows[name].sparsity == qt.sparsity(expected[name])
     assert any("pruned and keep their dtype: zeros take as much room" in note for note in report.notes)
     again = tmp_path / f"again{target.suffix}"
@@ -81,7 +81,7 @@ def test_pruned_beside_compressed(tmp_path: Path) -> None:
     source, target = save(tmp_path / "m.safetensors", arrays), tmp_path / "t.safetensors"
     rules = [{"match": "*embed*", "bits": "none"}, {"match": "*.down.*", "prune": "none"}]
     report = compress(source, target, recipe={"bits": 4, "prune": 0.5, "rule": rules})
-    stored = {t.name: t.stored for t in report.tensors}
+    stored = {t.name: t.label for t in report.tensors}
     assert stored["model.embed_tokens.weight"] == "F32, 50% pruned"
     assert stored["model.layers.0.up.weight"] == "int4 group 32 symmetric, 50% pruned"
     assert stored["model.layers.0.down.weight"] == "int4 group 32 symmetric"

@@ -191,7 +191,7 @@ def test_data_lies_beside_the_recipe(tmp_path: Path) -> None:
         "c.weight": qt.prune(arrays["c.weight"], 0.5, axis=1),
     }
     assert_same_arrays(stored_tensors(target), expected)
-    stored = {t.name: t.stored for t in report.tensors}
+    stored = {t.name: t.label for t in report.tensors}
     assert stored["a.weight"] == "F32, 50% per row pruned by wanda"
     assert tmp_path.name.encode() not in target.read_bytes()
 

@@ -231,7 +231,7 @@ def test_zero_points_are_stored_where_readers_open_them(tmp_path: Path) -> None:
     found = plan(source, recipe={"symmetric": False, "reader": "transformers", "rule": rules})
     why = "linear layer with zero points, which transformers does not open packed"
     assert {name for name, reason in kept(found).items() if reason == why} == {n for n in decoder() if "layers.1" in n}
-    assert {t.scheme.format for t in found.tensors if t.scheme} == {"int-quantized"}
+    assert {t.runtime_layout.format for t in found.tensors if t.runtime_layout} == {"int-quantized"}
     assert len(rounded(plan(source, recipe={"symmetric": False, "reader": "vllm", "rule": rules}))) == 10
 
 
@@ -265,7 +265,7 @@ def test_A14_what_is_advised_works_as_printed(tmp_path: Path) -> None:
     assert advised == {"--for transformers", "--for any"}
     for option in advised:
         done = run("compress", source, tmp_path / "again", *option.split(), "--overwrite", "--json")
-        stored = {t["name"]: t["stored"] for t in json.loads(done.stdout)["tensors"]}
+        stored = {t["name"]: t["label"] for t in json.loads(done.stdout)["tensors"]}
         assert stored["model.embed_tokens.weight"].startswith("int")
 
 

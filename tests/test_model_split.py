@@ -29,8 +29,8 @@ from quantrim.demo.digits import model_file
 from quantrim.files import FormatError, open_checkpoint
 from quantrim.files.disk.writer import FileWriter
 from quantrim.model import merge_checkpoint, split_checkpoint
-from quantrim.model.edit.layers import layer_of, layers_of, plan_parts
-from quantrim.model.edit.split import layer_scores, part_scores
+from quantrim.model.edit.layers import layer_of, layers_of, plan_shards
+from quantrim.model.edit.split import layer_scores, shard_scores
 from quantrim.model.encode import targets
 
 
@@ -68,16 +68,16 @@ def test_parts_by_layers(tmp_path: Path) -> None:
     """Layers in the order of their numbers, N in a file, what belongs to none in a file of its own."""
     source = save(tmp_path / "m.safetensors", layered(12))
     with open_checkpoint(source) as checkpoint:
-        parts = plan_parts(checkpoint, layers=5)
+        parts = plan_shards(checkpoint, layers=5)
         assert [part.name for part in parts] == [f"model-{k:05}-of-00004.safetensors" for k in (1, 2, 3, 4)]
         assert {t.name for t in parts[0].tensors} == {"model.embed.weight", "lm_head.weight", "positions"}
         found = [{int(t.name.split(".")[2]) for t in part.tensors} for part in parts[1:]]
         assert found == [{0, 1, 2, 3, 4}, {5, 6, 7, 8, 9}, {10, 11}]
-        (whole,) = plan_parts(checkpoint, max_size=10**9)
+        (whole,) = plan_shards(checkpoint, max_size=10**9)
         assert whole.name == "model.safetensors" and whole.size == source.stat().st_size
     bare = save(tmp_path / "n.safetensors", layered(3, extra=False))
     with open_checkpoint(bare) as checkpoint:
-        assert [len(part.tensors) for part in plan_parts(checkpoint, layers=1)] == [2, 2, 2]
+        assert [len(shard.tensors) for shard in plan_shards(checkpoint, layers=1)] == [2, 2, 2]
 
 
 @pytest.mark.parametrize("names", [lambda k: f"t{k}", lambda k: f"é\n{'x' * (k % 90)}{k}"], ids=["short", "long"])
@@ -92,7 +92,7 @@ def test_no_file_is_larger_than_asked_for(
         folder = tmp_path / str(limit)
         written = split_checkpoint(source, folder, max_size=limit)
         sizes = [p.stat().st_size for p in folder.glob("*.safetensors")]
-        assert max(sizes) <= limit and sorted(sizes) == sorted(part.size for part in written.parts)
+        assert max(sizes) <= limit and sorted(sizes) == sorted(shard.size for shard in written.shards)
         if limit > 4000:
             assert min(sorted(sizes)[1:]) > limit * 0.7  # and few of them
         assert raw(folder) == raw(source)
@@ -103,8 +103,8 @@ def test_a_tensor_larger_than_asked_for_has_its_own_file(tmp_path: Path) -> None
     arrays = {"a": normal(9), "b": normal(9), "big": normal(100, 20), "c": normal(9)}
     source = save(tmp_path / "m.safetensors", arrays)
     written = split_checkpoint(source, tmp_path / "parts", max_size=1000)
-    assert [[t.name for t in part.tensors] for part in written.parts] == [["a", "b"], ["big"], ["c"]]
-    size = max(part.size for part in written.parts)
+    assert [[t.name for t in shard.tensors] for shard in written.shards] == [["a", "b"], ["big"], ["c"]]
+    size = max(shard.size for shard in written.shards)
     said = f"1 file of one tensor is larger than max_size 1,000, since tensors stay whole: {size:,} bytes with 'big'"
     assert written.notes == (said,)
     merge_checkpoint(tmp_path / "parts", tmp_path / "again.safetensors")
@@ -131,9 +131,9 @@ def test_a_folder_split_and_merged_has_the_same_tensors_and_files(tmp_path: Path
     for name, options in (("a", {"layers": 1}), ("b", {"max_size": 60_000})):
         parts, whole = tmp_path / name, tmp_path / f"{name} whole"
         written = split_checkpoint(source, parts, **options)  # type: ignore[arg-type]
-        assert len(written.parts) > 1 and raw(parts) == raw(source)
+        assert len(written.shards) > 1 and raw(parts) == raw(source)
         assert {p.name for p in parts.iterdir()} == {
-            *(part.name for part in written.parts), "config.json", "tokenizer.json", "model.safetensors.index.json",
+            *(shard.name for shard in written.shards), "config.json", "tokenizer.json", "model.safetensors.index.json",
         }  # fmt: skip
         merge_checkpoint(parts, whole)
         assert {p.name for p in whole.iterdir()} == {"model.safetensors", "config.json", "tokenizer.json"}
@@ -193,8 +193,8 @@ def test_scores_of_parts_and_layers(tmp_path: Path) -> None:
     arrays = layered(4)
     source = save(tmp_path / "m.safetensors", arrays)
     with open_checkpoint(source) as checkpoint:
-        parts = plan_parts(checkpoint, layers=1)
-        of_parts, of_layers = part_scores(checkpoint, parts), layer_scores(checkpoint)
+        parts = plan_shards(checkpoint, layers=1)
+        of_parts, of_layers = shard_scores(checkpoint, parts), layer_scores(checkpoint)
     sums = []
     for k in range(4):
         w = np.concatenate([a.reshape(-1).astype(np.float64) for n, a in arrays.items() if f".{k}." in n])

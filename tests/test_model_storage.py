@@ -315,8 +315,8 @@ def test_weights_on_a_grid_keep_every_bit(tmp_path: Path, dtype: DTypeLike, othe
                 continue
             assert found.rows(0, 64).tobytes() == w.tobytes() and found.rows(5, 7).tobytes() == w[5:12].tobytes()
             assert found.nbytes < w.nbytes and "no bit is changed" in by_name[name].reason
-    assert by_name["int4.weight"].stored == "int4 group 32 symmetric"
-    assert by_name["book.weight"].stored == "11 exact values" and by_name["book.weight"].snr_db == np.inf
+    assert by_name["int4.weight"].label == "int4 group 32 symmetric"
+    assert by_name["book.weight"].label == "11 exact values" and by_name["book.weight"].snr_db == np.inf
     assert ("nothing else is asked for" in by_name["none.weight"].reason) == (others["bits"] is None)
 
 
@@ -324,7 +324,7 @@ def test_one_scale_for_a_tensor_is_only_looked_for(tmp_path: Path) -> None:
     arrays = {name: on_a_grid(np.float32)[name] for name in ("tensor.weight", "none.weight")}
     source = save(tmp_path / "m.safetensors", arrays)
     report = compress(source, tmp_path / "t.safetensors", recognize=True, group_size="tensor")
-    assert sorted(t.stored for t in report.tensors) == ["int4 group 32 symmetric", "int5 tensor symmetric"]
+    assert sorted(t.label for t in report.tensors) == ["int4 group 32 symmetric", "int5 tensor symmetric"]
 
 
 def test_a_group_that_is_asked_for_is_the_only_one_tried(tmp_path: Path) -> None:
@@ -340,9 +340,9 @@ def test_a_group_that_is_asked_for_is_the_only_one_tried(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "options,words",
     [
-        ({"bits": 4, "codebook": "nf4"}, "codebook='nf4' must not be given with bits=4: each says"),
-        ({"bits": None, "clusters": 4}, "clusters=4 must not be given with bits=None: each says"),
-        ({"codebook": "nf4", "clusters": 4}, "clusters=4 must not be given with codebook='nf4': each says"),
+        ({"bits": 4, "codebook": "nf4"}, "codebook='nf4' must not be given with bits=4: each chooses"),
+        ({"bits": None, "clusters": 4}, "clusters=4 must not be given with bits=None: each chooses"),
+        ({"codebook": "nf4", "clusters": 4}, "clusters=4 must not be given with codebook='nf4': each chooses"),
         ({"codebook": "nf5"}, "codebook must be one of 'nf4', .* not 'nf5'"),
         ({"codebook": [0.0]}, "codebook must be a name or 2..256 values"),
         ({"codebook": [0.0, 1.0, 1.0]}, "codebook must be strictly increasing"),
@@ -491,7 +491,7 @@ def test_of_the_grids_that_hold_the_weights_the_smallest_is_taken(tmp_path: Path
     codes[4:] *= 8
     source = save(tmp_path / "m.safetensors", {"a.weight": codes})
     (tensor,) = compress(source, tmp_path / "t.safetensors", bits=None, recognize=True).tensors
-    assert tensor.bits == 4 and "channel" in tensor.stored
+    assert tensor.bits == 4 and "channel" in tensor.label
 
 
 def test_powers_of_two_too_small_become_zeros_and_are_told_of(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_a_float_checkpoint(model: Path) -> None:
     found = inspect(model)
     tensors = {t.name: t for t in found.tensors}
     assert found.path == str(model) and found.shards == (model.name,) and found.metadata == {"format": "pt"}
-    assert (tensors["a.weight"].shape, tensors["a.weight"].stored) == ((64, 128), "F32")
+    assert (tensors["a.weight"].shape, tensors["a.weight"].label) == ((64, 128), "F32")
     assert tensors["a.weight"].bits_per_weight == 32
     assert tensors["step"].shape == () and tensors["step"].statistics.low == 7  # type: ignore[union-attr]
     assert found.nbytes == 64 * 128 * 4 + 64 * 4 + 8 and found.size == 64 * 128 + 64 + 1
@@ -158,7 +158,7 @@ def test_a_compressed_checkpoint_is_summarized_by_what_it_decodes_to(model: Path
         w = logical_tensors(checkpoint)["a.weight"].rows(0, 64)
     s = found["a.weight"].statistics
     assert s is not None and (s.low, s.high, s.sparsity) == (w.min(), w.max(), qt.sparsity(w))
-    assert s.sparsity >= 0.5 and "int4" in found["a.weight"].stored
+    assert s.sparsity >= 0.5 and "int4" in found["a.weight"].label
     assert found["a.weight"].bits_per_weight == 4 + 16 / 32 + 8 * 16 / (64 * 128)  # codes, scales, weight_shape
 
 
@@ -186,7 +186,7 @@ def test_codes_without_a_dtype_have_no_statistics(tmp_path: Path) -> None:
     header, _ = encode_header([("w", "F4", (2, 8)), ("c", "C64", (2,))])
     with AtomicFile(path) as file:
         file.write(header + bytes(8 + 16))
-    assert [(t.stored, t.statistics) for t in inspect(path).tensors] == [("C64", None), ("F4", None)]
+    assert [(t.label, t.statistics) for t in inspect(path).tensors] == [("C64", None), ("F4", None)]
 
 
 def test_progress_names_every_tensor(model: Path) -> None:
@@ -211,7 +211,7 @@ def test_D21_a_report_and_the_file_have_one_name_for_one_thing(tmp_path: Path, o
     """A group that covers the row is its channel, whatever was asked for."""
     save_file({f"{cols}.weight": normal(96, cols) for cols in (32, 64, 128, 256)}, tmp_path / "m.safetensors")
     report = compress(tmp_path / "m.safetensors", tmp_path / "small.safetensors", min_elements=0, **options)
-    stored = {t.name: t.stored for t in inspect(tmp_path / "small.safetensors", stats=False).tensors}
+    stored = {t.name: t.label for t in inspect(tmp_path / "small.safetensors", stats=False).tensors}
     pruned = ", 80% pruned" if "prune" in options else ""
-    assert {t.name: t.stored for t in report.tensors} == {name: label + pruned for name, label in stored.items()}
+    assert {t.name: t.label for t in report.tensors} == {name: label + pruned for name, label in stored.items()}
     assert " channel " in stored["32.weight"] and (" channel " in stored["256.weight"]) == (options.get("bits") == 8)

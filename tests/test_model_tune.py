@@ -396,8 +396,8 @@ def test_B40_max_evaluations(value: Any) -> None:
         ({"bits": np.zeros((2, 2))}, r"space\['bits'\] must be a sequence of choices, mildest first, not ndarray"),
         ({"bits": [8, 4, 6, 8.0]}, r"space\['bits'\] must have no choice twice, but 8 is number 0 and 3"),
         ({"prune": [None, "2:4", None]}, r"space\['prune'\] must have no choice twice, but None is number 0 and 2"),
-        ({"bits": [8, 4, 6]}, r"space\['bits'\] must rise throughout or fall throughout, not be \(8, 4, 6\)"),
-        ({"sparsity": [0, math.nan, 1]}, r"space\['sparsity'\] must rise throughout or fall throughout"),
+        ({"bits": [8, 4, 6]}, r"space\['bits'\] must increase or decrease throughout, not be \(8, 4, 6\)"),
+        ({"sparsity": [0, math.nan, 1]}, r"space\['sparsity'\] must increase or decrease throughout"),
     ],
     ids=lambda x: x if isinstance(x, str) else "space",
 )  # fmt: skip

@@ -148,4 +148,4 @@ def test_compare_and_inspect_read_them(tmp_path: Path) -> None:
     comparison = compare(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
     assert comparison.matching and 25 < comparison.snr < 45
     (row,) = inspect(tmp_path / "b.safetensors").tensors
-    assert row.stored == "float8 tensor"
+    assert row.label == "float8 tensor"

@@ -124,7 +124,7 @@ def test_B4_what_gguf_dequantizes(tmp_path: Path, name: str, dtype: Any) -> None
     assert bits_of(q.dequantize(dtype=dtype)) == bits_of(w)
     source = save(tmp_path / "m.safetensors", {"a.weight": w})
     report = compress(source, tmp_path / "t.safetensors", recognize=True, bits=2)
-    assert report.tensors[0].stored == f"int{bits} {'channel' if name[0] == 'T' else 'group 32'} symmetric"
+    assert report.tensors[0].label == f"int{bits} {'channel' if name[0] == 'T' else 'group 32'} symmetric"
     assert report.tensors[0].reason == "already quantized: no bit is changed"
     with open_checkpoint(tmp_path / "t.safetensors") as checkpoint:
         assert logical_tensors(checkpoint)["a.weight"].rows(0, 64).tobytes() == w.tobytes()
@@ -152,7 +152,7 @@ def test_B5_masked_weights_with_zeros_of_both_signs(tmp_path: Path) -> None:
     assert minus and qt.recognize_grid(w, group_size=32) is None
     source = save(tmp_path / "m.safetensors", {"a.weight": w})
     (tensor,) = compress(source, tmp_path / "t.safetensors", recognize=True).tensors
-    assert tensor.stored.startswith("int4 group 32")
+    assert tensor.label.startswith("int4 group 32")
     assert tensor.reason == f"already quantized: no bit is changed but the sign of {minus} minus zeros"
     with open_checkpoint(tmp_path / "t.safetensors") as checkpoint:
         assert logical_tensors(checkpoint)["a.weight"].rows(0, 64).tobytes() == (w + 0).tobytes()

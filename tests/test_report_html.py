@@ -109,7 +109,7 @@ def test_D26_bars_are_in_proportion(report: Report) -> None:
     assert len(errors) == 3 and max(errors) > 2 * min(errors)
     np.testing.assert_allclose(page.widths("bar error"), [100 * e / max(errors) for e in errors], atol=0.01)
     parts = [float(x) for x in re.findall(r'<i class="\w+" style="--width:([\d.]+)%" title=', report.to_html())]
-    kinds = {t.stored for t in report.tensors}
+    kinds = {t.label for t in report.tensors}
     stored, source = (sum(getattr(t, f"{which}_bytes") for t in report.tensors) for which in ("stored", "source"))
     assert len(parts) == 2 * len(kinds) and sum(parts[: len(kinds)]) == pytest.approx(100, abs=0.05)
     assert sum(parts[len(kinds) :]) == pytest.approx(100 * stored / source, abs=0.05)

@@ -1,4 +1,4 @@
-"""Who computes: one of the compiled instruction sets, or the numpy reference; and with how many threads."""
+"""The choice of who computes: a compiled instruction set, or the numpy reference; and with how many threads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_THREADS = 1024
 
 
 class _Refused:
-    """In the place of a module where the environment asks for what there is not: a ValueError at every use.
+    """A stand-in for a module where the environment asks for what there is not: a ValueError at every use.
 
     Not already at import, where the command line could say it only with a traceback.
     """

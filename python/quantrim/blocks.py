@@ -77,13 +77,13 @@ def norms(name: str, x: Array, axis: int | None, block: object, out: Array | Non
     flat = roots.reshape(-1)
     if block is not None:
         rows, cols = size = block_of(name, block, x.shape)
-        parts = checks.rows(x).reshape(-1, rows, x.shape[-1] // cols, cols).swapaxes(1, 2)
+        slices = checks.rows(x).reshape(-1, rows, x.shape[-1] // cols, cols).swapaxes(1, 2)
     else:
-        size, parts = None, np.moveaxis(x, checks.axis(axis, x.ndim), -1)
-    places = parts.shape[:2] if size else parts.shape[:-1]
+        size, slices = None, np.moveaxis(x, checks.axis(axis, x.ndim), -1)
+    places = slices.shape[:2] if size else slices.shape[:-1]
     weights = max(x.size // flat.size, 1)
     for some in np.array_split(tiny, -(-tiny.size * weights // _GATHERED)):
-        w = _enlarged(parts[np.unravel_index(some, places)])
+        w = _enlarged(slices[np.unravel_index(some, places)])
         again = np.empty(len(some), np.float32)
         if size:
             block_sums(name, w.reshape(-1, size[1]), size, 2, again)
@@ -111,13 +111,13 @@ def sums(name: str, x: Array, axis: int, power: int, out: Array) -> None:
         checks.finite(name, x, backend.active.norm_columns(x.reshape(-1, n, after), power, out.reshape(-1, after)))
 
 
-def total(parts: Array, power: int = 1) -> Any:
+def total(of_rows: Array, power: int = 1) -> Any:
     """Sum the sums of rows to the float32 scalar that a row of them gives."""
     whole = np.zeros(1, np.float32)
     if power:
-        backend.active.norm_rows(parts[None], 1, whole)
-    elif parts.size:
-        backend.active.block_sums(parts[None], 1, parts.size, 0, whole[None])
+        backend.active.norm_rows(of_rows[None], 1, whole)
+    elif of_rows.size:
+        backend.active.block_sums(of_rows[None], 1, of_rows.size, 0, whole[None])
     return whole[0]
 
 

@@ -263,7 +263,7 @@ def is_input(name: str, out: Array, other: Array, in_place: bool = True) -> bool
     if out is not other and not np.may_share_memory(out, other):
         return False
     if not (in_place and same_buffer(out, other)):
-        allowed = "an input itself or apart from it, not overlap it in part" if in_place else "apart from every input"
+        allowed = "an input itself or apart from it, not overlap it partly" if in_place else "apart from every input"
         raise ValueError(f"{name} must be {allowed}")
     return True
 

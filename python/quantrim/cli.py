@@ -219,7 +219,7 @@ def split(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST where it exists.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the files and how much weight is in each; write nothing.")
+        bool, typer.Option("--dry-run", help="Show the files and their shares of the L1 norm; write nothing.")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -230,7 +230,7 @@ def split(
     whole or not at all, and memory stays small whatever the size of the model.
 
     Examples:
-      quantrim split model.safetensors parts/ --max-size 2GB
+      quantrim split model.safetensors shards/ --max-size 2GB
       quantrim split llama/ stages/ --layers 8
       quantrim split llama/ anywhere/ --layers 1 --dry-run
     """
@@ -255,11 +255,11 @@ def merge(
     ] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST where it exists.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show how much weight is in each layer, and what goes; write nothing.")
+        bool, typer.Option("--dry-run", help="Show each layer's share of the L1 norm, and what goes; write nothing.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Put the files of a checkpoint together into one, and leave parts of it out.
+    """Put the files of a checkpoint together into one, and leave tensors out.
 
     What is kept is kept byte for byte. DST is a .safetensors file, or a folder that
     also gets config and tokenizer. The weight of a layer is its sum of |w|; names and
@@ -303,9 +303,8 @@ def demo(
 ) -> None:
     """Make a real small model that ships with quantrim smaller in every way, and see what it costs in accuracy.
 
-    A network that reads handwritten digits is pruned, rounded and stored without
-    its zeros; each form is stored and read again. Accuracy is that on 360 images
-    it never saw. Takes a few seconds.
+    A network that reads handwritten digits is pruned, rounded and stored sparse;
+    each variant is saved and read again. Accuracy is that on 360 images it never saw. Takes a few seconds.
 
     Examples:
       quantrim demo

@@ -259,12 +259,12 @@ def _check_reach(q: QuantizedTensor, book: Book, x: checks.Array) -> None:
         raise ValueError(f"scales times the largest value of codebook must fit {x.dtype}, at most {most}, not {reach}")
 
 
-def _stored(scales: checks.Array, scale_dtype: str, x: checks.Array, into: NDArray[np.float32]) -> None:
+def _round_scales(scales: checks.Array, scale_dtype: str, x: checks.Array, into: NDArray[np.float32]) -> None:
     """Round scales to scale_dtype, but not beyond what the dtype of x holds, and write them."""
     with np.errstate(over="ignore"):
-        stored = scales.astype(np.float32).astype(np.dtype(scale_dtype)).reshape(into.shape)
-        beyond = np.isfinite(stored) & (stored.astype(np.float32) > checks.LARGEST[x.dtype.name])
-        into[...] = np.where(beyond, np.nextafter(stored, stored.dtype.type(0)), stored)
+        rounded = scales.astype(np.float32).astype(np.dtype(scale_dtype)).reshape(into.shape)
+        beyond = np.isfinite(rounded) & (rounded.astype(np.float32) > checks.LARGEST[x.dtype.name])
+        into[...] = np.where(beyond, np.nextafter(rounded, rounded.dtype.type(0)), rounded)
     _check_scales(into, scale_dtype)
 
 
@@ -296,9 +296,9 @@ def _mean_magnitudes(x: checks.Array, size: GroupSize, scales: NDArray[np.float3
     sums = np.empty((len(seen), -(-x.shape[-1] // group)))
     checks.finite("w", x, backend.active.magnitude_sums(seen, group, sums))
     if size == "tensor":
-        return _stored(np.array(math.fsum(sums.ravel()) / x.size), scale_dtype, x, scales)
+        return _round_scales(np.array(math.fsum(sums.ravel()) / x.size), scale_dtype, x, scales)
     counts = np.minimum(group, x.shape[-1] - np.arange(sums.shape[1]) * group)
-    return _stored(sums / counts, scale_dtype, x, scales)
+    return _round_scales(sums / counts, scale_dtype, x, scales)
 
 
 def _ternary(x: checks.Array, size: GroupSize, scale_dtype: str, out: QuantizedTensor | None) -> QuantizedTensor:
@@ -312,7 +312,7 @@ def _ternary(x: checks.Array, size: GroupSize, scale_dtype: str, out: QuantizedT
     scales = np.empty((len(seen), -(-seen.shape[1] // group)), np.float32)
     edges = np.empty((*scales.shape, 2), np.float32)
     checks.finite("w", x, backend.active.fit_ternary(seen, group, edges, scales))
-    _stored(scales, scale_dtype, x, q.scales)
+    _round_scales(scales, scale_dtype, x, q.scales)
     order = np.array([1, 2, 3] + [0] * 13, np.uint8)
     code(x, Book(np.zeros(3, np.float32), edges, order), "none", scale_dtype, q)
     return q

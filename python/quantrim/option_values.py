@@ -1,4 +1,4 @@
-"""What values of options are: the checks, each given (name, value), and what the words of a command line become.
+"""Values of options: the checks, each given (name, value), and what the words of a command line become.
 
 Nothing that takes time is imported before a value is checked, so that help and completion wait for no kernels.
 """

@@ -1,6 +1,6 @@
 """Every option of `compress` and `plan`, once: the table that signatures, recipes, `--help` and the documentation read.
 
-It lies below `model`, and imports nothing that takes time, because help and completion wait for no kernels. What the
+It is below `model`, and imports nothing that takes time, because help and completion wait for no kernels. What the
 options of a table mean together is in `model/recipe/resolve.py`.
 
 `python -m quantrim.options` prints the table as Markdown, and with the word `docstring` the section of options in the
@@ -24,7 +24,7 @@ ROUNDING, PRUNING, TENSORS, OUTPUT = "Rounding", "Pruning", "Which tensors", "Ou
 
 
 class Given(NamedTuple):
-    """That an option asks for something, with one of these values where there are any."""
+    """An option that asks for something, with one of these values where there are any."""
 
     name: str
     values: tuple[Any, ...] = ()
@@ -35,7 +35,7 @@ class Given(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What some values of an option cannot be without: one of `others`. why: how an error ends."""
+    """Options that some values of an option need: one of `others`. why: how an error ends."""
 
     when: Callable[[Any], bool]
     others: tuple[Given, ...]
@@ -43,7 +43,7 @@ class Needs(NamedTuple):
 
 
 class Excludes(NamedTuple):
-    """What some values of an option cannot be with. why: how an error ends."""
+    """Options that some values of an option exclude. why: how an error ends."""
 
     others: tuple[Given, ...]
     why: str = ""
@@ -99,7 +99,7 @@ class Option:
 
 _BITS, _CODEBOOK, _CLUSTERS = Given("bits"), Given("codebook"), Given("clusters")
 _PRUNE, _SHRINK = (Given("prune"),), (Given("shrink_l1"), Given("shrink_l2"))
-_ONE_GRID, _ONE_WAY = ": each says what codes stand for", ": each says what is pruned"
+_ONE_GRID, _ONE_WAY = ": each chooses the grid", ": each says what is pruned"
 _DENSE = Excludes((Given("storage", ("sparse",)),), ", whose codes stay dense")
 _TABLE = (
     Option(
@@ -277,8 +277,8 @@ _TABLE = (
     Option(
         "min_elements", "int", kind.integer(0, 2**62), "Copy tensors of fewer weights: 4096 by default.",
         more="Those of less than two dimensions are copied, too.",
-        # Below this a weight is no part of a model's size (16 KiB in float32), and each compressed tensor costs two
-        # more names in the header.
+        # Smaller tensors (16 KiB in float32) hardly add to a model's size, and each compressed one costs two more names
+        # in the header.
         default=4096, key="top",
         heading=TENSORS, flags=("--min-elements",), metavar="N", word=int,
     ),

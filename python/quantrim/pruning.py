@@ -120,7 +120,7 @@ def prune(
     if double or _is_of_blocks(pattern):
         mask = _mask("w" if absolute else "scores", s, sparsity, axis, pattern, absolute=absolute)
         return apply_mask(x, mask, out=out)
-    nm, part = _wish(sparsity, pattern, axis, x.shape)
+    nm, fraction = _wish(sparsity, pattern, axis, x.shape)
     pruned = output(out, x.shape, x.dtype, w=x, scores=s)
     run = backend.active
     if nm:
@@ -129,7 +129,7 @@ def prune(
         sets, k = _comparison_sets(x, axis)
         by = sets if absolute else _comparison_sets(s, axis)[0]
         into = pruned.reshape(sets.shape) if k is None else np.empty(sets.shape, x.dtype)
-        finite = run.prune_lowest(sets, by, removed(part, sets.shape[1]), absolute, into)
+        finite = run.prune_lowest(sets, by, removed(fraction, sets.shape[1]), absolute, into)
         if k is not None:
             pruned[...] = _original_shape(into, x.shape, k)
     if not finite:
@@ -235,14 +235,14 @@ def _mask(
     block = _block(name, pattern, sparsity, axis, s.shape)
     if block:
         return _block_mask(name, s, block, sparsity, int(absolute))
-    nm, part = _wish(sparsity, pattern, axis, s.shape)
+    nm, fraction = _wish(sparsity, pattern, axis, s.shape)
     if nm:
         mask = np.empty(s.shape, np.bool_)
         checks.finite(name, s, backend.active.n_of_m_mask(s.ravel(), *nm, absolute, mask.ravel()))
         return mask
     sets, k = _comparison_sets(s, axis)
     mask = np.empty(sets.shape, np.bool_)
-    checks.finite(name, s, backend.active.lowest_mask(sets, removed(part, sets.shape[1]), absolute, mask))
+    checks.finite(name, s, backend.active.lowest_mask(sets, removed(fraction, sets.shape[1]), absolute, mask))
     return _original_shape(mask, s.shape, k)
 
 
@@ -285,10 +285,10 @@ def _block(name: str, pattern: object, sparsity: object, axis: object, shape: tu
 
 
 def _block_mask(name: str, scores: checks.Array, block: Block, sparsity: object, power: int) -> NDArray[np.bool_]:
-    part = checks.number("sparsity", sparsity, 0.0, 1.0)
+    fraction = checks.number("sparsity", sparsity, 0.0, 1.0)
     sums = block_sums(name, checks.rows(scores), block, power)
     keep = np.empty((1, sums.size), np.bool_)
-    if not backend.active.lowest_mask(sums.reshape(1, -1), removed(part, sums.size), False, keep):
+    if not backend.active.lowest_mask(sums.reshape(1, -1), removed(fraction, sums.size), False, keep):
         raise ValueError(f"sums of {name} over blocks overflow float32")
     return spread(keep.reshape(sums.shape), block, scores.shape)
 

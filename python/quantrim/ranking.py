@@ -17,7 +17,7 @@ from .float_environment import default_floats
 
 K = TypeVar("K")
 Masks = NDArray[np.bool_]
-Score = Callable[[K, Array], ArrayLike]
+ScoreFunction = Callable[[K, Array], ArrayLike]
 KEY_HALVES = 1 << 16  # of a key: so many values has each
 
 
@@ -78,7 +78,7 @@ def global_masks(scores: Mapping[K, ArrayLike] | Sequence[ArrayLike], sparsity: 
 
 
 def prune_model(
-    weights: Arrays[K], sparsity: float, *, scores: Arrays[K] | Score[K] | None = None
+    weights: Arrays[K], sparsity: float, *, scores: Arrays[K] | ScoreFunction[K] | None = None
 ) -> Iterator[tuple[K, NDArray[Any]]]:
     """Zero the weights with the lowest scores of a whole model: one threshold for all of its arrays (Han et al. 2015).
 
@@ -98,7 +98,7 @@ def prune_model(
     return _pruned(weights, scores, cut, ties)
 
 
-def _scored(weights: Arrays[K], scores: Arrays[K] | Score[K] | None) -> Iterator[tuple[str, Array]]:
+def _scored(weights: Arrays[K], scores: Arrays[K] | ScoreFunction[K] | None) -> Iterator[tuple[str, Array]]:
     """Iterate over the scores of each array, flat, with what to call them in an error."""
     for name in weights:
         w = checks.weights(f"weights[{name!r}]", weights[name])
@@ -109,7 +109,7 @@ def _scored(weights: Arrays[K], scores: Arrays[K] | Score[K] | None) -> Iterator
         yield f"scores[{name!r}]", _scores_of(name, w, scores)
 
 
-def _scores_of(name: K, w: Array, scores: Arrays[K] | Score[K] | None) -> Array:
+def _scores_of(name: K, w: Array, scores: Arrays[K] | ScoreFunction[K] | None) -> Array:
     if scores is None:
         return checks.floats(f"weights[{name!r}]", w).ravel()
     found = scores(name, w) if callable(scores) else scores[name]
@@ -117,7 +117,7 @@ def _scores_of(name: K, w: Array, scores: Arrays[K] | Score[K] | None) -> Array:
 
 
 def _pruned(
-    weights: Arrays[K], scores: Arrays[K] | Score[K] | None, cut: int, ties: int
+    weights: Arrays[K], scores: Arrays[K] | ScoreFunction[K] | None, cut: int, ties: int
 ) -> Iterator[tuple[K, NDArray[Any]]]:
     for name in weights:
         taken, out = _pruned_array(name, weights[name], scores, cut, ties)
@@ -126,7 +126,7 @@ def _pruned(
 
 
 def _pruned_array(
-    name: K, weights: ArrayLike, scores: Arrays[K] | Score[K] | None, cut: int, ties: int
+    name: K, weights: ArrayLike, scores: Arrays[K] | ScoreFunction[K] | None, cut: int, ties: int
 ) -> tuple[int, NDArray[Any]]:
     """Prune one array; returns how many of the ties it took, and the array."""
     w = checks.weights(f"weights[{name!r}]", weights)

@@ -14,7 +14,7 @@ from .tensor import GroupSize, QuantizedTensor, blank, check_group_size, columns
 __all__ = ["recognize_grid"]
 
 MOST_VALUES = 256
-LOOK = 16  # rows scanned before all others
+SCAN = 16  # rows scanned before all others
 SAMPLE = 8191  # weights scanned for new values together
 
 
@@ -56,8 +56,8 @@ def _uniform_grid(x: checks.Array, size: GroupSize) -> QuantizedTensor | None:
     """Find codes of the fewest bits; with zero points only where they save bits or are needed for 8."""
     seen = np.ascontiguousarray(x.reshape(1, -1) if size == "tensor" else checks.rows(x))
     group = columns_per_group(size, seen.shape[1])
-    looks = ((1, min(group, SAMPLE)), (LOOK, seen.shape[1] if len(seen) > LOOK else 0))
-    for rows, cols in looks:  # most tensors are on no grid: say so early
+    scans = ((1, min(group, SAMPLE)), (SCAN, seen.shape[1] if len(seen) > SCAN else 0))
+    for rows, cols in scans:  # most tensors are on no grid: say so early
         if _multiples(np.ascontiguousarray(seen[:rows, :cols]), group) is None:
             return None
     found = _multiples(seen, group)

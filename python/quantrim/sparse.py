@@ -1,4 +1,4 @@
-"""Weights stored sparse, restored, and multiplied as they are stored."""
+"""Weights stored sparse, restored, and multiplied as they are."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def from_dense(w: ArrayLike | QuantizedTensor, layout: str = "bitmask") -> Spars
 def to_dense(s: SparseTensor, *, out: NDArray[Any] | None = None) -> NDArray[Any] | QuantizedTensor:
     """Restore the tensor that `from_dense` was given: its array, or its QuantizedTensor.
 
-    out: an array of its shape and dtype to write to; where a QuantizedTensor is stored, one for its data.
+    out: an array of its shape and dtype to write to; of a QuantizedTensor, one for its data.
 
     >>> to_dense(from_dense(np.array([[0.0, -0.0, 5.0]], np.float32)))
     array([[ 0., -0.,  5.]], dtype=float32)

@@ -42,7 +42,7 @@ class SparseTensor:
     layout, places:
         "bitmask": (rows, ceil(cols / 8)) uint8, a bit per weight, least significant first; unused bits are 0
             (as in Qin et al. 2020, "SIGMA", and in the format sparse-bitmask of compressed-tensors).
-        "n:m", "2:4" say: exactly n of every m consecutive weights are stored, zeros where fewer are not zero; (rows,
+        "n:m", "2:4" say: exactly n of every m consecutive weights are kept, zeros where fewer are not zero; (rows,
             ceil(cols / m * n * b / 8)) uint8: which of its m each is, ascending, b = ceil(log2(m)) bits, least
             significant first (Mishra et al. 2021, "Accelerating sparse deep neural networks").
         "csr": (nnz,) the column of each, ascending within a row, uint16 where cols <= 65536, otherwise int32
@@ -81,22 +81,22 @@ class SparseTensor:
             raise ValueError("shape must have at least one axis, not ()")
         for size in self.shape:
             checks.integer("shape", size, 0, 2**62)
-        form, n, m = check_layout(self.layout, self.shape)
+        layout, n, m = check_layout(self.layout, self.shape)
         rows, cols = self.rows_and_cols
         if self.bits is None:
             self._check_floats()
         else:
             self._check_grid()
-        count = rows * (cols // m * n) if form == "n:m" else self._check_offsets(rows)
+        count = rows * (cols // m * n) if layout == "n:m" else self._check_offsets(rows)
         if self.bits is None:
             _held("values", self.values, self.values.dtype, (count,))
         else:
             _held("values", self.values, np.uint8, (row_bytes(count, self.bits),))
-        shape, dtype = _places_form(form, n, m, rows, cols, count)
+        shape, dtype = _places_shape(layout, n, m, rows, cols, count)
         _held("places", self.places, dtype, shape)
-        bad = backend.active.sparse_check(form, n, m, self.offsets, self.places, rows, cols, count)
+        bad = backend.active.sparse_check(layout, n, m, self.offsets, self.places, rows, cols, count)
         if bad >= 0:
-            raise ValueError(self._complaint(form, bad))
+            raise ValueError(self._complaint(layout, bad))
 
     def _check_floats(self) -> None:
         dtype = getattr(self.values, "dtype", None)
@@ -132,12 +132,12 @@ class SparseTensor:
             raise ValueError(f"offsets must end with at most {weights} values, not {nnz}")
         return nnz
 
-    def _complaint(self, form: str, row: int) -> str:
-        if form == "n:m":
+    def _complaint(self, layout: str, row: int) -> str:
+        if layout == "n:m":
             return f"places of row {row} must be ascending within each {self.layout} group, within it, and 0 behind it"
         assert self.offsets is not None
         count = int(self.offsets[row + 1] - self.offsets[row])
-        if form == "csr":
+        if layout == "csr":
             return f"places of row {row} must be {count} ascending columns below {self.shape[-1]}"
         found = int(np.unpackbits(self.places[row]).sum())
         return f"places of row {row} must have {count} bits set, all below {self.shape[-1]}, and have {found}"
@@ -161,7 +161,7 @@ class SparseTensor:
 
     @property
     def nnz(self) -> int:
-        """How many values are stored: of "n:m", n of every m, zeros among them."""
+        """The number of values that are kept: of "n:m", n of every m, zeros among them."""
         if self.offsets is not None:
             return int(self.offsets[-1])
         rows, cols = self.rows_and_cols
@@ -170,7 +170,7 @@ class SparseTensor:
 
     @property
     def sparsity(self) -> float:
-        """The fraction of weights that are not stored; 0.0 for an empty tensor."""
+        """The fraction of weights that are left out; 0.0 for an empty tensor."""
         weights = math.prod(self.shape)
         return 1 - self.nnz / weights if weights else 0.0
 
@@ -279,20 +279,21 @@ class SparseTensor:
         return cls(**{"offsets": None, **checks.fields(fields)})
 
 
-def _places_form(form: str, n: int, m: int, rows: int, cols: int, count: int) -> tuple[tuple[int, ...], type]:
+def _places_shape(layout: str, n: int, m: int, rows: int, cols: int, count: int) -> tuple[tuple[int, ...], type]:
     """Return shape and dtype of the places of `count` values."""
-    if form == "csr":
+    if layout == "csr":
         return (count,), np.uint16 if cols <= 2**16 else np.int32
-    return (rows, row_bytes(cols, 1) if form == "bitmask" else row_bytes(cols // m * n, (m - 1).bit_length())), np.uint8
+    bits = cols if layout == "bitmask" else cols // m * n * (m - 1).bit_length()
+    return (rows, row_bytes(bits, 1)), np.uint8
 
 
 def _nonzeros(name: str, x: checks.Array, layout: str) -> tuple[checks.Array, checks.Array, checks.Array | None]:
     """List values, places and offsets of weights or codes."""
-    form, n, m = check_layout(layout, x.shape)
+    layout, n, m = check_layout(layout, x.shape)
     w = checks.rows(x)
     rows, cols = w.shape
     offsets, count = None, rows * (cols // m * n) if m else 0
-    if form != "n:m":
+    if layout != "n:m":
         offsets = np.zeros(rows + 1, np.int64)
         finite = backend.active.stored_per_row(w, offsets[1:])
         if x.dtype in checks.FLOATS:
@@ -300,9 +301,9 @@ def _nonzeros(name: str, x: checks.Array, layout: str) -> tuple[checks.Array, ch
         np.cumsum(offsets, out=offsets)
         count = int(offsets[-1])
     values = np.empty(count, x.dtype)
-    shape, dtype = _places_form(form, n, m, rows, cols, count)
+    shape, dtype = _places_shape(layout, n, m, rows, cols, count)
     places: checks.Array = np.empty(shape, dtype)
-    if not backend.active.sparse_encode(w, form, n, m, offsets, places, values):
+    if not backend.active.sparse_encode(w, layout, n, m, offsets, places, values):
         if x.dtype in checks.FLOATS:
             checks.finite(name, x, False)
         _refuse_full_group(name, w, n, m)

@@ -73,7 +73,7 @@ def merge(parts: Sequence[Any], axis: int = 0) -> Any:
     if all(isinstance(p, (list, tuple)) for p in parts):
         if isinstance(axis, bool) or axis != 0:
             raise ValueError(f"axis must be 0 for lists of layers, not {axis!r}")
-        return [layer for part in parts for layer in part]
+        return [layer for piece in parts for layer in piece]
     arrays = [_array(f"parts[{i}]", p) for i, p in enumerate(parts)]
     k = checks.axis(axis, arrays[0].ndim)
     for i, a in enumerate(arrays):
@@ -100,7 +100,7 @@ def remove_units(
     activation: None where a removed unit put out 0, bias and all. A function of an array where masking cleared its
     weights alone: such a unit puts out activation(bias), whatever comes in, and that times its column is added to the
     next bias, in float64 (which is made where it was None). Folding needs weights of two axes: at the border of a
-    padded image the sum would be another. Nor can anything stand between the layers then.
+    padded image the sum would be another. Nor can anything be between the layers then.
     Returns a list of new tuples like `layers`, in their dtypes. (Srinivas and Babu 2015,
     "Data-free parameter pruning for deep neural networks"; Han et al. 2015 on dead neurons.)
 

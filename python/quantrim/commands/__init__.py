@@ -1,1 +1,1 @@
-"""What the command line does: for each command a function that returns data, and one that prints it."""
+"""The commands: for each a function that returns data, and one that prints it."""

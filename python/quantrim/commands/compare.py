@@ -41,7 +41,7 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
 
 def _data(d: Difference) -> dict[str, Any]:
     values = {"snr_db": d.snr, "cosine": d.cosine, "worst": d.worst, "worst_relative": d.relative}
-    names = ("name", "shape", "stored", "nbytes", "nonfinite", "equal")
+    names = ("name", "shape", "label", "nbytes", "nonfinite", "equal")
     return {**{name: getattr(d, name) for name in names}, **values}
 
 
@@ -67,8 +67,8 @@ def _row(d: Difference) -> list[str]:
     exact = d.equal
     return [
         d.name,
-        d.stored[0],
-        d.stored[1],
+        d.label[0],
+        d.label[1],
         terminal.decibels(d.snr),
         "1" if exact else f"{d.cosine:.6f}",
         terminal.number(d.worst),
@@ -83,12 +83,12 @@ def total_line(comparison: Comparison) -> str:
     '0 tensors in both, A 0 B, B 0 B'
     """
     shared = comparison.differences
-    parts = [f"{len(shared)} tensor{'' if len(shared) == 1 else 's'} in both"]
+    figures = [f"{len(shared)} tensor{'' if len(shared) == 1 else 's'} in both"]
     if shared:
         exact = sum(d.equal for d in shared)
         some = f"{exact} exact, the others SNR {terminal.decibels(comparison.snr)}"
-        parts.append("all exact" if exact == len(shared) else some)
+        figures.append("all exact" if exact == len(shared) else some)
     a, b = comparison.nbytes
     smaller = f" ({a / b:.2f}x smaller)" if b and a / b >= 1.005 else ""  # as compress has it
-    parts.append(f"A {terminal.size(a)}, B {terminal.size(b)}{smaller}")
-    return ", ".join(parts)
+    figures.append(f"A {terminal.size(a)}, B {terminal.size(b)}{smaller}")
+    return ", ".join(figures)

@@ -121,7 +121,7 @@ def worst_tensors(report: Report) -> list[TensorReport]:
 def _worst_row(t: TensorReport) -> list[str]:
     snr = terminal.decibels(t.snr_db) if t.snr_db is not None else "-"
     cosine = f"{t.cosine:.6f}" if t.cosine is not None else "-"
-    return [t.name, t.stored, snr, cosine, terminal.number(t.worst) if t.worst is not None else "-"]
+    return [t.name, t.label, snr, cosine, terminal.number(t.worst) if t.worst is not None else "-"]
 
 
 def closing_lines(report: Report) -> list[tuple[str, str]]:
@@ -138,7 +138,7 @@ def closing_lines(report: Report) -> list[tuple[str, str]]:
     weights = f"{' and '.join(done)} weights"
     if report.snr_db is not None:
         lines.append(("SNR", f"{terminal.decibels(report.snr_db)} over all {weights}"))
-    if any("pruned" in t.stored for t in compressed):
+    if any("pruned" in t.label for t in compressed):
         lines.append(("zeros", f"{terminal.percent(report.sparsity)} of the {weights}"))
     speed = f"{terminal.size(report.source_bytes / report.seconds)}/s" if report.seconds else "-"
     lines.append(("time", f"{report.seconds:.2f} s, {speed}, {report.threads} threads"))
@@ -156,7 +156,7 @@ def _kind(t: TensorReport) -> str:
         return "narrowed"
     if t.bits is None:
         return "pruned"
-    return "simulated" if "simulated" in t.stored else "compressed"
+    return "simulated" if "simulated" in t.label else "compressed"
 
 
 def smaller(ratio: float) -> str:
@@ -193,7 +193,7 @@ def plan_data(wish: Plan) -> dict[str, Any]:
             "source_bytes": t.source_bytes,
             "stored_bytes": t.stored_bytes,
             "at_most": t.at_most,
-            "stored": t.label,
+            "label": t.label,
             "reason": wording.worded(t.reason),
         }
         for t in wish.tensors

@@ -1,4 +1,4 @@
-"""What the command line of `compress` takes: the options of the table, and a few words of its own."""
+"""The command line of `compress`: the options of the table, and a few words of its own."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from ..model.plan.decompress_plan import DecompressPlan, plan_decompress
 from . import progress, terminal
 from .compress import occupied, refuse_occupied
 
-KINDS = 12  # ways of being stored that the closing table names
+KINDS = 12  # labels that the closing table names
 
 
 def run(source: Path, target: Path, *, dtype: str | None, overwrite: bool, as_json: bool) -> None:
@@ -63,12 +63,12 @@ def show_kinds(tensors: Sequence[DecodedTensor], out: Console) -> None:
     kinds: dict[tuple[str, str], list[int]] = {}
     for t in tensors:
         if not t.copied:
-            row = kinds.setdefault((t.stored, t.dtype), [0, 0, 0])
-            kinds[t.stored, t.dtype] = [row[0] + 1, row[1] + t.source_bytes, row[2] + t.nbytes]
+            row = kinds.setdefault((t.label, t.dtype), [0, 0, 0])
+            kinds[t.label, t.dtype] = [row[0] + 1, row[1] + t.source_bytes, row[2] + t.nbytes]
     largest = sorted(kinds.items(), key=lambda item: -item[1][2])[:KINDS]
     rows = [
-        [stored, str(count), terminal.size(before), dtype, terminal.size(after)]
-        for (stored, dtype), (count, before, after) in largest
+        [label, str(count), terminal.size(before), dtype, terminal.size(after)]
+        for (label, dtype), (count, before, after) in largest
     ]
     terminal.print_table(out, ("stored as", "tensors", "bytes", "becomes", "bytes"), "lrrlr", rows)
     terminal.print_line(out)
@@ -118,7 +118,7 @@ def plan_data(plan: DecompressPlan, tensors: Sequence[DecodedTensor]) -> dict[st
 
 def show_plan(plan: DecompressPlan, tensors: Sequence[DecodedTensor], out: Console) -> None:
     rows = [
-        [t.name, terminal.shape(t.shape), t.stored, terminal.size(t.source_bytes), t.dtype, terminal.size(t.nbytes)]
+        [t.name, terminal.shape(t.shape), t.label, terminal.size(t.source_bytes), t.dtype, terminal.size(t.nbytes)]
         for t in tensors
     ]
     headers = ("tensor", "shape", "stored as", "bytes", "becomes", "bytes")

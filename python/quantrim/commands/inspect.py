@@ -62,7 +62,7 @@ def show(summary: Summary, out: Console) -> None:
 def _row(tensor: TensorSummary) -> list[str]:
     return [
         tensor.name,
-        tensor.stored,
+        tensor.label,
         terminal.shape(tensor.shape),
         terminal.size(tensor.nbytes),
         f"{tensor.bits_per_weight:.3g}",
@@ -84,11 +84,11 @@ def total_line(summary: Summary) -> str:
     '0 tensors, 0 weights, 0 B'
     """
     tensors = f"{len(summary.tensors)} tensor{'' if len(summary.tensors) == 1 else 's'}"
-    parts = [tensors, f"{summary.size:,} weights", terminal.size(summary.nbytes)]
+    figures = [tensors, f"{summary.size:,} weights", terminal.size(summary.nbytes)]
     if summary.size:
-        parts.append(f"{8 * summary.nbytes / summary.size:.3g} bits per weight")
+        figures.append(f"{8 * summary.nbytes / summary.size:.3g} bits per weight")
     if any(t.statistics for t in summary.tensors):
-        parts.append(f"{terminal.percent(summary.sparsity)} zeros")
+        figures.append(f"{terminal.percent(summary.sparsity)} zeros")
     if len(summary.shards) > 1:
-        parts.append(f"{len(summary.shards)} shards")
-    return ", ".join(parts)
+        figures.append(f"{len(summary.shards)} shards")
+    return ", ".join(figures)

@@ -41,7 +41,7 @@ def show(report: Report, out: Console) -> None:
     if largest:
         rows = [_row(t) for t in largest]
         title = "The largest tensors" if len(report.tensors) > len(largest) else ""
-        terminal.print_table(out, ("tensor", "stored as", "bytes", "stored", "ratio"), "llrrr", rows, title=title)
+        terminal.print_table(out, ("tensor", "stored as", "bytes", "becomes", "ratio"), "llrrr", rows, title=title)
         terminal.print_line(out)
     shrunk = sum(t.stored_bytes < t.source_bytes for t in report.tensors)
     before, after = terminal.size(report.source_bytes), terminal.size(report.stored_bytes)
@@ -59,7 +59,7 @@ def show(report: Report, out: Console) -> None:
 
 def _row(t: TensorReport) -> list[str]:
     sizes = t.source_bytes, t.stored_bytes
-    return [t.name, t.stored, *map(terminal.size, sizes), ratio(*sizes)]
+    return [t.name, t.label, *map(terminal.size, sizes), ratio(*sizes)]
 
 
 def ratio(before: int, after: int) -> str:

@@ -1,4 +1,4 @@
-"""How a run ends: which exit code, which line on stderr, and what signals do.
+"""The end of a run: its exit code, its line on stderr, and what signals do.
 
 0: done. 2: bad input (a file, an option, a comparison that has no answer). 3: the machine could not (a file
 cannot be read or written, memory ran out). 128 + n: stopped by signal n, so 130 for Ctrl-C and 143 for

@@ -1,4 +1,4 @@
-"""How far a long run has come: a bar on a terminal, a line every few seconds in a log. Both on stderr."""
+"""Progress of a long run: a bar on a terminal, a line every few seconds in a log. Both on stderr."""
 
 from __future__ import annotations
 

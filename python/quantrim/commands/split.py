@@ -10,8 +10,8 @@ from rich.console import Console
 
 from ..files import open_checkpoint, refuse_same_file
 from ..files.disk.errors import PATH_LIMIT, quote
-from ..model.edit.layers import Part, Score
-from ..model.edit.split import Written, check_folder, part_scores, plan_split, split_checkpoint
+from ..model.edit.layers import Shard, WeightShare
+from ..model.edit.split import Written, check_folder, plan_split, shard_scores, split_checkpoint
 from ..sizes import parse_size
 from . import progress, terminal, wording
 from .compress import occupied, refuse_occupied
@@ -28,7 +28,7 @@ def run(
         terminal.print_json(as_data(done))
     else:
         out = terminal.console()
-        show_parts(done.parts, None, out)
+        show_shards(done.shards, None, out)
         terminal.print_line(out, f"{total_line(done)} in {terminal.printable(done.destination)}", style="bold")
         show_notes(done, out)
 
@@ -41,40 +41,40 @@ def dry_run(
     with open_checkpoint(source) as checkpoint, progress.shown("reading") as callback:
         check_folder(checkpoint, source, target)
         plan = plan_split(checkpoint, target, size, layers)
-        scores = part_scores(checkpoint, plan.parts, callback)
+        scores = shard_scores(checkpoint, plan.shards, callback)
     if as_json:
         terminal.print_json(as_data(plan, scores))
     else:
         out = terminal.console()
-        show_parts(plan.parts, scores, out)
+        show_shards(plan.shards, scores, out)
         terminal.print_line(out, f"{total_line(plan)}. Nothing was written.", style="bold")
         show_notes(plan, out)
     if occupied(target) and not overwrite:
         terminal.say("warning", f"{quote(target, PATH_LIMIT)} exists; to replace it will take --overwrite")
 
 
-def as_data(written: Written, scores: Sequence[Score] | None = None) -> dict[str, Any]:
-    parts = [
-        {"name": part.name, "size": part.size, "tensors": [t.name for t in part.tensors]} for part in written.parts
+def as_data(written: Written, scores: Sequence[WeightShare] | None = None) -> dict[str, Any]:
+    shards = [
+        {"name": shard.name, "size": shard.size, "tensors": [t.name for t in shard.tensors]} for shard in written.shards
     ]
     for k, score in enumerate(scores or ()):
-        parts[k].update(score_data(score))
+        shards[k].update(score_data(score))
     return {
         "source": written.source,
         "destination": written.destination,
         "size": written.nbytes,
-        "parts": parts,
+        "shards": shards,
         "notes": [wording.worded(note) for note in written.notes],
     }
 
 
-def score_data(score: Score) -> dict[str, Any]:
+def score_data(score: WeightShare) -> dict[str, Any]:
     return {"weights": score.count, "l1": score.l1, "share": score.share, "rms": score.rms}
 
 
-def show_parts(parts: Sequence[Part], scores: Sequence[Score] | None, out: Console) -> None:
+def show_shards(shards: Sequence[Shard], scores: Sequence[WeightShare] | None, out: Console) -> None:
     headers, align = ["file", "tensors", "bytes"], "lrr"
-    rows = [[part.name, str(len(part.tensors)), terminal.size(part.size)] for part in parts]
+    rows = [[shard.name, str(len(shard.tensors)), terminal.size(shard.size)] for shard in shards]
     if scores:
         headers, align = [*headers, "weights", "share of |w|", "rms"], align + "rrr"
         rows = [[*row, *score_cells(score)] for row, score in zip(rows, scores, strict=True)]
@@ -86,11 +86,11 @@ def show_notes(written: Written, out: Console) -> None:
         terminal.print_line(out, f"note: {terminal.printable(wording.worded(note))}", style="yellow")
 
 
-def score_cells(score: Score) -> list[str]:
+def score_cells(score: WeightShare) -> list[str]:
     return [f"{score.count:,}", terminal.percent(score.share), terminal.number(score.rms)]
 
 
 def total_line(written: Written) -> str:
-    tensors = sum(len(part.tensors) for part in written.parts)
-    files = f"{len(written.parts)} file{'' if len(written.parts) == 1 else 's'}"
+    tensors = sum(len(shard.tensors) for shard in written.shards)
+    files = f"{len(written.shards)} file{'' if len(written.shards) == 1 else 's'}"
     return f"{tensors} tensor{'' if tensors == 1 else 's'}, {terminal.size(written.nbytes)}, {files}"

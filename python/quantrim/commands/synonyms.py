@@ -1,4 +1,4 @@
-"""What people type who know other programs, and what it is called here."""
+"""Words that people type who know other programs, and what they are called here."""
 
 from __future__ import annotations
 

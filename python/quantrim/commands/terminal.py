@@ -1,4 +1,4 @@
-"""What reaches a terminal, a pipe or a log: tables, numbers, names that cannot move the cursor.
+"""Output to a terminal, a pipe or a log: tables, numbers, names that cannot move the cursor.
 
 On a terminal tables are drawn and coloured by rich, which heeds NO_COLOR and TERM; anywhere else they are
 plain columns. Nothing here computes.
@@ -164,7 +164,7 @@ def print_json(data: Mapping[str, Any]) -> None:
     from ..model.report.provenance import stamp
 
     text = json.dumps(_finite({**stamp(), **data}), indent=2, allow_nan=False) + "\n"
-    # line by line: an unbuffered stdout (python -u) writes a long text in part and does not say so
+    # line by line: an unbuffered stdout (python -u) cuts a long text off and does not say so
     sys.stdout.writelines(text.splitlines(keepends=True))
 
 

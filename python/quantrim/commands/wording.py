@@ -1,4 +1,4 @@
-"""What Python's arguments are called on the command line: one translation for all that is said to people.
+"""Python's arguments in the words of the command line: one translation for all that is said to people.
 
 Messages come from functions that have arguments, `exclude='*embed*'`; who typed options reads `--exclude '*embed*'`.
 What is in quotes, names of tensors and files, stays as it is.
@@ -104,6 +104,6 @@ def _assigned(name: str, value: str) -> str:
     if value[0] in "'\"":
         return f"{option.name} {shlex.quote(value[1:-1])}"
     if value[0] in "([":
-        parts = [part.strip().strip("'\"") for part in value[1:-1].split(",") if part.strip()]
-        return f"{option.name} {('x' if value[0] == '(' else ',').join(parts)}"
+        words = [word.strip().strip("'\"") for word in value[1:-1].split(",") if word.strip()]
+        return f"{option.name} {('x' if value[0] == '(' else ',').join(words)}"
     return f"{option.name} {value.lower() if value == 'None' else value}"

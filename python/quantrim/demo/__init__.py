@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from .digits import accuracy, decoded, held_out, model_file
-from .forms import FORMS, Stored, of_file, write
+from .variants import VARIANTS, Saved, of_file, write
 
-__all__ = ["FORMS", "ORIGINAL", "Row", "decoded", "measure", "run", "write"]
+__all__ = ["ORIGINAL", "VARIANTS", "Row", "decoded", "measure", "run", "write"]
 
 ORIGINAL = "float32, as trained"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One form of the model, measured on what was stored.
+    """One variant of the model, measured on its file.
 
     accuracy: on the held-out images. nbytes: of the file. sparsity: the share of exact zeros among the decoded
     weights. weights: how many, biases apart. original: bytes of the float32 file.
@@ -39,28 +39,28 @@ class Row:
 
 
 def run(progress: Callable[[str], None] | None = None) -> list[Row]:
-    """Store the model in every form, decode each and measure it; files are in a temporary folder.
+    """Save every variant of the model, decode each and measure it; files are in a temporary folder.
 
-    progress: called with the name of each form before it is made.
+    progress: called with the name of each variant before it is made.
     """
     with model_file() as source, tempfile.TemporaryDirectory(prefix="quantrim-demo-") as folder:
         rows = [measure(ORIGINAL, of_file(source), source.stat().st_size)]
-        for number, (name, make) in enumerate(FORMS.items()):
+        for number, (name, make) in enumerate(VARIANTS.items()):
             if progress:
                 progress(name)
-            stored = make(source, Path(folder, f"{number}.safetensors"))
-            rows.append(measure(name, stored, rows[0].original))
+            saved = make(source, Path(folder, f"{number}.safetensors"))
+            rows.append(measure(name, saved, rows[0].original))
     return rows
 
 
-def measure(name: str, stored: Stored, original: int) -> Row:
+def measure(name: str, saved: Saved, original: int) -> Row:
     """Measure what became of the model in this variant."""
-    matrices = [w for w in stored.weights.values() if w.ndim == 2]
+    matrices = [w for w in saved.weights.values() if w.ndim == 2]
     size = sum(w.size for w in matrices)
     return Row(
         name=name,
-        accuracy=accuracy(stored.weights),
-        nbytes=stored.nbytes,
+        accuracy=accuracy(saved.weights),
+        nbytes=saved.nbytes,
         sparsity=sum(int(np.count_nonzero(w == 0)) for w in matrices) / size,
         weights=size,
         images=len(held_out()[1]),

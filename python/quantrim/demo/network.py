@@ -1,6 +1,6 @@
 """A small network of matrices with ReLU between them, trained in numpy: the same bits on every machine.
 
-Training usually depends on the order in which a BLAS adds. Here both operands of every product lie on the grid of
+Training usually depends on the order in which a BLAS adds. Here both operands of every product are on the grid of
 multiples of 2**-18, so that every sum is exact in float64 and has no order.
 
 Layers are a list: weight (out, in), bias (out,), weight, bias, ...

@@ -180,7 +180,7 @@ def free_place(
         inside = frame[0] < box[0] and frame[1] < box[1] and box[2] < frame[2] and box[3] < frame[3]
         if not inside or any(_overlap(box, other) for other in taken):
             continue
-        if not any(_overlap(part, other) for part in _line(at, box) for other in between):
+        if not any(_overlap(piece, other) for piece in _line(at, box) for other in between):
             return box
         without_line = without_line or box
     return without_line or (x, y, x + width, y + height)  # a point that is closed in: the nearest free place

@@ -1,6 +1,6 @@
-"""Accuracy that pruning and rounding cost, won back: the network as trained teaches its own small form.
+"""Accuracy that pruning and rounding cost, won back: the network as trained teaches its own compressed weights.
 
-Only images are needed, no labels: the network's softened answers are what its small form learns (Hinton, Vinyals,
+Only images are needed, no labels: the network's softened answers are what those learn (Hinton, Vinyals,
 Dean 2015). In the forward pass the weights are those that a file would hold: pruned, and rounded to their grid. The
 gradient passes through the rounding as if it were not there (straight-through, Bengio, Leonard, Courville 2013);
 what is pruned stays 0.
@@ -20,7 +20,7 @@ from ..quantization import dequantize, quantize
 from .digits import LAYERS, WHITE
 from .network import Adam, backward, batches, forward
 
-NAMES = tuple(f"{layer}.{part}" for layer in LAYERS for part in ("weight", "bias"))
+NAMES = tuple(f"{layer}.{kind}" for layer in LAYERS for kind in ("weight", "bias"))
 BATCH = 64
 TEMPERATURE = 4.0
 LEARNING_RATE = 2.0**-10
@@ -51,7 +51,7 @@ def recover(
     rng, adam = np.random.default_rng(seed), Adam(layers)
     for epoch in range(epochs):
         for batch in batches(rng, len(images), BATCH):
-            small = small_form(dict(zip(NAMES, layers, strict=True)), masks, bits, group_size)
+            small = compressed(dict(zip(NAMES, layers, strict=True)), masks, bits, group_size)
             rounded = [small[name].astype(np.float64) for name in NAMES]
             values = forward(rounded, images[batch] / WHITE)
             _, grad = distillation_loss(values[-1], taught[batch], temperature=TEMPERATURE)
@@ -70,7 +70,7 @@ def masked(weights: Weights, masks: Masks) -> dict[str, NDArray[np.float32]]:
     return {name: apply_mask(p, masks[name]) if name in masks else p for name, p in single.items()}
 
 
-def small_form(weights: Weights, masks: Masks, bits: int, group_size: int) -> dict[str, NDArray[Any]]:
+def compressed(weights: Weights, masks: Masks, bits: int, group_size: int) -> dict[str, NDArray[Any]]:
     """Return what a file would give back: matrices pruned and rounded, biases as they are."""
 
     def rounded(p: NDArray[np.float32]) -> NDArray[Any]:

@@ -1,6 +1,6 @@
-"""The smallest form of the network that reads as well: `tune` chooses bits and sparsity of each layer.
+"""The smallest variant of the network that reads as well: `tune` chooses bits and sparsity of each layer.
 
-Half of the images choose. The other half says what the choice is worth: it had no part in it.
+Half of the images choose. The other half says what the choice is worth: it chose nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Images = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Smallest:
-    """What was chosen, and what it is worth.
+    """The settings that were chosen, and what they are worth.
 
     recipe: for `compress`. nbytes: of the file. zipped: its bytes after zlib, which finds the zeros; this is what was
     to be small. accuracy: on the second half of the images, with `original` that of the network as it was. tuned: how
@@ -63,25 +63,25 @@ def smallest(
     half = len(labels) // 2
     weights = decoded(network)
     with tempfile.TemporaryDirectory(prefix="quantrim-demo-") as folder:
-        forms = _Forms(network, Path(folder))
+        files = _Files(network, Path(folder))
         searches = [
             tune(
-                lambda settings: accuracy(forms.weights(settings), images[:half], labels[:half]),
+                lambda settings: accuracy(files.weights(settings), images[:half], labels[:half]),
                 {f"{layer} {what}": choices for what, choices in _AXES.items() for layer in LAYERS},
                 drop,
                 baseline=accuracy(weights, images[:half], labels[:half]),
-                cost=lambda settings: len(forms.zipped(settings)),
+                cost=lambda settings: len(files.zipped(settings)),
                 progress=progress,
             )
             for drop in (0.0, max_drop)
         ]
-        tuned = min(searches, key=lambda tuned: len(forms.zipped(tuned.settings)))
+        tuned = min(searches, key=lambda tuned: len(files.zipped(tuned.settings)))
         best = tuned.settings
         return Smallest(
             recipe=recipe(best),
-            nbytes=forms.file(best).stat().st_size,
-            zipped=len(forms.zipped(best)),
-            accuracy=accuracy(forms.weights(best), images[half:], labels[half:]),
+            nbytes=files.file(best).stat().st_size,
+            zipped=len(files.zipped(best)),
+            accuracy=accuracy(files.weights(best), images[half:], labels[half:]),
             original=accuracy(weights, images[half:], labels[half:]),
             tuned=tuned,
             evaluations=sum(len(search.evaluations) for search in searches),
@@ -107,8 +107,8 @@ def accuracy(weights: dict[str, NDArray[Any]], images: Images, labels: Images) -
     return float(np.mean(logits(weights, images).argmax(1) == labels))
 
 
-class _Forms:
-    """Files of the network in the forms that were asked for, each written once."""
+class _Files:
+    """Files of the network with the settings that were asked for, each written once."""
 
     def __init__(self, network: str | os.PathLike[str], folder: Path) -> None:
         self._network, self._folder = network, folder

@@ -1,4 +1,4 @@
-"""What a layout is: how one tensor becomes named arrays of a file, and how it comes out of them again.
+"""The protocol of layouts: how one tensor becomes named arrays of a file, and how it comes out of them again.
 
 A layout is a small immutable object that says all of it: labels, names, dtypes, shapes, limits, both directions. It
 knows no files: encoding yields bytes with their places, decoding asks `Arrays` for what it needs. Shapes are those of
@@ -110,7 +110,7 @@ class Encoder(ABC):
 
 
 class Layout(ABC):
-    """How a tensor is kept, as far as reading it goes.
+    """The layout of a tensor, as far as reading it goes.
 
     family: the layout's name in the registry. has_codes: whether `decode` gives a QuantizedTensor. error_array: which
     array a message about wrong bytes names; the tensor itself where there is none of that name.
@@ -301,24 +301,24 @@ def shape_of(entry: Mapping[str, Any], dims: int | None = None) -> Shape:
     return found
 
 
-def check_arrays(stored: Mapping[str, StoredTensor], infos: Infos) -> None:
+def check_arrays(wanted: Mapping[str, StoredTensor], infos: Infos) -> None:
     """Raise ValueError unless exactly these arrays are there, in their dtypes and shapes."""
-    for each in stored.values():
+    for each in wanted.values():
         if each.name not in infos:
             raise ValueError(f"{each.name} is missing beside {', '.join(sorted(infos)) or 'nothing'}")
         if infos[each.name] != (each.dtype, each.shape):
             dtype, shape = infos[each.name]
             raise ValueError(f"{each.name} must be {each.dtype} of shape {each.shape}, not {dtype} of shape {shape}")
-    extra = sorted(set(infos) - {each.name for each in stored.values()})
+    extra = sorted(set(infos) - {each.name for each in wanted.values()})
     if extra:
-        raise ValueError(f"{extra[0]} must not be there beside {', '.join(sorted(s.name for s in stored.values()))}")
+        raise ValueError(f"{extra[0]} must not be there beside {', '.join(sorted(s.name for s in wanted.values()))}")
 
 
-def decode_scales(stored: Array) -> NDArray[np.float32]:
-    """Return stored scales as float32, of either sign. ValueError where one is NaN or infinite."""
-    scales: NDArray[np.float32] = stored.astype(np.float32)
-    bad = ~np.isfinite(scales)
+def decode_scales(scales: Array) -> NDArray[np.float32]:
+    """Return scales as float32, of either sign. ValueError where one is NaN or infinite."""
+    decoded: NDArray[np.float32] = scales.astype(np.float32)
+    bad = ~np.isfinite(decoded)
     if bad.any():
         at = int(bad.reshape(-1).argmax())
-        raise ValueError(f"weight_scale must be finite, not {scales.reshape(-1)[at]} at flat index {at}")
-    return scales
+        raise ValueError(f"weight_scale must be finite, not {decoded.reshape(-1)[at]} at flat index {at}")
+    return decoded

@@ -133,7 +133,7 @@ def from_state(
 ) -> tuple[BitsAndBytes, tuple[int, int]] | None:
     """Return layout and shape of a matrix, from its state and the (dtype, shape) of its arrays by name in the module.
 
-    None for what bitsandbytes may write in another form: nested scales, blocks that do not divide the columns, no
+    None for what bitsandbytes may write in another layout: nested scales, blocks that do not divide the columns, no
     matrix, codes of another dtype. ValueError says which rule is broken.
     """
     if not isinstance(state, dict):
@@ -152,10 +152,10 @@ def from_state(
     if cols % block or infos.get("weight", ("U8",))[0] != "U8":
         return None
     layout = BitsAndBytes(kind, block, dtype)
-    stored = layout.stored((rows, cols))
+    arrays = layout.stored((rows, cols))
     # others write their JSON with other blanks
-    stored["state"] = stored["state"]._replace(shape=(state_bytes,))
-    check_arrays(stored, infos)
+    arrays["state"] = arrays["state"]._replace(shape=(state_bytes,))
+    check_arrays(arrays, infos)
     return layout, (rows, cols)
 
 

@@ -1,4 +1,4 @@
-"""What bitsandbytes writes beyond `layouts.bitsandbytes`, and this package only reads.
+"""Variants that bitsandbytes writes beyond `layouts.bitsandbytes`, and this package only reads.
 
 4 bits: blocks of the flat tensor that end within a row, tensors of an odd size or of any number of axes, codes stored
 as another dtype (`bnb_4bit_quant_storage`), and scales that are codes themselves (`bnb_4bit_use_double_quant`):
@@ -33,7 +33,7 @@ Infos = Mapping[str, tuple[str, int, int]]  # dtype, elements, bytes
 
 @dataclass(frozen=True)
 class Nested:
-    """How scales are stored as codes: in blocks of so many, and what is added to each."""
+    """Scales that are written as codes: in blocks of so many, and what is added to each."""
 
     block: int
     offset: np.float32

@@ -53,9 +53,9 @@ __all__ = ["ARRAYS", "POWERS", "Codes", "from_entry", "round_scales"]
 CODES = "weight_codes"
 ARRAYS = (CODES, "weight_scale", "weight_zero_point", "weight_codebook")
 POWERS = "power_of_two"  # the scale dtype of MX: an exponent
-_NAMED = ("nf4", "fp4", "mxfp4", "binary")  # whose tables are no part of a file
+_NAMED = ("nf4", "fp4", "mxfp4", "binary")  # whose tables are in no file
 _GRIDS = ("mxint8", "ternary", "grid")
-_OWN = ("table", "clusters", "values")  # whose codebook is stored
+_OWN = ("table", "clusters", "values")  # whose codebook is in the file
 _KINDS = (*_NAMED, *_GRIDS, *_OWN)
 _STORED_SCALES = {**{name: dtype for name, (dtype, _) in SCALE_DTYPES.items()}, POWERS: "U8"}
 
@@ -67,7 +67,7 @@ class Codes(WritableLayout):
     kind: which grid: "nf4", "fp4", "mxfp4", "mxint8", "binary", "ternary"; "table", values with scales; "clusters",
         shared values; "grid" and "values", codes and values of weights that were quantized. dtype: of the weights that
         codes decode to, as safetensors has it. scale_dtype: None where all scales are 1. values: in a codebook that is
-        stored, else 0. each: whether each group has its own.
+        written, else 0. each: whether each group has its own.
     """
 
     kind: str
@@ -153,13 +153,13 @@ class Codes(WritableLayout):
 class _Encoder(Encoder):
     def __init__(self, layout: Codes, shape: tuple[int, int]) -> None:
         self._layout, self._cols = layout, shape[1]
-        self._stored = layout.stored(shape)
+        self._arrays = layout.stored(shape)
         self._groups = scales_shape(shape, layout.group_size)[1]
 
     def encode(self, x: QuantizedTensor, chunk: Chunk) -> Iterator[tuple[str, int, Array]]:
         group = chunk.col // columns_per_group(self._layout.group_size, self._cols)
         for role, values in self._values(x):
-            shape = self._stored[role].shape
+            shape = self._arrays[role].shape
             width = shape[1] if len(shape) == 2 else 0
             if role == "codes":
                 at = chunk.row * width + chunk.col * self._layout.bits // 8
@@ -189,7 +189,7 @@ def from_entry(entry: Mapping[str, Any], infos: Infos) -> tuple[Codes, Shape]:
     dtype = checks.choice("dtype", entry.get("dtype"), FLOATS)
     shape = shape_of(entry)
     scale = infos.get("weight_scale")
-    names = {stored: name for name, stored in _STORED_SCALES.items()}
+    names = {dtype: name for name, dtype in _STORED_SCALES.items()}
     scale_dtype = None if scale is None else names[checks.choice("dtype of weight_scale", scale[0], names)]
     values, each = 0, False
     if kind in _OWN:
@@ -204,7 +204,7 @@ def from_entry(entry: Mapping[str, Any], infos: Infos) -> tuple[Codes, Shape]:
 
 
 def _values_of(infos: Infos, scales: tuple[int, ...], bits: int) -> tuple[int, bool]:
-    """Count the values that a stored codebook has, and say whether each group has its own."""
+    """Count the values that a codebook in a file has, and say whether each group has its own."""
     if "weight_codebook" not in infos:
         raise ValueError("weight_codebook is missing")
     shape = infos["weight_codebook"][1]
@@ -231,9 +231,9 @@ def _encode_scales(scales: NDArray[np.float32], scale_dtype: str) -> NDArray[Any
     return (scales.view(np.uint32) >> 23).astype(np.uint8)  # the exponent of a float32 is just that byte
 
 
-def _decode_scales(stored: NDArray[Any], scale_dtype: str) -> NDArray[np.float32]:
+def _decode_scales(scales: NDArray[Any], scale_dtype: str) -> NDArray[np.float32]:
     """Decode scales to float32; whoever makes a QuantizedTensor of them finds those that are none."""
     if scale_dtype != POWERS:
-        scales: NDArray[np.float32] = stored.astype(np.float32)
-        return scales
-    return (stored.astype(np.uint32) << 23).view(np.float32)
+        decoded: NDArray[np.float32] = scales.astype(np.float32)
+        return decoded
+    return (scales.astype(np.uint32) << 23).view(np.float32)

@@ -2,7 +2,7 @@
 
 Of a module: `bitmask` uint8 (rows, ceil(cols / 8)), a bit per weight, least significant first; `compressed`, the
 weights whose bit is set, row by row; `shape` int64 (2,), or (2, 1). sparse-bitmask has also `row_offsets` int64
-(rows,), how many are kept before each row, and takes vectors too, norms of models that were stored so as a whole.
+(rows,), how many are kept before each row, and takes vectors too, norms of models that were compressed so as a whole.
 sparse-24-bitmask keeps half of each row. What is kept may be codes, int8 or float8 with `weight_scale`: then zeros are
 codes of zero. compressed-tensors 0.11 wrote both, 0.20 reads neither. Our own files of this kind say what they hold:
 `sparse_bitmask` reads those.

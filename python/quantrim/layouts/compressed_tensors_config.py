@@ -1,4 +1,4 @@
-"""The `quantization_config` of compressed-tensors: which module is stored by which scheme."""
+"""The `quantization_config` of compressed-tensors: which module has which scheme."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CLASS, _ESCAPED = re.compile(r"\\[0-9A-Za-z]"), re.compile(r"\\(.)", re.DOTALL)
 
 
 class Scheme(Protocol):
-    """What compressed-tensors calls the scheme of a module."""
+    """The scheme of a module, as compressed-tensors calls it."""
 
     @property
     def bits(self) -> int: ...
@@ -94,7 +94,7 @@ def reader_notes(schemes: Iterable[Scheme]) -> list[str]:
 class StatedBits:
     """The bits that a config may mean for modules: those of the groups that name them, else of all groups.
 
-    Patterns are looked at only where they are of the plain kind that `quantization_config` writes: those of a
+    Patterns are matched only where they are of the plain kind that `quantization_config` writes: those of a
     stranger might take for ever. Names, of which a config may list all, are looked up.
     """
 
@@ -131,9 +131,9 @@ class StatedBits:
 
     def of(self, module: str) -> set[int]:
         """Return the bits that a module may have; none where the config states none at all."""
-        parts = module.split(".")
+        words = module.split(".")
         named = set(self._exact.get(module, ()))
-        named.update(*(self._ends.get(".".join(parts[first:]), ()) for first in range(len(parts))))
+        named.update(*(self._ends.get(".".join(words[first:]), ()) for first in range(len(words))))
         named.update(*(bits for pattern, bits in self._compiled if pattern.match(module)))
         return named or set(self._every)
 
@@ -176,9 +176,9 @@ class _Patterns:
 
     @cached_property
     def _inner(self) -> set[str]:
-        """What other names end in."""
-        split = [parts for parts in (module.split(".") for module in self._modules) if len(parts) <= _COMPONENTS]
-        return {".".join(parts[first:]) for parts in split for first in range(1, len(parts))}
+        """The names of all modules without their first words."""
+        split = [words for words in (module.split(".") for module in self._modules) if len(words) <= _COMPONENTS]
+        return {".".join(words[first:]) for words in split for first in range(1, len(words))}
 
     def cover(self, modules: Iterable[str]) -> list[str]:
         """Return the patterns for these modules, each once, in the order of the first module that it covers."""
@@ -197,7 +197,7 @@ class _Patterns:
     def _for_shape(self, shape: _Shape) -> str:
         """Return the pattern for all names of this shape; '' where they have several schemes."""
         # from the name of a list of layers on: readers call what comes before it differently
-        numbers = [k for k, part in enumerate(shape) if part is None]
+        numbers = [k for k, word in enumerate(shape) if word is None]
         for end in (shape[max(numbers[0] - 1, 0) :] if numbers else shape, shape):
             if len(self._ends[end]) == 1:
                 return _regex(end)
@@ -205,9 +205,9 @@ class _Patterns:
 
 
 def _regex(shape: _Shape, anything_before: bool = True) -> str:
-    body = r"\.".join(r"\d+" if part is None else re.escape(part) for part in shape)
+    body = r"\.".join(r"\d+" if word is None else re.escape(word) for word in shape)
     return f"re:{_ANY_PREFIX if anything_before else ''}{body}$"
 
 
 def _shape(module: str) -> _Shape:
-    return tuple([None if part == "*" or (part.isdigit() and part.isascii()) else part for part in module.split(".")])
+    return tuple([None if word == "*" or (word.isdigit() and word.isascii()) else word for word in module.split(".")])

@@ -1,4 +1,4 @@
-"""What others write in the layouts of compressed-tensors and their relatives, and this package only reads.
+"""Variants of compressed-tensors and their relatives that others write, and this package only reads.
 
 A weight W, a matrix or a stack of them, is
 
@@ -10,7 +10,7 @@ A weight W, a matrix or a stack of them, is
 with `W_scale`, or `W_scale_inv`, which is the same but for its name: float, float8 (NVFP4, divided by the one value of
 `W_global_scale`), or uint8, an exponent of two + 127 (MX). One scale is for all weights, for a row, for so many columns
 of it, or for a block of rows and columns, the last of which may be short. `W_g_idx` names the group of each column
-instead; `W_zero_point` has the zeros of integers, as the scales lie, packed along the rows where codes are.
+instead; `W_zero_point` has the zeros of integers, in the order of the scales, packed along the rows where codes are.
 
 A weight is code * scale, or (code - zero) * scale, in the dtype of the scale (bfloat16 for float8 and exponents), as
 compressed-tensors 0.20 computes it.
@@ -34,7 +34,7 @@ from .zero_points import ZERO_POINT_ROWS, unpack_zero_points
 
 __all__ = ["FLOAT8", "ROLES", "Variant", "blocks_of", "read"]
 
-# the parts of a weight, by what follows its name in a file; "" and "_packed" are codes
+# the arrays of a weight, by what follows its name in a file; "" and "_packed" are codes
 ROLES = ("", "_packed", "_scale", "_scale_inv", "_global_scale", "_shape", "_zero_point", "_g_idx")
 FLOAT8 = ("F8_E4M3", "F8_E5M2")
 _EXPONENTS = ("U8", "F8_E8M0")
@@ -47,7 +47,7 @@ Block = tuple[int, int]
 
 @dataclass(frozen=True)
 class Variant(Layout):
-    """How a weight of this shape is stored.
+    """The layout of a weight of this shape.
 
     codes: "packed", "int8", "float8", "fp4" or "fp6". bits: of a code. block: the rows and columns under one scale.
     grid: the rows and columns of the scales of one matrix. scales: the dtype of the scales as they are kept. zeros:
@@ -77,7 +77,7 @@ class Variant(Layout):
 
     @property
     def count(self) -> int:
-        """How many matrices there are."""
+        """The number of matrices."""
         return math.prod(self.shape[:-2])
 
     @property
@@ -121,7 +121,7 @@ class Variant(Layout):
         return self.decode_rows(arrays, codes.reshape(count * each, nbytes), first * each)
 
     def decode_rows(self, arrays: Arrays, codes: NDArray[np.uint8], first: int) -> QuantizedTensor:
-        """Return rows of the last axis from `first` on. codes: (rows, bytes) as they are stored."""
+        """Return rows of the last axis from `first` on. codes: (rows, bytes) as in the file."""
         cols, count = self.shape[-1], len(codes)
         if not codes.size:
             return blank((count, cols), self.bits, "channel")
@@ -203,12 +203,12 @@ class Variant(Layout):
         found: NDArray[np.int64] = row // rows * self.grid[0] + row % rows // self.block[0]
         return found
 
-    def decode_codes(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def decode_codes(self, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Decode rows of bytes to the packed codes of a QuantizedTensor."""
         if self.codes == "int8":
-            unsigned: NDArray[np.uint8] = stored ^ np.uint8(0x80)
+            unsigned: NDArray[np.uint8] = data ^ np.uint8(0x80)
             return unsigned
-        return np.ascontiguousarray(stored[:, : row_bytes(self.shape[-1], self.bits)])
+        return np.ascontiguousarray(data[:, : row_bytes(self.shape[-1], self.bits)])
 
     def codebook(self, codes: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """Return the values of codes that are floats. ValueError where a code is no number."""
@@ -224,15 +224,15 @@ class Variant(Layout):
         finite: NDArray[np.float32] = np.where(missing, np.float32(0), values)
         return finite
 
-    def decode_scales(self, stored: NDArray[Any], global_scale: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    def decode_scales(self, data: NDArray[Any], global_scale: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """Decode scales to float32 values, those of float8 divided by the global scale."""
         if self.scales in _EXPONENTS:
-            exponents = stored.view(np.uint8)
+            exponents = data.view(np.uint8)
             if (exponents == 255).any():
-                raise ValueError("weight_scale must be exponents of 0..254, not 255, which stands for NaN")
+                raise ValueError("weight_scale must be exponents of 0..254, not 255, which is NaN")
             powers: NDArray[np.float32] = np.ldexp(np.float32(1), exponents.astype(np.int32) - 127)
             return powers
-        scales = decode_scales(stored)
+        scales = decode_scales(data)
         if global_scale is None:
             return scales
         if not (np.isfinite(global_scale).all() and (global_scale > 0).all()):
@@ -255,21 +255,21 @@ def read(infos: Infos, shape: Sequence[int] | None, blocks: Collection[Block], a
     if {"", "_packed"} <= set(infos) or {"_scale", "_scale_inv"} <= set(infos):
         raise ValueError(f"weight and weight_packed, or two scales, must not both be there: {', '.join(infos)}")
     packed = "_packed" in infos
-    dtype, stored = infos["_packed" if packed else ""]
-    if not 2 <= len(stored) <= 3:
-        raise ValueError(f"weight must be a matrix or a stack of them, not of shape {stored}")
+    dtype, dims = infos["_packed" if packed else ""]
+    if not 2 <= len(dims) <= 3:
+        raise ValueError(f"weight must be a matrix or a stack of them, not of shape {dims}")
     if packed and dtype == "I32":
         found = tuple(shape or ())
-        if len(found) != len(stored) or found[:-1] != stored[:-1] or min(found) < 0:
-            raise ValueError(f"weight_shape must be {list(stored[:-1])} and the columns, not {list(found)}")
-        codes, bits = "packed", _bits(stored[-1], found[-1], allowed)
+        if len(found) != len(dims) or found[:-1] != dims[:-1] or min(found) < 0:
+            raise ValueError(f"weight_shape must be {list(dims[:-1])} and the columns, not {list(found)}")
+        codes, bits = "packed", _bits(dims[-1], found[-1], allowed)
     elif packed and dtype == "U8":
         groups = infos[scale][1][-1:] or (0,)
-        six = infos[scale][0] in _EXPONENTS and stored[-1] == 24 * groups[0]  # bytes of 32 codes
+        six = infos[scale][0] in _EXPONENTS and dims[-1] == 24 * groups[0]  # bytes of 32 codes
         codes, bits = ("fp6", 6) if six else ("fp4", 4)
-        found = (*stored[:-1], stored[-1] * 8 // bits)
+        found = (*dims[:-1], dims[-1] * 8 // bits)
     elif dtype == "I8" or dtype in FLOAT8:
-        codes, bits, found = ("int8" if dtype == "I8" else "float8"), 8, stored
+        codes, bits, found = ("int8" if dtype == "I8" else "float8"), 8, dims
     else:
         raise ValueError(f"codes must be int32, int8, float8 or bytes of 4-bit floats, not {dtype}")
     return _with_scales(infos, scale, found, codes, bits, blocks)
@@ -278,7 +278,7 @@ def read(infos: Infos, shape: Sequence[int] | None, blocks: Collection[Block], a
 def _with_scales(
     infos: Infos, scale: str, shape: tuple[int, ...], codes: str, bits: int, blocks: Collection[Block]
 ) -> Variant:
-    dtype, stored = infos[scale]
+    dtype, dims = infos[scale]
     integers = codes in ("packed", "int8")
     small = dtype == "F8_E4M3" and codes == "fp4"
     exponents = dtype in _EXPONENTS and not integers
@@ -286,14 +286,14 @@ def _with_scales(
         raise ValueError(f"weight{scale} of {codes} must not be {dtype}")
     if codes in ("fp4", "fp6") and not (small or exponents):
         raise ValueError(f"weight_scale of 4-bit and 6-bit floats must be float8 or exponents, not {dtype}")
-    one = math.prod(stored) == 1
-    if not one and (len(stored) != len(shape) or stored[:-2] != shape[:-2]):
-        raise ValueError(f"weight{scale} of a weight {shape} must have its axes, or one value, not shape {stored}")
+    one = math.prod(dims) == 1
+    if not one and (len(dims) != len(shape) or dims[:-2] != shape[:-2]):
+        raise ValueError(f"weight{scale} of a weight {shape} must have its axes, or one value, not shape {dims}")
     ordered = "_g_idx" in infos
     if ordered and (infos["_g_idx"][0] not in _INTEGERS or infos["_g_idx"][1] != shape[-1:] or not integers):
         raise ValueError(f"weight_g_idx must be int32, one for each of {shape[-1]} columns of integers")
     rows, cols = shape[-2:]
-    grid = (1, 1) if one else (stored[-2], stored[-1])
+    grid = (1, 1) if one else (dims[-2], dims[-1])
     if ordered:
         if grid[0] != rows:
             raise ValueError(f"weight_scale beside weight_g_idx must have {rows} rows, not {grid[0]}")
@@ -313,7 +313,7 @@ def _with_scales(
         grid=grid,
         scales=dtype,
         inverse=scale == "_scale_inv",
-        zeros=_zeros(infos, shape, codes, bits, stored),
+        zeros=_zeros(infos, shape, codes, bits, dims),
         global_scale=_global_scale(infos, small),
         ordered=ordered,
         dtype=dtype if dtype in _DTYPES else "BF16",
@@ -356,24 +356,24 @@ def _block(grid: Block, matrix: Block, blocks: Collection[Block], scale: str) ->
 def _zeros(infos: Infos, shape: tuple[int, ...], codes: str, bits: int, scales: tuple[int, ...]) -> str | None:
     if "_zero_point" not in infos:
         return None
-    dtype, stored = infos["_zero_point"]
+    dtype, dims = infos["_zero_point"]
     if codes not in ("packed", "int8"):
         raise ValueError("weight_zero_point beside codes that are floats is not read")
-    if dtype == "I8" and math.prod(stored) == math.prod(scales):
+    if dtype == "I8" and math.prod(dims) == math.prod(scales):
         return "int8"
     words = (*shape[:-2], -(-shape[-2] * bits // 32), scales[-1] if scales else 1)
-    if codes != "packed" or dtype != "I32" or stored != words or scales[:-1] != shape[:-1]:
-        raise ValueError(f"weight_zero_point must lie as weight_scale {scales}, not {dtype} of shape {stored}")
+    if codes != "packed" or dtype != "I32" or dims != words or scales[:-1] != shape[:-1]:
+        raise ValueError(f"weight_zero_point must match weight_scale {scales}, not {dtype} of shape {dims}")
     return "packed"
 
 
 def _global_scale(infos: Infos, small: bool) -> int | None:
     if "_global_scale" not in infos:
         return None
-    dtype, stored = infos["_global_scale"]
-    if not small or dtype != "F32" or math.prod(stored) != 1:
-        raise ValueError(f"weight_global_scale must be one float32 beside scales of float8, not {dtype} {stored}")
-    return len(stored)
+    dtype, dims = infos["_global_scale"]
+    if not small or dtype != "F32" or math.prod(dims) != 1:
+        raise ValueError(f"weight_global_scale must be one float32 beside scales of float8, not {dtype} {dims}")
+    return len(dims)
 
 
 def _signed(values: Sequence[float]) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 def encode(layout: WritableLayout, x: QuantizedTensor | Array) -> dict[str, Array]:
-    """Return the arrays that stand for a tensor: codes of it, or weights where the layout has none.
+    """Return the arrays that a tensor is stored as: codes of it, or weights where the layout has none.
 
     >>> import numpy as np, quantrim as qt
     >>> from quantrim.layouts.compressed_tensors import layout_of
@@ -33,18 +33,18 @@ def encode(layout: WritableLayout, x: QuantizedTensor | Array) -> dict[str, Arra
     rows, cols = matrix_shape(shape)
     counts = (layout.count(x),) if layout.counted else ()
     layout = layout.of_size(sum(counts))
-    stored = layout.stored(shape)
-    found = {role: np.zeros(each.shape, _DTYPES[each.dtype]) for role, each in stored.items()}
+    arrays = layout.stored(shape)
+    found = {role: np.zeros(each.shape, _DTYPES[each.dtype]) for role, each in arrays.items()}
     encoder = layout.encoder(shape, counts)
     for pieces in (encoder.encode(x, Chunk(0, rows, 0, cols)), encoder.finish()):
         for role, at, data in pieces:
             raw = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
             found[role].reshape(-1).view(np.uint8)[at : at + raw.size] = raw
-    return {each.name: found[role] for role, each in stored.items()}
+    return {each.name: found[role] for role, each in arrays.items()}
 
 
 def decode(layout: WritableLayout, arrays: Mapping[str, NDArray[Any]], shape: Shape) -> QuantizedTensor | Array:
-    """Return the tensor of this shape that these arrays stand for. ValueError where they hold no such thing."""
+    """Return the tensor of this shape that these arrays hold. ValueError where they hold no such thing."""
     return layout.decode(InMemory(arrays), 0, matrix_shape(shape)[0], shape)
 
 

@@ -264,7 +264,7 @@ def from_entry(entry: Mapping[str, Any], infos: Infos) -> tuple[Sparse, Shape]:
             raise ValueError(f'group_size must be "channel" or divide the {cols} columns, not {group!r}')
         if "weight_scale" not in infos:
             raise ValueError("weight_scale is missing")
-        names = {stored: name for name, (stored, _) in SCALE_DTYPES.items()}
+        names = {dtype: name for name, (dtype, _) in SCALE_DTYPES.items()}
         scale = names[checks.choice("dtype of weight_scale", infos["weight_scale"][0], names)]
         grid = Grid(bits, check_group_size(group), "weight_zero_point" not in infos, scale)
     name = _PACKED if Sparse(dtype, 0, grid).packed else _VALUES

@@ -23,8 +23,8 @@ def pack_zero_points(zero_points: NDArray[np.uint8], bits: int) -> NDArray[np.in
     return np.ascontiguousarray(padded.view("<i4").T)
 
 
-def unpack_zero_points(stored: NDArray[np.int32], bits: int, rows: int) -> NDArray[np.uint8]:
+def unpack_zero_points(packed: NDArray[np.int32], bits: int, rows: int) -> NDArray[np.uint8]:
     """Return (rows, groups) zero points of packed ones whose first row is a multiple of ZERO_POINT_ROWS."""
-    by_group = np.ascontiguousarray(stored.T).view(np.uint8).reshape(stored.shape[1], -1)
+    by_group = np.ascontiguousarray(packed.T).view(np.uint8).reshape(packed.shape[1], -1)
     packed = np.ascontiguousarray(by_group[:, : row_bytes(rows, bits)])
     return np.ascontiguousarray(unpack(packed, bits, rows).T)

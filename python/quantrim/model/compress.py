@@ -33,7 +33,7 @@ from ..words import (
     ThresholdMode,
 )
 from .edit.remove_units import remove_from
-from .encode.first_pass import with_counts, with_recognized
+from .encode.first_pass import with_counts, with_detected_grids
 from .encode.index import index_of
 from .encode.stacks import rounded_together, stacks_of
 from .encode.targets import CheckedFile, TensorFile, check_target, copy_side_files, write_json
@@ -50,7 +50,7 @@ from .report.provenance import peak_memory, settings_table, versions
 from .report.report import Report
 from .streaming import chunks
 from .streaming.overlay import Overlay
-from .streaming.reader import Source
+from .streaming.reader import ChunkReader
 from .streaming.workers import Buffers, Workers, gathered
 
 Progress = Callable[[int, int, str], object]  # source bytes done, of how many, the tensor at work
@@ -222,7 +222,7 @@ def compress(
     >>> from quantrim.demo import digits
     >>> with digits.model_file() as source, tempfile.TemporaryDirectory() as folder:
     ...     report = compress(source, f"{folder}/small.safetensors", bits=4, group_size=32)
-    >>> [tensor.stored for tensor in report.tensors if tensor.name == "fc1.weight"], round(report.ratio, 1)
+    >>> [tensor.label for tensor in report.tensors if tensor.name == "fc1.weight"], round(report.ratio, 1)
     (['int4 group 32 symmetric'], 5.7)
     """
     asked = locals()  # before there are others: the arguments
@@ -237,7 +237,7 @@ def compress(
         run = _Run(checkpoint, plan, progress)
         count = backend.current_threads()
         with Workers(count) as workers:
-            plan = with_recognized(checkpoint, plan, run.source, workers, run.tick)
+            plan = with_detected_grids(checkpoint, plan, run.source, workers, run.tick)
         with Pruners(plan.tensors, wish.folder) as pruners:
             with Workers(count) as workers:
                 pruners.find_budgets(run.source, workers, run.advance)
@@ -257,7 +257,7 @@ class _Run:
     """The work on all tensors, with what has been done so far."""
 
     def __init__(self, checkpoint: Checkpoint, plan: Plan, progress: Progress | None) -> None:
-        self.source = Source(Overlay(checkpoint, plan.replaced), Buffers())
+        self.source = ChunkReader(Overlay(checkpoint, plan.replaced), Buffers())
         self._progress = progress
         self._done = 0
         self._total = sum(tensor.source_bytes for tensor in plan.tensors)
@@ -300,7 +300,7 @@ class _Run:
             self._progress(self._done, self._total, name)
 
     def advance(self, name: str, nbytes: int) -> None:
-        """Say that bytes of the source are done with; 0 where a tensor is only looked at."""
+        """Report progress in bytes of the source: 0 during a scan."""
         self._done += nbytes
         if self._progress is not None:
             self._progress(self._done, self._total, name)
@@ -348,8 +348,8 @@ def _report(plan: Plan, target: Path, errors: dict[str, Errors], seconds: float,
         rows.append(TensorReport(*row, **figures, narrowed=t.narrowed is not None and t.kept is not None))
         if e is not None:
             total.add(e)
-        if e is not None and e.lost_groups:
-            groups = "1 group" if e.lost_groups == 1 else f"{e.lost_groups} groups"
+        if e is not None and e.underflowed_groups:
+            groups = "1 group" if e.underflowed_groups == 1 else f"{e.underflowed_groups} groups"
             lost = f"{groups} of weights too small for scales in {t.settings.scale_dtype}"
             notes.append(f"tensor {quote(t.name)}: {lost} became zeros; use scale_dtype='float32'")
     return Report(

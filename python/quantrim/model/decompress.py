@@ -38,7 +38,7 @@ Progress = Callable[[int, int, str], object]  # bytes written, of how many, the 
 
 @dataclass(frozen=True)
 class DecodedTensor:
-    """One tensor: how it was stored, and the dtype and bytes that it has now. decoded: from codes or sparse.
+    """One tensor: its label in the source, and the dtype and bytes that it has now. decoded: from codes or sparse.
     copied: byte for byte.
 
     snr_db: where it was narrowed, what that cost; infinity where nothing was lost.
@@ -46,7 +46,7 @@ class DecodedTensor:
 
     name: str
     shape: tuple[int, ...]
-    stored: str
+    label: str
     dtype: str
     source_bytes: int
     nbytes: int
@@ -57,7 +57,7 @@ class DecodedTensor:
 
 @dataclass(frozen=True)
 class Decompressed:
-    """What `decompress` wrote. source_bytes, nbytes: the files of weights, before and after. snr_db: of all weights
+    """The outcome of `decompress`. source_bytes, nbytes: the files of weights, before and after. snr_db: of all weights
     that were narrowed together."""
 
     source: str
@@ -73,7 +73,7 @@ class Decompressed:
 
     @property
     def decoded(self) -> int:
-        """How many tensors were decoded."""
+        """The number of tensors that were decoded."""
         return sum(tensor.decoded for tensor in self.tensors)
 
     def summary(self) -> str:

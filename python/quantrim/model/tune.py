@@ -1,4 +1,4 @@
-"""The strongest settings whose score stays within a given drop, found with few evaluations."""
+"""The most aggressive settings that keep the score within a given drop, found with few evaluations."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Tuned:
 
     @property
     def drop(self) -> float:
-        """How far the score is below the baseline; negative where it is above."""
+        """The distance of the score below the baseline; negative where it is above."""
         return self.baseline - self.score
 
 
@@ -58,12 +58,12 @@ def tune(
     evaluate: called with settings, a dict of name -> choice; returns the score of the model compressed with them,
         higher is better (accuracy; perplexity negated). NaN is refused, -inf is a score like others.
     space: name -> choices from the mildest to the strongest, a sequence without duplicates; numbers must rise
-        throughout or fall throughout.
-    max_drop: how far the score may fall below the baseline, in the unit of the score; 0 or more.
+        or decrease throughout.
+    max_drop: how far the score may be below the baseline, in the unit of the score; 0 or more.
     baseline: the score of the mildest settings unless given (that of the original model, say).
     cost: called with settings; returns their size in any unit. It decides which axis goes first, and is asked
         about n**2 / 2 times for n axes.
-    max_evaluations: 1 or more; when they are spent, the strongest settings so far are the result.
+    max_evaluations: 1 or more; when they are spent, the most aggressive settings so far are the result.
     progress: called with (evaluations done, how many at most, the settings at work) before each evaluation and at the
         end. What it or `evaluate` raises ends the search.
 
@@ -113,7 +113,7 @@ def tune(
 
 
 class _Search:
-    """What has been evaluated, and the strongest settings that are known to be good.
+    """The evaluations so far, and the most aggressive settings that are known to be good.
 
     Points that are good form a chain: each is as strong as those before it, on every axis.
     """
@@ -147,7 +147,7 @@ class _Search:
         ends = [len(choices) for choices in self._axes.values()]
         for bad in self._bad:
             above = [axis for axis, k in enumerate(bad) if k > self._point[axis]]
-            if len(above) == 1:  # as strong on every other axis: so is all that lies behind it on this one
+            if len(above) == 1:  # as strong on every other axis: so is all behind it on this one
                 ends[above[0]] = min(ends[above[0]], bad[above[0]])
         here = self._point
         lines = {
@@ -278,7 +278,7 @@ def _choices(name: str, value: object) -> tuple[Any, ...]:
     if all(isinstance(c, numbers.Real) and not isinstance(c, bool) for c in choices):
         steps = list(itertools.pairwise(choices))
         if not (all(a < b for a, b in steps) or all(a > b for a, b in steps)):
-            raise ValueError(f"{name} must rise throughout or fall throughout, not be {quote(choices)}")
+            raise ValueError(f"{name} must increase or decrease throughout, not be {quote(choices)}")
     return choices
 
 

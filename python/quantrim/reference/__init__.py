@@ -80,5 +80,5 @@ __all__ = [
     "wanda",
 ]
 
-for _name in __all__:  # kernels look after their threads' mode themselves
+for _name in __all__:  # kernels set their threads' mode themselves
     globals()[_name] = default_floats(globals()[_name])

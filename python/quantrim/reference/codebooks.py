@@ -51,7 +51,7 @@ def quantize_codebook(
                 x = x * lift[:, None] * inverse[:, None]
             sets = of_group(edges, w, group_size, g)
             for row, of_row, rank in zip(x, np.broadcast_to(sets, (len(x), sets.shape[1])), ranks, strict=True):
-                rank[columns] = np.searchsorted(of_row, row)  # how many edges lie below
+                rank[columns] = np.searchsorted(of_row, row)  # how many edges are below
     if data is not None:
         pack(ranks if order is None else order[ranks], bits, data)
     return all_finite(w)

@@ -31,7 +31,7 @@ class Grid:
 
     @property
     def steps(self) -> int:
-        """Of the range that absmax spreads codes over."""
+        """Steps of the range that absmax spreads codes over."""
         return 2 ** (self.bits - 1) - 1 if self.symmetric else 2**self.bits - 1
 
 
@@ -40,7 +40,7 @@ def limit_of(w: Array, scale_dtype: str) -> np.float32:
     return np.float32(min(LARGEST[w.dtype.name], LARGEST[scale_dtype]))
 
 
-def stored(scale: Array, grid: Grid) -> Array:
+def in_scale_dtype(scale: Array, grid: Grid) -> Array:
     return scale.astype(SCALE_DTYPES[grid.scale_dtype])
 
 
@@ -59,7 +59,7 @@ def ideal_scale(low: Array, high: Array, grid: Grid) -> Array:
 def absmax_grid(x: Array, low: Array, high: Array, grid: Grid) -> tuple[Array, Array]:
     """Find scales and zero points for groups x, (groups, n), of low..high, low <= 0 <= high."""
     ideal = ideal_scale(low, high, grid)
-    scale = stored(ideal.astype(np.float32), grid)
+    scale = in_scale_dtype(ideal.astype(np.float32), grid)
     if grid.symmetric:
         too_far = (scale.astype(np.float32) * np.float32(grid.steps) > grid.limit) & np.isfinite(scale)
         scale = np.where(too_far, previous(scale), scale).astype(np.float32)
@@ -73,7 +73,7 @@ def within_limit(low: Array, high: Array, scale: Array, grid: Grid) -> tuple[Arr
     """Find asymmetric scales and zero points where no code within reach of the ends decodes to more than the limit.
 
     Where rounding alone makes the longer side too long, the scale before does; else that side has one step less, on
-    which its end lies exactly, and the other one more: its steps became longer, so that all weights are within reach.
+    which its end is exactly, and the other one more: its steps became longer, so that all weights are within reach.
     """
     found, before = scale.astype(np.float32), previous(scale).astype(np.float32)
     zero = zero_for(low, found, grid)
@@ -81,7 +81,7 @@ def within_limit(low: Array, high: Array, scale: Array, grid: Grid) -> tuple[Arr
     too_far = (np.floor(grid.limit / found) < most) & np.isfinite(found)
     nearly = too_far & (np.floor(grid.limit / before) >= most)
     down, kept = zero > grid.steps - zero, most - 1
-    longer = stored(np.maximum(-low, high) / kept, grid)
+    longer = in_scale_dtype(np.maximum(-low, high) / kept, grid)
     beyond = longer.astype(np.float32) * kept > grid.limit
     longer = np.where(beyond, previous(longer), longer).astype(np.float32)
     shifted = np.where(down, kept, grid.steps - kept)
@@ -127,7 +127,7 @@ def power_of_two_scale(low: Array, high: Array, grid: Grid) -> Array:
     unit, _ = SUBNORMAL[grid.scale_dtype]
     most = np.maximum(-low, high).astype(np.float64)
     least = np.where(most > unit / 2, np.float32(unit), np.float32(0))
-    return np.where(power < unit, least, stored(power.astype(np.float32), grid).astype(np.float32))
+    return np.where(power < unit, least, in_scale_dtype(power.astype(np.float32), grid).astype(np.float32))
 
 
 def inverse_of(scale: Array) -> tuple[Array, Array]:

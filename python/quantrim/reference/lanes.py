@@ -15,8 +15,8 @@ def sum_last_axis(x: NDArray[Any]) -> NDArray[Any]:
     """Sum over the last axis: lane j adds elements j, j + 16, ... in order; then lane j + 8, + 4, + 2, + 1."""
     lanes = np.zeros((*x.shape[:-1], LANES), x.dtype)
     for first in range(0, x.shape[-1], LANES):
-        part = x[..., first : first + LANES]
-        lanes[..., : part.shape[-1]] += part
+        piece = x[..., first : first + LANES]
+        lanes[..., : piece.shape[-1]] += piece
     for half in (8, 4, 2, 1):
         lanes = lanes[..., :half] + lanes[..., half : 2 * half]
     return lanes[..., 0]

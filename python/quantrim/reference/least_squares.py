@@ -17,15 +17,15 @@ from .grids import (
     absmax_grid,
     error_of,
     ideal_scale,
+    in_scale_dtype,
     power_near_inverse,
-    stored,
     subnormal_grid,
 )
 
 FIRST, MOST = 7, 32  # first scales that are always tried, and that are tried at most
 PER_STEP = 128  # units of a step, in which weights are counted
 LARGEST = 32767
-CLOSE = 16  # square parts per weight, and for as many weights more, by which a grid beats that of absmax beyond doubt
+CLOSE = 16  # squared units per weight, and for as many weights more, by which a grid beats that of absmax beyond doubt
 ROUNDED = {"float32": 0.0, "float16": 1 / 256, "bfloat16": 1 / 4}  # and what rounding the scale may cost, by 4**bits
 
 
@@ -89,7 +89,7 @@ def least_squares_grid(x: Array, low: Array, high: Array, grid: Grid) -> tuple[A
     """Find scales and zero points for groups x, (groups, n), of low..high, low <= 0 <= high.
 
     Weights are counted in steps of absmax; symmetric ones in those that put the largest weight, the negative one of
-    two, on -2**(bits-1), and have its sign. No code stands for more than the limit: where one would, a symmetric scale
+    two, on -2**(bits-1), and have its sign. No code decodes to more than the limit: where one would, a symmetric scale
     is the largest whose codes do not, and an asymmetric grid is that of absmax. So it is where that leaves less error.
     """
     if grid.symmetric:
@@ -105,7 +105,7 @@ def least_squares_grid(x: Array, low: Array, high: Array, grid: Grid) -> tuple[A
         middle = np.clip(np.rint(-low * lift * inverse * np.float32(1 / PER_STEP)), 0, grid.steps).astype(np.int64)
     ratio, whole, close = least_squares(y, middle, grid)
     ideal, zero = first * (ratio / PER_STEP), whole.astype(np.float32)
-    scale = stored(ideal.astype(np.float32), grid).astype(np.float32)
+    scale = in_scale_dtype(ideal.astype(np.float32), grid).astype(np.float32)
     if grid.symmetric:
         most = grid.limit / np.float32(2 ** (grid.bits - 1))
         close |= np.abs(scale) >= most

@@ -1,4 +1,4 @@
-"""Scores as integers that order as they do, and what falls once the cut is known."""
+"""Scores as integers that order as they do, and what is pruned once the cut is known."""
 
 from __future__ import annotations
 

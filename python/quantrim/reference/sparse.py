@@ -1,9 +1,9 @@
-"""Storage that leaves the zeros out: the places of what is stored, row after row, and its values in that order.
+"""Storage that leaves the zeros out: the places of nonzeros, row after row, and their values in that order.
 
-Stored is what has a bit set, so that -0.0 is kept. Codes, counted from their zero point modulo 2**bits, are 0 where the
+A nonzero has a bit set, so that -0.0 is kept. Codes, counted from their zero point modulo 2**bits, are 0 where the
 weight is. places, by layout: "bitmask": a bit per weight, (rows, ceil(cols / 8)) uint8, least significant first. "n:m":
-where in its m each of n stands, ascending, (rows, packed bytes) uint8 of ceil(log2(m)) bits. "csr": columns, (count,).
-offsets: (rows + 1,) int64, how many are stored before each row; None for "n:m".
+the place in its m of each of n, ascending, (rows, packed bytes) uint8 of ceil(log2(m)) bits. "csr": columns, (count,).
+offsets: (rows + 1,) int64, how many are before each row; None for "n:m".
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ def stored_per_row(w: Array, counts: Array) -> bool:
 
 def sparse_encode(w: Array, layout: str, n: int, m: int, offsets: Array | None, places: Array, values: Array) -> bool:
     """Write places and values, (count,) of w's dtype; returns whether all are finite, and each m has at most n."""
-    stored, fits = has_bits(w), True
+    kept, fits = has_bits(w), True
     if layout == "bitmask":
-        places[...] = np.packbits(stored, axis=-1, bitorder="little")
+        places[...] = np.packbits(kept, axis=-1, bitorder="little")
     elif layout == "csr":
-        places[...] = np.nonzero(stored)[1]
+        places[...] = np.nonzero(kept)[1]
     else:  # where there are fewer than n, the first zeros as well
         rows, cols = w.shape
-        groups = stored.reshape(rows, cols // m, m)
+        groups = kept.reshape(rows, cols // m, m)
         index = np.sort(np.argsort(~groups, axis=-1, kind="stable")[..., :n], axis=-1)
         pack(index.reshape(rows, cols // m * n).astype(np.uint8), index_bits(m), places)
         fits = not (groups.sum(-1) > n).any()
-        stored = mask_of(layout, n, m, offsets, places, w.shape)
-    values[...] = w[stored]
+        kept = mask_of(layout, n, m, offsets, places, w.shape)
+    values[...] = w[kept]
     return all_finite(w) and fits
 
 
@@ -100,12 +100,12 @@ def sparse_product(
     bits: 0 where values are weights, otherwise they are packed codes with scales and zero_points (rows, groups).
     """
     rows, cols = out.shape[1], x.shape[1]
-    stored = values
+    codes = values
     if bits:
-        stored = np.empty(count, np.uint8)
-        unpack(values[None], bits, stored[None])
-    w = np.empty((rows, cols), stored.dtype)
-    sparse_decode(layout, n, m, offsets, places, stored, w)
+        codes = np.empty(count, np.uint8)
+        unpack(values[None], bits, codes[None])
+    w = np.empty((rows, cols), codes.dtype)
+    sparse_decode(layout, n, m, offsets, places, codes, w)
     with np.errstate(all="ignore"):
         if scales is not None:
             group = np.arange(cols) // group_size

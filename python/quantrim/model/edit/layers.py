@@ -24,7 +24,7 @@ _NUMBER = re.compile(r"(?:^|\.)(\d{1,9})(?=\.)")  # of a layer, in "model.layers
 
 
 @dataclass(frozen=True)
-class Part:
+class Shard:
     """Tensors that go into one file. size: of the file in bytes, header and all. offsets: where each begins in it."""
 
     name: str
@@ -39,8 +39,8 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Score:
-    """How much weight a part or a layer has. l1: sum of |w|. share: of the l1 of the whole model. rms: of its weights.
+class WeightShare:
+    """The weight of a file or a layer. l1: sum of |w|. share: of the l1 of the whole model. rms: of its weights.
     Tensors that hold no floats count for nothing."""
 
     name: str
@@ -76,10 +76,10 @@ def layers_of(names: Iterable[str]) -> dict[str, str | None]:
     return {name: None if at is None else f"{at[0]}.{at[1]}".lstrip(".") for name, at in numbered.items()}
 
 
-def plan_parts(checkpoint: Checkpoint, max_size: int | None = None, layers: int | None = None) -> list[Part]:
+def plan_shards(checkpoint: Checkpoint, max_size: int | None = None, layers: int | None = None) -> list[Shard]:
     """Plan the files to cut a checkpoint into: of at most `max_size` bytes each, or of `layers` layers each.
 
-    Tensors stay whole and in order: of the files, or, by layers, of those; tensors of no layer are a part of their own,
+    Tensors stay whole and in order: of the files, or, by layers, of those; tensors of no layer get a file of their own,
     the first. A tensor that is too large for a file gets one of its own. ValueError where both are given, or neither.
     """
     if (max_size is None) == (layers is None):
@@ -90,10 +90,10 @@ def plan_parts(checkpoint: Checkpoint, max_size: int | None = None, layers: int 
     else:
         groups = _by_layers(checkpoint, checks.integer("layers", layers, 1, 2**31))
     groups = groups or [[]]
-    return [part_of(checkpoint, file_name(k, len(groups)), group, max_size) for k, group in enumerate(groups)]
+    return [shard_of(checkpoint, file_name(k, len(groups)), group, max_size) for k, group in enumerate(groups)]
 
 
-def part_of(checkpoint: Checkpoint, name: str, tensors: Sequence[TensorInfo], max_size: int | None = None) -> Part:
+def shard_of(checkpoint: Checkpoint, name: str, tensors: Sequence[TensorInfo], max_size: int | None = None) -> Shard:
     """Plan a file of these tensors, with the metadata of the checkpoint.
 
     All of them keep the header of the file that they come from, where that is known and no reason to exceed
@@ -102,10 +102,10 @@ def part_of(checkpoint: Checkpoint, name: str, tensors: Sequence[TensorInfo], ma
     if len(tensors) == len(checkpoint.tensors):
         known = whole_header(checkpoint, tensors)
         if known is not None and (max_size is None or len(known[0]) + nbytes <= max_size):
-            return Part(name, tuple(tensors), len(known[0]) + nbytes, *known)
+            return Shard(name, tuple(tensors), len(known[0]) + nbytes, *known)
     header, places = encoded_header(checkpoint, tensors)
     offsets = {name: len(header) + begin for name, (begin, _) in places.items()}
-    return Part(name, tuple(tensors), len(header) + nbytes, header, offsets)
+    return Shard(name, tuple(tensors), len(header) + nbytes, header, offsets)
 
 
 def encoded_header(checkpoint: Checkpoint, tensors: Sequence[TensorInfo]) -> tuple[bytes, dict[str, tuple[int, int]]]:
@@ -131,7 +131,7 @@ def _by_layers(checkpoint: Checkpoint, count: int) -> list[list[TensorInfo]]:
     return [rest, *groups] if rest else groups
 
 
-def scores(checkpoint: Checkpoint, groups: dict[str, str], progress: Progress | None = None) -> list[Score]:
+def scores(checkpoint: Checkpoint, groups: dict[str, str], progress: Progress | None = None) -> list[WeightShare]:
     """Compute the weight of each group; groups: tensor name -> group, in whose order the scores are.
 
     Compressed tensors count as what they decode to. FormatError for NaN and infinity.
@@ -139,15 +139,15 @@ def scores(checkpoint: Checkpoint, groups: dict[str, str], progress: Progress | 
     tensors = [
         t
         for t in logical_tensors(checkpoint).values()
-        if np.dtype(t.dtype) in (*checks.FLOATS, np.dtype(np.float64)) and groups.get(_stored(t)) is not None
+        if np.dtype(t.dtype) in (*checks.FLOATS, np.dtype(np.float64)) and groups.get(_name_in_file(t)) is not None
     ]
     advance = None if progress is None else bytes_done(tensors, progress)
     sums = {group: np.zeros(3) for group in groups.values()}
     for tensor, found in measured(tensors, _weight, advance):
-        sums[groups[_stored(tensor)]] += sum(found, np.zeros(3))
+        sums[groups[_name_in_file(tensor)]] += sum(found, np.zeros(3))
     total = sum(float(s[1]) for s in sums.values())
     return [
-        Score(
+        WeightShare(
             name=group,
             count=int(s[0]),
             l1=float(s[1]),
@@ -158,7 +158,7 @@ def scores(checkpoint: Checkpoint, groups: dict[str, str], progress: Progress | 
     ]
 
 
-def _stored(tensor: LogicalTensor) -> str:
+def _name_in_file(tensor: LogicalTensor) -> str:
     return next(iter(tensor.arrays.values())).name
 
 
@@ -166,8 +166,8 @@ def _weight(tensor: LogicalTensor, block: Chunk) -> checks.Array:
     """Sum a block: (3,) float64, how many weights, the sums of their magnitudes and of their squares."""
     x = tensor.rows(block.row, block.rows).reshape(block.rows, -1)
     x = x if x.dtype in checks.FLOATS else checks.floats("weights", x)
-    parts = np.empty((2, block.rows), np.float32)
-    finite = [backend.active.norm_rows(x, power, parts[power - 1]) for power in (1, 2)]
+    norms = np.empty((2, block.rows), np.float32)
+    finite = [backend.active.norm_rows(x, power, norms[power - 1]) for power in (1, 2)]
     if not all(finite):
         first = int((~np.isfinite(x.ravel().astype(np.float32))).argmax())
         info = next(iter(tensor.arrays.values()))
@@ -175,4 +175,4 @@ def _weight(tensor: LogicalTensor, block: Chunk) -> checks.Array:
         raise FormatError(
             f"{problem} at flat index {block.row * block.cols + first}", path=info.path, tensor=tensor.name
         )
-    return np.array([x.size, *parts.sum(axis=1, dtype=np.float64)])
+    return np.array([x.size, *norms.sum(axis=1, dtype=np.float64)])

@@ -78,7 +78,7 @@ def compress_lossless(
     with open_checkpoint(source) as checkpoint:
         check_target(checkpoint, source, target, overwrite)
         if any(map(original_of, checkpoint.readers.values())):
-            raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)} is stored as byte planes already")
+            raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)} is byte planes already")
         for shard, reader in checkpoint.readers.items():
             if not header_of(reader):
                 raise ValueError(f"{quote(reader.path, PATH_LIMIT)} must be a safetensors file to become byte planes")
@@ -113,7 +113,7 @@ def compress_lossless(
 
 @dataclass(frozen=True)
 class Restored:
-    """What `restore` wrote. files: name -> SHA-256. stored_bytes, nbytes: the files of weights before and after."""
+    """The outcome of `restore`. files: name -> SHA-256. stored_bytes, nbytes: the files of weights before and after."""
 
     source: str
     destination: str
@@ -159,10 +159,10 @@ def restore(
                 for name, digest in listed.items():
                     files[name] = copy_file(checkpoint.folder, name, folder)
                     _check_digest(checkpoint.folder / name, files[name], digest)
-        stored = checkpoint.file_bytes
+        before = checkpoint.file_bytes
         nbytes = sum(original.size for original in originals.values() if original)
     seconds = time.perf_counter() - started
-    return Restored(os.fspath(source), os.fspath(target), files, stored, nbytes, seconds, backend.current_threads())
+    return Restored(os.fspath(source), os.fspath(target), files, before, nbytes, seconds, backend.current_threads())
 
 
 @contextmanager
@@ -204,11 +204,11 @@ def _carried(checkpoint: Checkpoint) -> list[str]:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """A chunk of the original, and what is stored of it. numbers: its checksum and the bytes of its planes."""
+    """A chunk of the original, and its compressed planes. numbers: its checksum and the bytes of its planes."""
 
     data: NDArray[np.uint8]
     numbers: list[int]
-    stored: list[Any]
+    planes: list[Any]
 
     @property
     def kept(self) -> bool:
@@ -245,15 +245,15 @@ def _write(
         for _ in container.pieces(tensor.nbytes, CHUNK_BYTES):
             chunk = next(chunks)
             digest.update(chunk.data.data)
-            for piece in chunk.stored:
+            for piece in chunk.planes:
                 out.pwrite(piece, end)
                 end += len(piece)
             numbers += chunk.numbers
             shrank |= not chunk.kept
             advance(chunk.data.size, tensor.name)
         entries.append(container.planes_entry(tensor, end - begin) if shrank else container.kept_entry(tensor))
-        form, why = (f"{tensor.dtype} as byte planes", "") if shrank else (tensor.dtype, "does not shrink")
-        rows.append(TensorReport(tensor.name, tensor.shape, tensor.nbytes, end - begin, form, why))
+        label, why = (f"{tensor.dtype} as byte planes", "") if shrank else (tensor.dtype, "does not shrink")
+        rows.append(TensorReport(tensor.name, tensor.shape, tensor.nbytes, end - begin, label, why))
     out.pwrite(np.array(numbers, "<u4"), end)
     metadata = container.metadata_of(metadata, **said, sha256=digest.hexdigest())
     out.pwrite(container.encode_head([*entries, last], metadata, room), 0)
@@ -270,8 +270,8 @@ def _encode_jobs(reader: Reader, tensors: Iterable[TensorInfo]) -> Iterator[Call
 def _encode(reader: Reader, coders: Coders, tensor: TensorInfo, first: int, nbytes: int) -> _Chunk:
     data = np.empty(nbytes, np.uint8)
     reader.read_into(tensor, data.data, first)
-    sizes, stored = coders.coder.encode(data, tensor.numpy_dtype)
-    return _Chunk(data, [checksum(data), *sizes], stored)
+    sizes, planes = coders.coder.encode(data, tensor.numpy_dtype)
+    return _Chunk(data, [checksum(data), *sizes], planes)
 
 
 def _notes(checkpoint: Checkpoint) -> tuple[str, ...]:

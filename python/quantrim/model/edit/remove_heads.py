@@ -16,7 +16,7 @@ from .unit_layers import at, kept, layer, scores_of
 
 
 class Heads(NamedTuple):
-    """How many heads of queries, and of keys and values, one attention has."""
+    """The numbers of heads of queries, and of keys and values, of one attention."""
 
     queries: int
     groups: int
@@ -55,8 +55,8 @@ def fewer_heads(
     layers = {module: layer(checkpoint, module) for module in (first, keys, values, output)}
     heads = heads_of(checkpoint, chain, removal.head_dim or 1)
     _refuse_what_has_heads(checkpoint, chain, heads, removal.head_dim or 1)
-    parts = [layers[module][0].reshape(heads.groups, -1) for module in (first, keys, values)]
-    scores = scores_of(first, parts, removal.score, data)
+    matrices = [layers[module][0].reshape(heads.groups, -1) for module in (first, keys, values)]
+    scores = scores_of(first, matrices, removal.score, data)
     keep = kept(scores, removal, at(checkpoint, f"{first}.weight"))
     gone = np.count_nonzero(~keep)
     for module in (first, keys, values):

@@ -149,7 +149,7 @@ def _cut(
     """Cut the units that go from the tensors of the layers."""
     act = None if removal.activation is None else ACTIVATIONS[removal.activation]
     folded = None if act is None else lambda bias: act(bias.astype(np.float64))
-    for turn in range(max(map(len, layers))):  # of modules that share units each has its turn to stand for all
+    for turn in range(max(map(len, layers))):  # of modules that share units each has its turn to represent all
         through = [shared[min(turn, len(shared) - 1)] for shared in read]
         try:
             found = remove_units(through, keep, folded)

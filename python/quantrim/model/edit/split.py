@@ -1,4 +1,4 @@
-"""A checkpoint cut into files, and put together again, byte for byte; parts of it left out."""
+"""A checkpoint cut into files, and put together again, byte for byte; tensors of it left out."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ..encode.targets import CheckedFile, copy_side_files, copy_tensor, files_re
 from ..plan.notes import side_file_notes
 from ..plan.output_files import oversize_notes
 from .layers import (
-    Part,
     Progress,
-    Score,
+    Shard,
+    WeightShare,
     encoded_header,
     layers_of,
-    part_of,
-    plan_parts,
+    plan_shards,
     scores,
+    shard_of,
 )
 
 INDEX = f"model{INDEX_SUFFIX}"
@@ -36,19 +36,19 @@ INDEX = f"model{INDEX_SUFFIX}"
 
 @dataclass(frozen=True)
 class Written:
-    """What `split_checkpoint` or `merge_checkpoint` wrote, or would. dropped: names of tensors that are left out;
+    """The outcome of `split_checkpoint` or `merge_checkpoint`, or its plan. dropped: names of tensors left out;
     lowest: the layers among them that were chosen by their weight; notes: what people should know of it."""
 
     source: str
     destination: str
-    parts: tuple[Part, ...]
+    shards: tuple[Shard, ...]
     dropped: tuple[str, ...] = ()
-    lowest: tuple[Score, ...] = ()
+    lowest: tuple[WeightShare, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
-        return sum(part.size for part in self.parts)
+        return sum(shard.size for shard in self.shards)
 
 
 @default_floats
@@ -72,15 +72,15 @@ def split_checkpoint(
     >>> import tempfile
     >>> from quantrim.demo import digits
     >>> with digits.model_file() as source, tempfile.TemporaryDirectory() as folder:
-    ...     written = split_checkpoint(source, f"{folder}/parts", layers=1)
-    >>> [(part.name, len(part.tensors)) for part in written.parts][0]
+    ...     written = split_checkpoint(source, f"{folder}/shards", layers=1)
+    >>> [(shard.name, len(shard.tensors)) for shard in written.shards][0]
     ('model-00001-of-00003.safetensors', 2)
     """
     target = named_path(destination, "destination")
     with open_checkpoint(source) as checkpoint:
         plan = plan_split(checkpoint, target, max_size, layers)
         check_folder(checkpoint, source, target)
-        _write_folder(checkpoint, plan.parts, target, overwrite, progress)
+        _write_folder(checkpoint, plan.shards, target, overwrite, progress)
     return replace(plan, source=os.fspath(source))
 
 
@@ -94,7 +94,7 @@ def merge_checkpoint(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Written:
-    """Put the files of a checkpoint together into one, and leave parts of it out where asked to.
+    """Put the files of a checkpoint together into one, and leave tensors out where asked to.
 
     A file that `split_checkpoint` cut comes back the same, byte for byte, whoever wrote it. Files of a folder that had
     several to begin with become one as the library of safetensors would write it; their tensors are the same bytes.
@@ -108,31 +108,31 @@ def merge_checkpoint(
     >>> import tempfile
     >>> from quantrim.demo import digits
     >>> with digits.model_file() as source, tempfile.TemporaryDirectory() as folder:
-    ...     _ = split_checkpoint(source, f"{folder}/parts", max_size=150_000)
-    ...     _ = merge_checkpoint(f"{folder}/parts", f"{folder}/whole.safetensors")
+    ...     _ = split_checkpoint(source, f"{folder}/shards", max_size=150_000)
+    ...     _ = merge_checkpoint(f"{folder}/shards", f"{folder}/whole.safetensors")
     ...     Path(f"{folder}/whole.safetensors").read_bytes() == source.read_bytes()
     True
     """
     target = named_path(destination, "destination")
     with open_checkpoint(source) as checkpoint:
         plan = plan_merge(checkpoint, target, drop, drop_lowest, progress)
-        (part,) = plan.parts
+        (shard,) = plan.shards
         if target.suffix == ".safetensors":
             check_file(checkpoint, source, target, overwrite)
-            with CheckedFile(checkpoint, target, part.size) as out:
-                _write(checkpoint, part, out, _Counter([part], progress))
+            with CheckedFile(checkpoint, target, shard.size) as out:
+                _write(checkpoint, shard, out, _Counter([shard], progress))
         else:
             check_folder(checkpoint, source, target)
-            _write_folder(checkpoint, [part], target, overwrite, progress)
+            _write_folder(checkpoint, [shard], target, overwrite, progress)
     return plan
 
 
 def plan_split(checkpoint: Checkpoint, target: Path, max_size: int | None = None, layers: int | None = None) -> Written:
     """Plan what `split_checkpoint` would write."""
-    parts = plan_parts(checkpoint, max_size, layers)
-    sizes = [(part.tensors[0].name, part.size) for part in parts if len(part.tensors) == 1]
+    shards = plan_shards(checkpoint, max_size, layers)
+    sizes = [(shard.tensors[0].name, shard.size) for shard in shards if len(shard.tensors) == 1]
     notes = (*side_file_notes(checkpoint), *oversize_notes(sizes, max_size, "max_size"))
-    return Written(os.fspath(checkpoint.path), os.fspath(target), tuple(parts), notes=notes)
+    return Written(os.fspath(checkpoint.path), os.fspath(target), tuple(shards), notes=notes)
 
 
 @default_floats
@@ -141,27 +141,29 @@ def plan_merge(
 ) -> Written:
     """Plan what `merge_checkpoint` would write."""
     most = max(len(set(layers_of(checkpoint.tensors).values()) - {None}) - 1, 0)
-    lowest: list[Score] = []
+    lowest: list[WeightShare] = []
     if checks.integer("drop_lowest", drop_lowest, 0, most):
         lowest = sorted(layer_scores(checkpoint, progress), key=lambda score: score.l1)[:drop_lowest]
     kept = _kept(checkpoint, drop, {score.name for score in lowest})
     names = {t.name for t in kept}
     dropped = tuple(name for name in checkpoint.tensors if name not in names)
     file = target.suffix == ".safetensors"
-    part = part_of(checkpoint, target.name if file else "model.safetensors", kept)
+    shard = shard_of(checkpoint, target.name if file else "model.safetensors", kept)
     notes = () if file else tuple(side_file_notes(checkpoint))
-    return Written(os.fspath(checkpoint.path), os.fspath(target), (part,), dropped, tuple(lowest), notes)
+    return Written(os.fspath(checkpoint.path), os.fspath(target), (shard,), dropped, tuple(lowest), notes)
 
 
 @default_floats
-def part_scores(checkpoint: Checkpoint, parts: Sequence[Part], progress: Progress | None = None) -> list[Score]:
-    """Compute how much weight each file of a plan has."""
-    return scores(checkpoint, {t.name: part.name for part in parts for t in part.tensors}, progress)
+def shard_scores(
+    checkpoint: Checkpoint, shards: Sequence[Shard], progress: Progress | None = None
+) -> list[WeightShare]:
+    """Compute each file's share of the L1 norm, for a plan."""
+    return scores(checkpoint, {t.name: shard.name for shard in shards for t in shard.tensors}, progress)
 
 
 @default_floats
-def layer_scores(checkpoint: Checkpoint, progress: Progress | None = None) -> list[Score]:
-    """Compute how much weight each layer has, in the order of the checkpoint."""
+def layer_scores(checkpoint: Checkpoint, progress: Progress | None = None) -> list[WeightShare]:
+    """Compute each layer's share of the L1 norm, in the order of the checkpoint."""
     layers = {name: layer for name, layer in layers_of(checkpoint.tensors).items() if layer is not None}
     return scores(checkpoint, layers, progress)
 
@@ -199,9 +201,9 @@ def _kept(checkpoint: Checkpoint, drop: str | Iterable[str], layers: set[str]) -
 class _Counter:
     """Bytes done, for whoever wants to know."""
 
-    def __init__(self, parts: Sequence[Part], progress: Progress | None) -> None:
+    def __init__(self, shards: Sequence[Shard], progress: Progress | None) -> None:
         self._progress, self._done = progress, 0
-        self._total = sum(part.nbytes for part in parts)
+        self._total = sum(shard.nbytes for shard in shards)
 
     def add(self, nbytes: int, name: str) -> None:
         self._done += nbytes
@@ -209,24 +211,24 @@ class _Counter:
             self._progress(self._done, self._total, name)
 
 
-def _write(checkpoint: Checkpoint, part: Part, out: FileWriter, counter: _Counter) -> None:
-    out.pwrite(part.header, 0)
-    for name, begin in part.offsets.items():
+def _write(checkpoint: Checkpoint, shard: Shard, out: FileWriter, counter: _Counter) -> None:
+    out.pwrite(shard.header, 0)
+    for name, begin in shard.offsets.items():
         copy_tensor(checkpoint, name, out, begin, lambda nbytes, name=name: counter.add(nbytes, name))  # type: ignore[misc]
 
 
 def _write_folder(
-    checkpoint: Checkpoint, parts: Sequence[Part], target: Path, overwrite: bool, progress: Progress | None
+    checkpoint: Checkpoint, shards: Sequence[Shard], target: Path, overwrite: bool, progress: Progress | None
 ) -> None:
-    counter = _Counter(parts, progress)
+    counter = _Counter(shards, progress)
     with AtomicFolder(target, overwrite) as folder:
-        for part in parts:
-            with folder.file(part.name, part.size) as out:
-                _write(checkpoint, part, out, counter)
+        for shard in shards:
+            with folder.file(shard.name, shard.size) as out:
+                _write(checkpoint, shard, out, counter)
         copy_side_files(checkpoint, folder)
-        if len(parts) > 1:
-            names = {t.name: part.name for part in parts for t in part.tensors}
-            total = sum(part.nbytes for part in parts)
+        if len(shards) > 1:
+            names = {t.name: shard.name for shard in shards for t in shard.tensors}
+            total = sum(shard.nbytes for shard in shards)
             left = checkpoint.tensors.values()
             write_json(folder, INDEX, index_of(checkpoint, names, total, left, _unusual_header(checkpoint)))
         checkpoint.check_unchanged()

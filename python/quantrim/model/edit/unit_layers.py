@@ -1,4 +1,4 @@
-"""The layers of a chain that loses units: their tensors, what stands between them, and which units stay."""
+"""The layers of a chain that loses units: their tensors, what is between them, and which units stay."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..recipe.unit_removal import Chain, Modules, UnitRemoval
 from ..streaming.reader import not_finite
 
 DTYPES = ("F32", "F16", "BF16")
-# Last parts of names of modules whose rows are those of heads, and those that are so only within attention.
+# Last words of names of modules whose rows are those of heads, and those that are so only within attention.
 _OF_HEADS = (
     "q_proj",
     "k_proj",
@@ -77,7 +77,7 @@ def refuse_attention(checkpoint: Checkpoint, modules: Modules) -> None:
 
 
 def refuse_what_is_not_named(checkpoint: Checkpoint, chain: Chain, layers: Iterable[Modules]) -> None:
-    """Raise for a tensor that has a value for each unit and may stand between two layers, by its name, but is in no
+    """Raise for a tensor that has a value for each unit and may be between two layers, by its name, but is in no
     list: its module would keep its size, and nobody would notice before the model is run."""
     named = {name for modules in chain.modules for name in modules} | set(chain.apart)
     for modules, following in itertools.pairwise(layers):
@@ -89,7 +89,7 @@ def refuse_what_is_not_named(checkpoint: Checkpoint, chain: Chain, layers: Itera
                 and module not in named
                 and not has_matrix(checkpoint, module)
             ):
-                has = f"has a value for each of {units} units of {quote(modules[0])}, and may stand behind it"
+                has = f"has a value for each of {units} units of {quote(modules[0])}, and may follow it"
                 raise ValueError(f"{at(checkpoint, name)} {has}: name {quote(module)} in layers, or in apart")
 
 
@@ -101,7 +101,7 @@ def _near(checkpoint: Checkpoint, first: str, second: str) -> Iterator[str]:
         here = name.split(".")
         if here[:depth] != begin[:depth] or len(here) < depth + 2:
             continue
-        places = [parts[depth] for parts in (begin, here, end)]
+        places = [words[depth] for words in (begin, here, end)]
         if not all(place.isdecimal() for place in places) or sorted(places, key=int) == places:
             yield name
 
@@ -123,8 +123,8 @@ def scores_of(module: str, weights: list[Array], score: str, data: Checkpoint | 
     units = len(weights[0])
     if data is None:
         norm = importance.l1 if score == "l1" else importance.l2
-        parts = [weight.reshape(units, -1) for weight in weights]
-        scores: Array = norm(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1), axis=1)
+        matrices = [weight.reshape(units, -1) for weight in weights]
+        scores: Array = norm(matrices[0] if len(matrices) == 1 else np.concatenate(matrices, axis=1), axis=1)
         return scores
     name = f"{module}.weight"
     if name not in data:

@@ -1,4 +1,4 @@
-"""How the codes of a tensor are found, chunk by chunk, whatever layout they are kept in."""
+"""The search for the codes of a tensor, chunk by chunk, whatever layout they are kept in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ...recognition import recognize_grid
 from ...tensor import GroupSize, QuantizedTensor, row_bytes, scales_shape
 from ..plan.types import TensorPlan
 from ..recipe.settings import Settings
-from ..report.errors import count_lost_groups
+from ..report.errors import count_underflowed_groups
 from ..streaming.reader import Passes
 from ..streaming.workers import Buffers
 
@@ -40,9 +40,9 @@ class Coder(ABC):
     def codes(self, x: Array, chunk: Chunk) -> QuantizedTensor:
         """Return the codes of a chunk of pruned weights. ValueError where there are none."""
 
-    def lost_groups(self, x: Array, q: QuantizedTensor, chunk: Chunk) -> int:
+    def underflowed_groups(self, x: Array, q: QuantizedTensor, chunk: Chunk) -> int:
         """Count the groups that begin in a chunk and have weights, but a scale of 0."""
-        return count_lost_groups(x, q)
+        return count_underflowed_groups(x, q)
 
 
 def coder_of(tensor: TensorPlan, buffers: Buffers, in_bands: bool = False) -> Coder | None:
@@ -102,7 +102,7 @@ class _Codebook(Coder):
 
 class UniformCoder(Coder):
     """Codes of a uniform grid. A row with one scale is cut like any other, where its smallest and largest weight say
-    which: they are looked for first, and rounded with each piece."""
+    which: they are found first, and rounded with each piece."""
 
     def __init__(
         self, layout: WritableLayout, settings: Settings, shape: tuple[int, int], buffers: Buffers, in_bands: bool
@@ -134,10 +134,10 @@ class UniformCoder(Coder):
         data[:, -1] &= 0xFF >> (-chunk.cols * q.bits % 8)
         return QuantizedTensor(data, q.scales, q.zero_points, q.bits, q.group_size, (1, chunk.cols))
 
-    def lost_groups(self, x: Array, q: QuantizedTensor, chunk: Chunk) -> int:
+    def underflowed_groups(self, x: Array, q: QuantizedTensor, chunk: Chunk) -> int:
         if self._extremes is None:
-            return super().lost_groups(x, q, chunk)
-        return 0 if chunk.col else count_lost_groups(self._extremes[chunk.row : chunk.row + 1], q)
+            return super().underflowed_groups(x, q, chunk)
+        return 0 if chunk.col else count_underflowed_groups(self._extremes[chunk.row : chunk.row + 1], q)
 
     def _codes(self, x: Array, chunk: Chunk) -> QuantizedTensor:
         """Return the codes of weights that begin where a chunk does."""

@@ -1,4 +1,4 @@
-"""What must be seen of the weights before their file can be begun: which are already quantized, how many are kept."""
+"""The first pass over the weights, before their file is begun: which are already quantized, how many are kept."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..plan.types import Plan, TensorPlan, layout_bytes
 from ..prune.budgets import Pruners
 from ..recipe.settings import Floats, Settings
 from ..streaming import chunks
-from ..streaming.reader import Source
+from ..streaming.reader import ChunkReader
 from ..streaming.workers import Workers
 from .tensor_writer import TensorWriter
 
@@ -27,7 +27,7 @@ GROUP_SIZES: tuple[GroupSize, ...] = ("tensor", "channel", 256, 128, 64, 32, 16)
 Tick = Callable[[str], None]  # called with the name of the tensor at work, again and again
 
 
-def with_recognized(checkpoint: Checkpoint, plan: Plan, source: Source, workers: Workers, tick: Tick) -> Plan:
+def with_detected_grids(checkpoint: Checkpoint, plan: Plan, source: ChunkReader, workers: Workers, tick: Tick) -> Plan:
     """Return the plan with the grids of weights that are already quantized, where the settings ask for them: a scan of
     those tensors."""
     found = {}
@@ -38,13 +38,13 @@ def with_recognized(checkpoint: Checkpoint, plan: Plan, source: Source, workers:
 
 
 def with_counts(
-    checkpoint: Checkpoint, plan: Plan, source: Source, pruners: Pruners, workers: Workers, tick: Tick
+    checkpoint: Checkpoint, plan: Plan, source: ChunkReader, pruners: Pruners, workers: Workers, tick: Tick
 ) -> Plan:
     """Return the plan with the exact sizes of layouts that depend on the weights: a pass over those tensors."""
     found = {}
     for t in plan.tensors:
         if t.at_most:
-            found[t.name] = _counted(TensorWriter(source, t, pruners.of(t), None), workers, tick)
+            found[t.name] = _count_kept(TensorWriter(source, t, pruners.of(t), None), workers, tick)
     return _with_tensors(checkpoint, plan, found)
 
 
@@ -57,7 +57,7 @@ def _with_tensors(checkpoint: Checkpoint, plan: Plan, found: dict[str, TensorPla
     return plan_of(checkpoint, plan.recipe, in_order, plan.resized, plan.replaced)
 
 
-def _counted(writer: TensorWriter, workers: Workers, tick: Tick) -> TensorPlan:
+def _count_kept(writer: TensorWriter, workers: Workers, tick: Tick) -> TensorPlan:
     tensor = writer.tensor
     pieces = writer.chunks(chunks.CHUNK_BYTES)
     writer.prepare(pieces, workers, lambda _: tick(tensor.name))
@@ -68,7 +68,7 @@ def _counted(writer: TensorWriter, workers: Workers, tick: Tick) -> TensorPlan:
     return tensor._replace(layout=tensor.layout.of_size(sum(counts)), counts=tuple(counts))
 
 
-def _scanned(source: Source, tensor: TensorPlan) -> TensorPlan:
+def _scanned(source: ChunkReader, tensor: TensorPlan) -> TensorPlan:
     """Return the plan of a tensor that settings ask to recognize: its grid, or what it was to become."""
     rows, cols = tensor.info.matrix_shape
     plain = tensor._replace(layout=Plain(tensor.info.dtype), codes=None)

@@ -12,7 +12,7 @@ from ...files import Checkpoint, FormatError, TensorInfo
 from ...files.byteplanes.reader import header_of
 from ...files.safetensors.header import HEADER_LIMIT, parse_header
 
-HEADER = "quantrim_header"  # in the metadata of an index over the parts of one file: the header of that file
+HEADER = "quantrim_header"  # in the metadata of an index over the pieces of one file: the header of that file
 
 
 def index_of(

@@ -13,7 +13,7 @@ from ...layouts.base import Chunk
 from ..plan.types import TensorPlan
 from ..report.errors import measure_each
 from ..streaming import chunks
-from ..streaming.reader import Source
+from ..streaming.reader import ChunkReader
 from .coder import coder_of
 from .tensor_writer import Done, Output, decoded
 
@@ -45,7 +45,7 @@ def _stackable(tensor: TensorPlan) -> bool:
 
 
 def rounded_together(
-    source: Source, stack: Stack, out: Output, alone: Callable[[TensorPlan], list[Done]]
+    source: ChunkReader, stack: Stack, out: Output, alone: Callable[[TensorPlan], list[Done]]
 ) -> list[Done]:
     """Write a stack. alone: does that for one tensor, and knows what to say where something is wrong."""
     first, count = stack[0], len(stack)
@@ -55,7 +55,7 @@ def rounded_together(
     try:
         x = source.read_together([t.info for t in stack])
         q = coder.codes(x, whole)
-        lost = coder.lost_groups(x, q, whole)
+        lost = coder.underflowed_groups(x, q, whole)
     except ValueError:
         lost = -1
     if lost:

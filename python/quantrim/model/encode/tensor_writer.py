@@ -19,7 +19,7 @@ from ..plan.types import TensorPlan
 from ..prune.methods import Pruner
 from ..report.errors import Errors, measure
 from ..streaming.chunks import column_step, cut, cut_bands
-from ..streaming.reader import Passes, Progress, Source, error_about, explained
+from ..streaming.reader import ChunkReader, Passes, Progress, error_about, explained
 from ..streaming.workers import Workers
 from .coder import coder_of
 
@@ -50,7 +50,7 @@ class Done:
 Jobs = Iterator[Callable[[], Done]]
 
 
-def copy_jobs(source: Source, tensor: TensorPlan, out: Output) -> Jobs:
+def copy_jobs(source: ChunkReader, tensor: TensorPlan, out: Output) -> Jobs:
     """Yield pieces that copy a tensor byte for byte, at least one."""
 
     def job(first: int, count: int) -> Done:
@@ -81,9 +81,9 @@ def compress_jobs(writer: TensorWriter, workers: Workers, chunk_bytes: int, prog
 
 
 class TensorWriter:
-    """What prunes, rounds and writes one tensor. out: None where its weights are only to be counted."""
+    """The writer of one tensor, which it prunes and rounds. out: None where its weights are only to be counted."""
 
-    def __init__(self, source: Source, tensor: TensorPlan, pruner: Pruner | None, out: Output | None) -> None:
+    def __init__(self, source: ChunkReader, tensor: TensorPlan, pruner: Pruner | None, out: Output | None) -> None:
         self.source, self.tensor, self.pruner, self._out = source, tensor, pruner, out
         self._band = 0 if pruner is None else pruner.band
         self._coder = coder_of(tensor, source.buffers, in_bands=bool(self._band))
@@ -107,7 +107,7 @@ class TensorWriter:
         """Go through the whole tensor where the pruner or the codes need that."""
         passes = Passes(self.source, self.tensor.info, chunks, workers, progress)
         if self.pruner is not None:
-            self.pruner.look(passes)
+            self.pruner.scan(passes)
         if self._coder is not None:
             self._coder.prepare(passes, self._pruned)
 
@@ -146,7 +146,7 @@ class TensorWriter:
         else:
             self._write(self._encoder.encode(q, chunk))
             errors = measure(x, weights)
-        errors.lost_groups = self._coder.lost_groups(pruned, q, chunk)
+        errors.underflowed_groups = self._coder.underflowed_groups(pruned, q, chunk)
         if self.pruner is not None:
             errors.kept = backend.active.count_nonzero(pruned.ravel())
         return errors
@@ -179,7 +179,7 @@ class TensorWriter:
             raise explained(error, self.tensor.info, x, chunk) from None
 
 
-def decoded(q: QuantizedTensor, tensor: TensorPlan, source: Source) -> Array:
+def decoded(q: QuantizedTensor, tensor: TensorPlan, source: ChunkReader) -> Array:
     """Return the weights that readers make of codes, in memory of this thread."""
     assert tensor.codes is not None
     dtype = DTYPES[tensor.codes.decoded_dtype][1]

@@ -1,1 +1,1 @@
-"""What will be done to each tensor, in which layout and file, and how many bytes come of it."""
+"""The plan: what is done to each tensor, in which layout and file, and how many bytes come of it."""

@@ -1,4 +1,4 @@
-"""In which layout a tensor is kept, from its header and settings alone."""
+"""The choice of a tensor's layout, from its header and settings alone."""
 
 from __future__ import annotations
 

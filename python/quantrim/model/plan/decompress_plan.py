@@ -1,4 +1,4 @@
-"""What `decompress` will write: which tensors in which dtype, in which files, beside which config."""
+"""The plan of `decompress`: which tensors in which dtype, in which files, beside which config."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def source_dtype(tensor: LogicalTensor) -> str:
 
 @dataclass(frozen=True)
 class Writing:
-    """A tensor and the dtype that it is written in. source_bytes: all parts together, as they are stored."""
+    """A tensor and the dtype that it is written in. source_bytes: all its arrays in the source."""
 
     tensor: LogicalTensor
     dtype: str
@@ -52,7 +52,7 @@ class Writing:
 
     @property
     def source_dtype(self) -> str:
-        """What it decodes to, or is."""
+        """The dtype that it decodes to, or has."""
         return source_dtype(self.tensor)
 
     @property
@@ -83,8 +83,8 @@ class FilePlan:
 
 @dataclass(frozen=True)
 class DecompressPlan:
-    """What `decompress` will write. source_bytes, nbytes: the files of weights. config: config.json, if it changes.
-    left_out: tensors of the source that are parts of no weight and mean nothing without the quantization."""
+    """The plan of `decompress`. source_bytes, nbytes: the files of weights. config: config.json, if it changes.
+    left_out: tensors of the source that belong to no weight and mean nothing without the quantization."""
 
     source: str
     files: tuple[FilePlan, ...]
@@ -159,8 +159,8 @@ def _own_dtype(config: Mapping[str, Any]) -> str | None:
         word = config.get(key)
         if isinstance(word, str) and word.removeprefix("torch.") in _WORDS:
             return _WORDS[word.removeprefix("torch.")]
-    parts = [_own_dtype(value) for value in config.values() if isinstance(value, dict)]
-    return next((found for found in parts if found), None)
+    inner = [_own_dtype(value) for value in config.values() if isinstance(value, dict)]
+    return next((found for found in inner if found), None)
 
 
 def _dtype_beside(tensors: Mapping[str, LogicalTensor]) -> str | None:
@@ -178,24 +178,24 @@ def _why_nothing(checkpoint: Checkpoint, wish: str | None) -> str:
     if wish is not None:
         return f"no tensor is compressed, and all floats are {_NAMES[wish]} already"
     if any(map(original_of, checkpoint.readers.values())):
-        return "it is stored as byte planes, which `restore` undoes"
+        return "it is byte planes, which `restore` undoes"
     return "no tensor is compressed; dtype (--dtype) would write its floats in another dtype"
 
 
 def _cleaned(config: dict[str, Any], decoded: str | None, wish: str | None) -> dict[str, Any]:
     """Return config.json without its quantization, at any depth, and with the dtype that is written."""
-    found = _cleaned_part(copy.deepcopy(config), decoded, wish)
+    found = _clean(copy.deepcopy(config), decoded, wish)
     if wish is not None and not any(key in found for key in _DTYPE_KEYS):
         found["torch_dtype"] = _NAMES[wish]  # which old readers know too
     return found
 
 
-def _cleaned_part(config: dict[str, Any], decoded: str | None, wish: str | None) -> dict[str, Any]:
+def _clean(config: dict[str, Any], decoded: str | None, wish: str | None) -> dict[str, Any]:
     for key in _CONFIG_KEYS:
         config.pop(key, None)
     for key, value in config.items():
         if isinstance(value, dict):
-            _cleaned_part(value, decoded, wish)
+            _clean(value, decoded, wish)
         elif key in _DTYPE_KEYS and isinstance(value, str) and value.removeprefix("torch.") in _WORDS:
             said = _WORDS[value.removeprefix("torch.")]
             if wish is not None and said != wish:
@@ -221,7 +221,7 @@ def _files(checkpoint: Checkpoint, writings: list[Writing]) -> Iterator[FilePlan
     """Plan the files of the source, without those that nothing is left of."""
     order = {checkpoint.folder / shard: k for k, shard in enumerate(checkpoint.shards)}
     by_file = defaultdict(list)
-    for writing in writings:  # to the file of its first part
+    for writing in writings:  # to the file of its first array
         by_file[min((info.path for info in writing.tensor.arrays.values()), key=order.__getitem__)].append(writing)
     for shard in checkpoint.shards:
         path = checkpoint.folder / shard

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is quantized already: its tensors say so first, then what is written about them."""
+"""Evidence that a checkpoint is quantized already: its tensors say so first, then what is written about them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...files import Checkpoint, TensorInfo
 from ...files.disk.errors import PATH_LIMIT, quote
 from ...files.folder import read_json
 from ..streaming.tensors import KEY
-from .quantized_schemes import DECOMPRESS, ELSEWHERE, ROWS, Row
+from .known_quantizations import DECOMPRESS, ELSEWHERE, ROWS, Row
 
 SIDE_FILES = (
     "quantize_config.json",  # AutoGPTQ, GPTQModel
@@ -31,9 +31,9 @@ _NO = (None, False, "", "none", "None", "null")
 
 @dataclass(frozen=True)
 class Evidence:
-    """That a checkpoint is quantized: the scheme in words, what shows it, and the way to floats."""
+    """Evidence that a checkpoint is quantized: the method in words, what shows it, and the way to floats."""
 
-    scheme: str
+    method: str
     found: str
     way_out: str
 
@@ -43,7 +43,7 @@ def refuse_quantized(checkpoint: Checkpoint) -> None:
     evidence = quantized_evidence(checkpoint)
     if evidence is not None:
         path = quote(checkpoint.path, PATH_LIMIT)
-        raise ValueError(f"{path} is quantized already ({evidence.scheme}): {evidence.found}; {evidence.way_out}")
+        raise ValueError(f"{path} is quantized already ({evidence.method}): {evidence.found}; {evidence.way_out}")
 
 
 def quantized_evidence(checkpoint: Checkpoint) -> Evidence | None:
@@ -79,8 +79,8 @@ def _in_tensors(tensors: Mapping[str, TensorInfo]) -> Evidence | None:
         for row in rows[info.dtype]:
             companions = _companions(name, row, dotted)
             if companions is not None:
-                beside = f" lies beside {', '.join(map(_shown, companions))}" if companions else ""
-                return Evidence(row.scheme, f"tensor {_shown(info)}{beside}", row.way_out)
+                beside = f" is beside {', '.join(map(_shown, companions))}" if companions else ""
+                return Evidence(row.method, f"tensor {_shown(info)}{beside}", row.way_out)
     return None
 
 
@@ -122,9 +122,9 @@ def _in_words(checkpoint: Checkpoint) -> Evidence | None:
 
 def _of_words(found: str, value: Any, what: str) -> Evidence:
     methods = [value[key] for key in _METHODS if isinstance(value, dict) and isinstance(value.get(key), str)]
-    scheme = quote(methods[0]) if methods else "by its description alone"
+    method = quote(methods[0]) if methods else "by its description alone"
     return Evidence(
-        scheme, found, f"no tensor shows it: remove {what} if the weights are floats; otherwise {ELSEWHERE}"
+        method, found, f"no tensor shows it: remove {what} if the weights are floats; otherwise {ELSEWHERE}"
     )
 
 

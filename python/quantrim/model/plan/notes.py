@@ -1,4 +1,4 @@
-"""What people should know of a plan: what differs from their wish, and who reads the result."""
+"""Notes for people on a plan: what differs from their wish, and who reads the result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..recipe import Recipe
 from .readers import Readers
 from .types import Reason, TensorPlan
 
-_PART = 0.01  # of the bytes, below which nobody asks why they stay
+_SMALL = 0.01  # of the bytes, below which nobody asks why they stay
 _NAMED_FILES = 10  # files in a note
 _NAMED = 5  # tensors in a note; a report has all of them
 
@@ -33,7 +33,7 @@ def notes_on(
     if recipe.remove_units and not resized:
         yield "units are removed; config.json stays as it is, its sizes need the numbers that are left"
     yield from _on_what_stays(plans, recipe.simulate)
-    asked = [(t, t.scheme) for t in plans if t.settings.group_size is not None]
+    asked = [(t, t.runtime_layout) for t in plans if t.settings.group_size is not None]
     other_groups = sum(layout is not None and layout.group_size != t.settings.group for t, layout in asked)
     if other_groups:
         have = _tensors(other_groups, "tensor has other groups", "tensors have other groups")
@@ -43,7 +43,7 @@ def notes_on(
     yield from _on_layouts(written)
     yield from _on_readers(checkpoint, written)
     if len(written) < len(plans):
-        yield "simulated: what the codes stand for is stored as floats, so that any reader opens it; nothing is smaller"
+        yield "simulated: the decoded weights are stored as floats, so that any reader opens it; nothing is smaller"
 
 
 def _on_what_stays(plans: Sequence[TensorPlan], simulated: bool) -> Iterator[str]:
@@ -58,14 +58,14 @@ def _on_what_stays(plans: Sequence[TensorPlan], simulated: bool) -> Iterator[str
     for reason, kept in sorted(stay.items(), key=lambda item: -sizes[item[0]]):
         share = sizes[reason] / max(1, everything)
         unfit = reason.key == "pattern"  # what was asked for and cannot be done is named, however small
-        if share >= _PART or unfit:
+        if share >= _SMALL or unfit:
             where = _tensors(len(kept), "tensor", "tensors") + (f" ({_names(kept)})" if unfit else "")
             stay_as = "stay floats" if any(t.narrowed for t in kept) else "stay"
             yield f"{sizes[reason]:,} bytes ({_percent(share)}) {stay_as} in {where}: {reason.said(simulated)}"
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= _PART else f"less than {100 * _PART:.0f} %"
+    return f"{100 * share:.0f} %" if share >= _SMALL else f"less than {100 * _SMALL:.0f} %"
 
 
 def _names(plans: Sequence[TensorPlan]) -> str:

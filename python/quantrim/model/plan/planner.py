@@ -1,4 +1,4 @@
-"""What `compress` will do to each tensor, and the exact bytes that come of it."""
+"""The planner of `compress`: what is done to each tensor, and the exact bytes that come of it."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def _refuse_mixed_experts(plans: list[TensorPlan], readers: Readers) -> None:
 
     It decodes all experts by one scheme, if any module has one."""
     joined = (BOTH, "transformers")
-    rounded = any(t.scheme and not t.simulated and readers.of(t.settings) in joined for t in plans)
+    rounded = any(t.runtime_layout and not t.simulated and readers.of(t.settings) in joined for t in plans)
     experts = [t for t in plans if t.name.endswith(WEIGHT) and readers.modules.kind(t.name) == "expert"]
-    schemes = {t.scheme for t in experts}
+    schemes = {t.runtime_layout for t in experts}
     if rounded and experts and (None in schemes or len(schemes) > 1):
-        odd = next((t for t in experts if t.scheme is None), experts[0])
-        why = f": {odd.reason}" if odd.scheme is None and odd.reason else ""
+        odd = next((t for t in experts if t.runtime_layout is None), experts[0])
+        why = f": {odd.reason}" if odd.runtime_layout is None and odd.reason else ""
         raise ValueError(
             "transformers opens rounded experts only where all of them have one scheme, and no other rounded layers "
             f"beside experts that are not; not so {quote(odd.name)}{why}; give reader='vllm' or reader='any', or round "
@@ -64,8 +64,8 @@ def _with_partners(plans: list[TensorPlan], readers: Readers) -> list[TensorPlan
     joined = partners(by_module)
     found = []
     for t in plans:
-        others = [by_module[module] for module in joined.get(t.module, ()) if by_module[module].scheme is None]
-        if t.scheme is not None and others and readers.of(t.settings) in (BOTH, "vllm"):
+        others = [by_module[module] for module in joined.get(t.module, ()) if by_module[module].runtime_layout is None]
+        if t.runtime_layout is not None and others and readers.of(t.settings) in (BOTH, "vllm"):
             reason = Reason("joined", f"vLLM joins it with {quote(others[0].name)}, which is not rounded")
             plain = Plain(t.info.dtype)
             t = TensorPlan(t.info, t.settings, plain, plain.label, reason.text, copied=True, kept=reason)

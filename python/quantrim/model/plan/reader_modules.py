@@ -1,4 +1,4 @@
-"""What the reader of a model makes of each of its matrices: a linear layer, an embedding, a router, ..."""
+"""The modules that a model's reader makes of its matrices: a linear layer, an embedding, a router, ..."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ UNKNOWN = "unknown"
 _ANY_FAMILY = "*"
 _FACTS = ("ties", "fails", "renamed")  # keys of a row that are no kinds of modules
 _NESTING_LIMIT = 8  # of configs within configs
-_End = tuple[str, ...]  # of a module's name, by its parts; "*" for a number
+_End = tuple[str, ...]  # of a module's name, by its words; "*" for a number
 
 
 class _Family(NamedTuple):
     """kinds: ends of names -> kind of module. tied_classes: whose head shares an embedding. fails: whether transformers
-    opens none of its checkpoints in the forms of compressed-tensors. renamed: ends of names in the file -> in the
+    opens none of its checkpoints in the layouts of compressed-tensors. renamed: ends of names in the file -> in the
     reader, where they differ."""
 
     kinds: dict[_End, str]
@@ -75,7 +75,7 @@ class ReaderModules:
 
     @property
     def fails(self) -> bool:
-        """Whether transformers opens no checkpoint of this family in the forms of compressed-tensors."""
+        """Whether transformers opens no checkpoint of this family in the layouts of compressed-tensors."""
         return any(row.fails for row in self._rows)
 
     @property
@@ -92,11 +92,11 @@ class ReaderModules:
         known = {old: new for row in self._rows for old, new in row.renamed.items()}
         found = {}
         for module in modules if known else ():
-            parts, path = module.split("."), _path(module)
+            words, path = module.split("."), _path(module)
             end = _longest_end(path, known)
             if end is not None:
-                numbers = iter([part for part, sign in zip(parts, path, strict=True) if sign == "*"][-end.count("*") :])
-                found[module] = ".".join(next(numbers, "*") if part == "*" else part for part in known[end])
+                numbers = iter([word for word, sign in zip(words, path, strict=True) if sign == "*"][-end.count("*") :])
+                found[module] = ".".join(next(numbers, "*") if word == "*" else word for word in known[end])
         return found
 
     def absent(self, names: Iterable[str]) -> Iterator[str]:
@@ -119,7 +119,7 @@ def _longest_end(path: _End, ends: Collection[_End]) -> _End | None:
 
 
 def _path(module: str) -> tuple[str, ...]:
-    return tuple(["*" if part.isdigit() and part.isascii() else part for part in module.split(".")])
+    return tuple(["*" if word.isdigit() and word.isascii() else word for word in module.split(".")])
 
 
 def _model_types(config: Mapping[str, Any], depth: int = 0) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Who must open the result, and so which tensors may be rounded, and how they must be stored."""
+"""The readers that must open the result, and so which tensors may be rounded, and in which layout."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _KINDS = {
     "other": Reason("other", "router or other module that is no linear layer", _ANY),
     UNKNOWN: Reason(UNKNOWN, "matrix that is not known to be a linear layer of its reader", _ANY),
 }
-_EMBEDDING = Reason("embedding", "embedding, which no reader opens in this form", _ANY)
+_EMBEDDING = Reason("embedding", "embedding, which no reader opens in this layout", _ANY)
 _TIED = Reason("embedding", "embedding that the head may share, which costs the most to round", _ANY)
 _SUBCLASS = Reason("subclass", "linear layer that bitsandbytes does not replace", _ANY)
 _BNB_EXPERT = Reason("expert", "expert of a mixture, which bitsandbytes does not replace", _ANY)
@@ -55,7 +55,7 @@ _FAILS = Reason(
     "linear layer of a model that transformers cuts weights of as it reads, which fails in compressed-tensors",
     "codebook='nf4' or reader='vllm' round it; " + _ANY,
 )
-_NO_MATRIX = Reason("rank", "weight that is no matrix of a linear layer: readers have no compressed form for it", _ANY)
+_NO_MATRIX = Reason("rank", "weight that is no matrix of a linear layer: readers open no codes of it", _ANY)
 
 
 class Readers:
@@ -86,7 +86,7 @@ class Readers:
     def why_not(self, info: TensorInfo, settings: Settings, one_scheme: bool) -> Reason | None:
         """Say why the reader would not open a tensor that is rounded so; None where it does.
 
-        one_scheme: whether all codes are of one: then transformers makes floats of them as it opens the model, and
+        one_scheme: whether all codes have one: then transformers makes floats of them as it opens the model, and
         asks no more of a module than that it has a weight.
         """
         reader = self.of(settings)

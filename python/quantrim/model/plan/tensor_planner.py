@@ -1,4 +1,4 @@
-"""What will be done to one tensor, how it will be stored, and why so."""
+"""The plan for one tensor: what is done to it, in which layout it will be, and why so."""
 
 from __future__ import annotations
 

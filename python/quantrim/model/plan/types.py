@@ -1,4 +1,4 @@
-"""What a plan says: of each tensor, each file, and all of them. Only data; the planners import it, it imports none."""
+"""The types of a plan: of each tensor, each file, and all. Only data; the planners import it, it imports none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALONE = ", but then other readers may not open the result"
 
 @dataclass(frozen=True)
 class Reason:
-    """Why tensors stay as they were. key: one for each kind of reason; text: for people, of one tensor or several;
+    """The reason why tensors stay. key: one for each kind of reason; text: for people, of one tensor or several;
     advice: what would shrink them, '' for nothing."""
 
     key: str
@@ -64,11 +64,11 @@ class TensorPlan(NamedTuple):
 
     @property
     def simulated(self) -> bool:
-        """Whether the floats that codes stand for are written, in place of the codes."""
+        """Whether decoded weights are written, in place of the codes."""
         return self.codes is not None and self.layout.bits is None
 
     @property
-    def scheme(self) -> WritableLayout | None:
+    def runtime_layout(self) -> WritableLayout | None:
         """The layout, or what it would be were it not simulated, if transformers and vLLM open it; else None."""
         layout = self.codes if self.simulated else self.layout
         return layout if layout is not None and "vLLM" in layout.readers else None
@@ -81,7 +81,7 @@ class TensorPlan(NamedTuple):
 
     @property
     def bits(self) -> int | None:
-        """Of a code; None where weights keep their dtype."""
+        """Bits of a code; None where weights keep their dtype."""
         return None if self.codes is None else self.codes.bits
 
     @property
@@ -123,7 +123,7 @@ class TensorPlan(NamedTuple):
 
 @dataclass(frozen=True)
 class OutputFile:
-    """One file of the output: its name in a folder, header, and where each stored part begins in it."""
+    """One file of the output: its name in a folder, header, and where each array begins in it."""
 
     name: str
     tensors: tuple[TensorPlan, ...]
@@ -134,7 +134,7 @@ class OutputFile:
 
 @dataclass(frozen=True)
 class Replaced:
-    """What is planned for in place of what the source has: arrays by tensor, why, and the numbers of config.json that
+    """Replacements of what the source has: arrays by tensor, why, and the numbers of config.json that
     follow from it."""
 
     arrays: dict[str, Array]
@@ -144,7 +144,7 @@ class Replaced:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `compress` will do. source_bytes, stored_bytes: the files of weights, headers and all.
+    """The plan of `compress`. source_bytes, stored_bytes: the files of weights, headers and all.
 
     config: the `quantization_config`; empty where nothing is quantized. resized: numbers of config.json that change.
     replaced: what tensors are, before anything else happens to them, in place of what the source has.
@@ -169,7 +169,7 @@ class Plan:
 
     @property
     def at_most(self) -> bool:
-        """Whether `stored_bytes` is a limit: only a look at the weights says how many are stored."""
+        """Whether `stored_bytes` is a limit: only a scan of the weights says how many are kept."""
         return any(tensor.at_most for tensor in self.tensors)
 
     @property

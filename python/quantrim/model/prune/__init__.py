@@ -1,1 +1,1 @@
-"""What a tensor loses before it is rounded, chunk by chunk: what the public functions take from the whole."""
+"""Pruning of tensors before they are rounded, chunk by chunk: the same as the public functions prune of the whole."""

@@ -18,7 +18,7 @@ from ...reference.lanes import LANES
 from ..recipe.settings import Blocks, Fraction, Prune, Shrink
 from ..streaming.reader import Passes, error_about
 from .cut import Ranked, ScoreCut, Scored, kept
-from .scores import Score, score_name
+from .scores import Scorer, score_name
 
 T = TypeVar("T")
 _POWERS = {"magnitude": 1, "l1": 1, "l2": 2}  # of weights, summed; 0: the scores of weights are
@@ -41,7 +41,7 @@ def band_of(wish: Prune | None) -> int:
     return int(by_row)
 
 
-def ranked(info: TensorInfo, wish: Fraction | Blocks, score: Score | None, passes: Passes) -> tuple[Ranked, Scored]:
+def ranked(info: TensorInfo, wish: Fraction | Blocks, score: Scorer | None, passes: Passes) -> tuple[Ranked, Scored]:
     """Return how weights of a tensor are ranked, and what is ranked: its chunks, or the sums of its columns."""
     shape = info.matrix_shape
     if isinstance(wish, Fraction):
@@ -80,7 +80,7 @@ class RankedBlocks(Ranked):
         return chunk.row // self.block[0] * (self.shape[1] // self.block[1])
 
 
-def column_sums(passes: Passes, shape: tuple[int, int], score: Score | None, power: int) -> Array:
+def column_sums(passes: Passes, shape: tuple[int, int], score: Scorer | None, power: int) -> Array:
     """Score each column, (cols,): what `block_sums` or, for power 2, `norms` gives for the whole.
 
     One pass and sixteen rows of memory; another pass where squares may have underflowed. ValueError where a sum
@@ -92,11 +92,11 @@ def column_sums(passes: Passes, shape: tuple[int, int], score: Score | None, pow
         if tiny.any():
             sums[tiny] = np.sqrt(_added(passes, shape, score, power, LIFT))[tiny] / LIFT
     if not np.isfinite(sums).all():
-        raise error_about(passes.info, "scores must have sums over columns within float32, not ones that overflow it")
+        raise error_about(passes.info, "sums of scores over columns overflow float32")
     return sums
 
 
-def _added(passes: Passes, shape: tuple[int, int], score: Score | None, power: int, lift: np.float32) -> Array:
+def _added(passes: Passes, shape: tuple[int, int], score: Scorer | None, power: int, lift: np.float32) -> Array:
     """Sum what `power` makes of `lift` times the values of each column."""
 
     def terms(x: Array, chunk: Chunk) -> tuple[Chunk, Array]:

@@ -12,7 +12,7 @@ from typing import Protocol
 from ...files import TensorInfo
 from ..recipe.settings import Blocks, Fraction, Settings
 from ..streaming import chunks
-from ..streaming.reader import Passes, Source
+from ..streaming.reader import ChunkReader, Passes
 from ..streaming.workers import Workers
 from .blocks import band_of, ranked
 from .cut import ScoreCut, score_cuts
@@ -34,7 +34,7 @@ class Prunable(Protocol):
 
 
 class Pruners:
-    """What prunes each tensor. As a context manager it holds the checkpoints open that scores are computed from.
+    """The pruners of all tensors. As a context manager it holds the checkpoints open that scores are computed from.
 
     folder: what the paths of these are relative to. FormatError, at once, where one of these lacks what a tensor needs.
     """
@@ -60,7 +60,7 @@ class Pruners:
         """Raise FormatError where what scores are computed from was changed meanwhile."""
         self._data.check_unchanged()
 
-    def find_budgets(self, source: Source, workers: Workers, progress: Callable[[str, int], None]) -> None:
+    def find_budgets(self, source: ChunkReader, workers: Workers, progress: Callable[[str, int], None]) -> None:
         """Scan the tensors of prune_scope="global": one budget for all of the same prune, score and pattern."""
         budgets: dict[tuple[float, str, object], list[Prunable]] = defaultdict(list)
         wishes: dict[str, Fraction | Blocks] = {}
@@ -89,7 +89,7 @@ class Pruners:
 
 
 def _passes(
-    tensor: Prunable, source: Source, workers: Workers, progress: Callable[[str, int], None]
+    tensor: Prunable, source: ChunkReader, workers: Workers, progress: Callable[[str, int], None]
 ) -> Passes:
     shape, band = tensor.info.matrix_shape, band_of(tensor.settings.prune)
     pieces = list(chunks.cut_bands(*shape, band) if band else chunks.cut(*shape, 1))

@@ -1,4 +1,4 @@
-"""Where the lowest scores of one or several streamed tensors end: exactly the weights that `prune_model` would take."""
+"""The cut below the lowest scores of one or several streamed tensors: exactly the weights `prune_model` would take."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ... import backend, checks
 from ...checks import Array
 from ...layouts.base import Chunk
 from ...ranking import KEY_HALVES, key_at
-from .scores import Score
+from .scores import Scorer
 
 _ALL = 2**62  # more ties than there are
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Scored(Protocol):
-    """What has scores chunk by chunk, as `Passes` has weights."""
+    """A source of scores chunk by chunk, as `Passes` is of weights."""
 
     @property
     def chunks(self) -> Sequence[Chunk]: ...
@@ -30,7 +30,7 @@ class Scored(Protocol):
 
 @dataclass(frozen=True)
 class ScoreCut:
-    """What goes has a score with a key below `key`, and of those with this key the ones before flat index `ties_end`.
+    """The cut: scores with a key below `key` go, and of those with this key the ones before flat index `ties_end`.
     Keys are those of `count_keys`."""
 
     key: int
@@ -39,9 +39,9 @@ class ScoreCut:
 
 @dataclass(frozen=True)
 class Ranked:
-    """How the weights of a tensor are ranked. score: None for the magnitude. shape: of the matrix."""
+    """The ranking of a tensor's weights. score: None for the magnitude. shape: of the matrix."""
 
-    score: Score | None
+    score: Scorer | None
     shape: tuple[int, int]
 
     @property
@@ -58,7 +58,7 @@ class Ranked:
         counts = np.zeros(KEY_HALVES, np.int64)
         s = self.scores(x, chunk)
         if not backend.active.count_keys(s, self.absolute, upper, counts):
-            raise ValueError("scores must be within float32, not ones that overflow it")
+            raise ValueError("scores overflow float32")
         return counts
 
     def ties(self, x: Array, chunk: Chunk, key: int) -> int:
@@ -78,8 +78,8 @@ class Ranked:
     def apply(self, x: Array, chunk: Chunk, cut: ScoreCut, out: Array) -> None:
         """Write x without the weights before the cut."""
         s = self.scores(x, chunk)
-        for part, ties in _parts(s, cut, self.first(chunk)):
-            backend.active.prune_below(x.ravel()[part], s[part], self.absolute, cut.key, ties, out.ravel()[part])
+        for run, ties in _runs(s, cut, self.first(chunk)):
+            backend.active.prune_below(x.ravel()[run], s[run], self.absolute, cut.key, ties, out.ravel()[run])
         checks.finite("weights", x, not self.absolute or backend.active.is_finite(x.ravel()))
 
     def first(self, chunk: Chunk) -> int:
@@ -90,15 +90,15 @@ class Ranked:
 def kept(scores: Array, absolute: bool, cut: ScoreCut, first: int) -> Array:
     """Mark the scores that stay, of a chunk whose first has this flat index."""
     mask = np.empty(scores.shape, np.bool_)
-    for part, ties in _parts(scores, cut, first):
-        backend.active.mask_below(scores[part], absolute, cut.key, ties, mask[part])
+    for run, ties in _runs(scores, cut, first):
+        backend.active.mask_below(scores[run], absolute, cut.key, ties, mask[run])
     return mask
 
 
-def _parts(scores: Array, cut: ScoreCut, first: int) -> list[tuple[slice, int]]:
+def _runs(scores: Array, cut: ScoreCut, first: int) -> list[tuple[slice, int]]:
     """Say where a chunk loses its ties, and where it does not, with how many."""
     before = min(max(cut.ties_end - first, 0), scores.size)
-    return [(part, n) for part, n in ((slice(before), _ALL), (slice(before, None), 0)) if scores[part].size]
+    return [(run, n) for run, n in ((slice(before), _ALL), (slice(before, None), 0)) if scores[run].size]
 
 
 def score_cuts(sparsity: float, tensors: Sequence[tuple[Ranked, Scored]]) -> list[ScoreCut]:

@@ -1,4 +1,4 @@
-"""What one tensor loses before it is rounded, chunk by chunk: the same as the public functions take from the whole."""
+"""Pruning of one tensor before it is rounded, chunk by chunk: the same as the public functions prune of the whole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..recipe.settings import Blocks, Fraction, NofM, Settings, Shrink, Threshol
 from ..streaming.reader import Passes
 from .blocks import band_of, block_shape, ranked
 from .cut import Ranked, ScoreCut, Scored, kept, score_cuts
-from .scores import Score
+from .scores import Scorer
 
 T = TypeVar("T")
 
@@ -25,13 +25,13 @@ class Pruner(ABC):
     """The pruning of one tensor. band: rows that each chunk must hold together; 0 where rows may be parted, too."""
 
     band = 0
-    _looked = False
+    _scanned = False
 
-    def look(self, passes: Passes) -> None:
+    def scan(self, passes: Passes) -> None:
         """Scan the whole tensor, the first time that it is asked for."""
-        if not self._looked:
+        if not self._scanned:
             self.prepare(passes)
-            self._looked = True
+            self._scanned = True
 
     def prepare(self, passes: Passes) -> None:  # noqa: B027 (most know from a chunk alone)
         """Find out what goes, where one chunk does not say it."""
@@ -41,7 +41,7 @@ class Pruner(ABC):
         """Write what is left of a chunk, whose weights are x. ValueError where they or their scores are not finite."""
 
 
-def pruner_of(info: TensorInfo, settings: Settings, score: Score | None, cut: ScoreCut | None) -> Pruner | None:
+def pruner_of(info: TensorInfo, settings: Settings, score: Scorer | None, cut: ScoreCut | None) -> Pruner | None:
     """Make what prunes as `settings` say; None where they say nothing. cut: of a budget for several tensors."""
     wish = settings.prune
     if isinstance(wish, Threshold):
@@ -77,7 +77,7 @@ class _Shrink(Pruner):
 
 
 class _NOfM(Pruner):
-    def __init__(self, pattern: str, score: Score | None) -> None:
+    def __init__(self, pattern: str, score: Scorer | None) -> None:
         self._pattern, self._score = pattern, score
 
     def apply(self, x: Array, chunk: Chunk, out: Array) -> None:
@@ -87,7 +87,7 @@ class _NOfM(Pruner):
 class _ByRow(Pruner):
     band = 1
 
-    def __init__(self, sparsity: float, score: Score | None) -> None:
+    def __init__(self, sparsity: float, score: Scorer | None) -> None:
         self._sparsity, self._score = sparsity, score
 
     def apply(self, x: Array, chunk: Chunk, out: Array) -> None:
@@ -98,7 +98,7 @@ class _Ranked(Pruner):
     """The lowest scores of a whole tensor, or of several; of weights, or of blocks of them."""
 
     def __init__(
-        self, info: TensorInfo, wish: Fraction | Blocks, score: Score | None, cut: ScoreCut | None = None
+        self, info: TensorInfo, wish: Fraction | Blocks, score: Scorer | None, cut: ScoreCut | None = None
     ) -> None:
         self._info, self._wish, self._score, self._cut = info, wish, score, cut
         self._ranked: Ranked | None = None

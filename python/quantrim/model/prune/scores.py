@@ -22,7 +22,7 @@ from ..recipe.settings import Scored as ByScore
 READABLE = ("F32", "F16", "BF16")
 
 
-class Score(Protocol):
+class Scorer(Protocol):
     """A float32 score for each weight of a chunk, whose weights are x."""
 
     def __call__(self, x: Array, chunk: Chunk) -> Array: ...
@@ -56,7 +56,7 @@ class ScoreData:
                 problem = "prune_data must have a norm above 0 for 'wanda', not zeros alone"
                 raise FormatError(problem, path=data.path, tensor=data.name, offset=data.offset)
 
-    def score(self, info: TensorInfo, settings: Settings) -> Score | None:
+    def score(self, info: TensorInfo, settings: Settings) -> Scorer | None:
         """Return the scorer that these settings ask for; None for scores that the weights say themselves."""
         wish = settings.prune
         if not isinstance(wish, ByScore) or settings.prunes_nothing:
@@ -110,7 +110,7 @@ class _Random:
 
 
 class _FromData:
-    """Of data that is like the weights, or has one value for each of their columns, or for each row."""
+    """Scores from data that is like the weights, or has one value for each of their columns, or for each row."""
 
     def __init__(self, name: str, checkpoint: Checkpoint, data: TensorInfo, cols: int, by_row: bool) -> None:
         self._name, self._checkpoint, self._data, self._cols = name, checkpoint, data, cols

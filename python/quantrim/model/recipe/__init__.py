@@ -1,4 +1,4 @@
-"""What somebody asks for: a recipe of rules, each of which gives the settings of the tensors that it matches."""
+"""The request: a recipe of rules, each of which gives the settings of the tensors that it matches."""
 
 from .recipe import Recipe, Rule, recipe_from_options
 from .resolve import options_of, settings_of, table_of

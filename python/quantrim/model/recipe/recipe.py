@@ -1,4 +1,4 @@
-"""What to do with which tensor: a table of defaults and ordered rules, the first that matches deciding."""
+"""Recipes: a table of defaults and ordered rules for tensors, the first that matches deciding."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Recipe:
     min_elements: tensors with fewer weights are copied, whatever the rules say. max_shard_size: bytes that no file of a
     model folder may exceed; 2GB, say, in text; None for the files of the source. remove_units: what leaves chains of
     layers before anything else. dtype: "float16" or "bfloat16", what float32 and float64 tensors without codes become.
-    simulate: store the floats that codes stand for, in the dtype of the source, in place of the codes. strict: an error
+    simulate: store the decoded weights, in the dtype of the source, in place of the codes. strict: an error
     where a tensor cannot be pruned in the pattern that is asked for, which is kept otherwise. folder: what the paths of
     data are relative to, that of a recipe's file; None for where the process works.
     """
@@ -180,8 +180,8 @@ class Recipe:
     def to_toml(self) -> str:
         """Write the recipe as TOML that `from_toml` reads back to an equal one."""
         table = self.as_dict()
-        parts = [(kind, each) for kind in ("remove_units", "rule") for each in table.pop(kind, [])]
-        texts = [f"\n[[{kind}]]\n{_lines(each)}" for kind, each in parts]
+        tables = [(kind, each) for kind in ("remove_units", "rule") for each in table.pop(kind, [])]
+        texts = [f"\n[[{kind}]]\n{_lines(each)}" for kind, each in tables]
         return "".join([_lines(table), *texts]).lstrip("\n")
 
 

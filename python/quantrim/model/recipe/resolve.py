@@ -198,8 +198,8 @@ def _refuse_incomplete(values: Values) -> None:
     if isinstance(values.get("scale"), float):
         dtype = values.get("scale_dtype") or "float16"
         with np.errstate(over="ignore"):
-            stored = float(np.float32(values["scale"]).astype(np.dtype(dtype)))
-        if not 0 < stored < np.inf:
+            scale = float(np.float32(values["scale"]).astype(np.dtype(dtype)))
+        if not 0 < scale < np.inf:
             raise ValueError(f"scale must be positive and finite in {dtype}, not {values['scale']}")
 
 

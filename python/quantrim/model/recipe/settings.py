@@ -1,4 +1,4 @@
-"""What happens to one tensor, in small types: what cannot be meant together cannot be said together."""
+"""Settings of one tensor, in small types: what cannot be meant together cannot be said together."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ Codes = UniformGrid | Codebook | Clusters | Floats
 
 @dataclass(frozen=True)
 class Settings:
-    """What happens to one tensor: it is kept as it is or dropped, or pruned and then coded.
+    """The settings of one tensor: it is kept as it is or dropped, or pruned and then coded.
 
     recognize: what is already quantized, or has at most 256 values, is packed without any change, whatever the other
     settings say (float64 excepted). reader: who must open the result; None is transformers and vLLM both for a model
@@ -223,7 +223,7 @@ class Settings:
 
     @cached_property
     def bits(self) -> int | None:
-        """Of a uniform grid."""
+        """Bits of a uniform grid."""
         return self.codes.bits if isinstance(self.codes, UniformGrid) else None
 
     @cached_property
@@ -236,7 +236,7 @@ class Settings:
 
     @cached_property
     def group_size(self) -> GroupSize | None:
-        """As it was asked for."""
+        """The group size as it was asked for."""
         return None if isinstance(self.codes, Floats) else self.codes.group_size
 
     @cached_property
@@ -286,5 +286,5 @@ class Settings:
 
     @cached_property
     def changes(self) -> str:
-        """What becomes of weights before they are rounded, for people; '' for nothing."""
+        """The pruning of weights before they are rounded, in words; '' for none."""
         return "" if self.prune is None else str(self.prune)

@@ -29,7 +29,7 @@ class UnitRemoval:
     """layers: modules of a chain, each with a .weight (out, in) and perhaps a .bias; the output of one, and nothing
     else, is the input of the next. Several in place of one share their units: what they put out is multiplied. A module
     without a matrix, between two of them, has values of each unit, which follow: a batch norm, a layer norm. A `*`
-    stands for one part of a name, the same in all: a chain for each. round(sparsity * n) units of each layer but the
+    is any one word of a name, the same in all: a chain for each. round(sparsity * n) units of each layer but the
     last go, or fewer, for a multiple of `multiple_of` to be left; those of the lowest score, the first among equals:
     "l1" or "l2" of their weights, or "given", by the tensors (out,) of the weights' names (of modules that share units
     the first) in the checkpoint `data`. activation: between the layers, for what removed units put out by their bias,
@@ -126,7 +126,7 @@ def _are_modules(layer: object) -> bool:
     return isinstance(layer, str)
 
 
-def _filled(name: str, parts: Sequence[str]) -> str:
+def _filled(name: str, words: Sequence[str]) -> str:
     """Fill the * of a name with these words."""
     texts = name.split("*")
-    return "".join(text + part for text, part in zip(texts, [*parts, ""], strict=True))
+    return "".join(text + word for text, word in zip(texts, [*words, ""], strict=True))

@@ -1,1 +1,1 @@
-"""What compression did and cost, and what is in a checkpoint."""
+"""Reports: what compression did and cost, and what is in a checkpoint."""

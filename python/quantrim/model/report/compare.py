@@ -1,4 +1,4 @@
-"""How far two checkpoints are apart, tensor by tensor, in whatever form each is stored."""
+"""The distance of two checkpoints, tensor by tensor, in whatever layout each is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .inspect import bytes_done, has_numbers
 
 @dataclass(frozen=True)
 class Difference:
-    """How far b is from a, where both are finite; a is what b is measured against.
+    """The distance of b from a, where both are finite; a is what b is measured against.
 
     signal, other: sums of the squares of a and of b. product: sum of a * b. noise: sum of (a - b)**2. worst:
     the largest |a - b|. highest: the largest |a|. nonfinite: places where a or b is NaN or infinite and
@@ -31,7 +31,7 @@ class Difference:
 
     name: str
     shape: tuple[int, ...]
-    stored: tuple[str, str]
+    label: tuple[str, str]
     nbytes: tuple[int, int]
     signal: float = 0.0
     other: float = 0.0
@@ -49,7 +49,7 @@ class Difference:
 
     @property
     def cosine(self) -> float:
-        """Of the angle between a and b as vectors; 1 where they are equal, NaN where one of them is zero."""
+        """Cosine of the angle between a and b as vectors; 1 where they are equal, NaN where one of them is zero."""
         if self.equal:
             return 1.0
         norms = math.sqrt(self.signal) * math.sqrt(self.other)
@@ -85,7 +85,7 @@ class Comparison:
 
     @property
     def snr(self) -> float:
-        """Of all the tensors that differ, as if they were one; infinite where none does.
+        """SNR of all the tensors that differ, as if they were one; infinite where none does.
 
         Tensors that are equal would drown the others: an index of positions has more signal than all weights.
         """
@@ -154,28 +154,28 @@ def _differences(
         x, y = (t.rows(block.row, block.rows).reshape(block.rows, -1) for t in (a, b))
         return _block(x, y)
 
-    for a, parts in measured([a for a, _ in pairs], measure, advance):
-        yield _difference(a, others[id(a)], parts)
+    for a, blocks in measured([a for a, _ in pairs], measure, advance):
+        yield _difference(a, others[id(a)], blocks)
 
 
-def _difference(a: Tensor, b: Tensor, parts: Sequence[_Block]) -> Difference:
-    equal = all(part.equal for part in parts)
+def _difference(a: Tensor, b: Tensor, blocks: Sequence[_Block]) -> Difference:
+    equal = all(block.equal for block in blocks)
     if not equal and not (has_numbers(a) and has_numbers(b)):
-        stored = f"{a.label} and {b.label}"
-        raise ValueError(f"tensor {quote(a.name)} must be of real numbers to be compared, not {stored}")
-    sums = np.array([part.sums for part in parts]).reshape(-1, 4).sum(0)
+        labels = f"{a.label} and {b.label}"
+        raise ValueError(f"tensor {quote(a.name)} must be of real numbers to be compared, not {labels}")
+    sums = np.array([block.sums for block in blocks]).reshape(-1, 4).sum(0)
     return Difference(
         name=a.name,
         shape=tuple(a.shape),
-        stored=(a.label, b.label),
+        label=(a.label, b.label),
         nbytes=(a.nbytes, b.nbytes),
         signal=float(sums[0]),
         other=float(sums[1]),
         product=float(sums[2]),
         noise=float(sums[3]),
-        worst=max((part.worst for part in parts), default=0.0),
-        highest=max((part.highest for part in parts), default=0.0),
-        nonfinite=sum(part.nonfinite for part in parts),
+        worst=max((block.worst for block in blocks), default=0.0),
+        highest=max((block.highest for block in blocks), default=0.0),
+        nonfinite=sum(block.nonfinite for block in blocks),
         equal=equal,
     )
 

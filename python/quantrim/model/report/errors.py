@@ -1,4 +1,4 @@
-"""What rounding and pruning cost a tensor."""
+"""Errors that rounding and pruning cost a tensor."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Errors:
     worst: float = 0.0
     count: int = 0
     zeros: int = 0  # of b
-    lost_groups: int = 0  # whose scale became 0 though they hold a weight that is not
+    underflowed_groups: int = 0  # whose scale became 0 though they hold a weight that is not
     kept: int = 0  # weights that pruning left and that are not 0, where they became codes
 
     def add(self, other: Errors) -> None:
@@ -28,7 +28,7 @@ class Errors:
         self.worst = max(self.worst, other.worst)
         self.count += other.count
         self.zeros += other.zeros
-        self.lost_groups += other.lost_groups
+        self.underflowed_groups += other.underflowed_groups
         self.kept += other.kept
 
     @property
@@ -62,11 +62,11 @@ def measure_each(a: Array, b: Array, count: int) -> list[Errors]:
     each = table.reshape(count, -1, 5)
     sums, worst = each[:, :, :4].sum(axis=1), each[:, :, 4].max(axis=1, initial=0.0).tolist()
     size = b.size // count
-    zeros = [size - backend.active.count_nonzero(part) for part in b.reshape(count, size)]
+    zeros = [size - backend.active.count_nonzero(matrix) for matrix in b.reshape(count, size)]
     return [Errors(sums[k], worst[k], size, zeros[k]) for k in range(count)]
 
 
-def count_lost_groups(x: Array, q: QuantizedTensor) -> int:
+def count_underflowed_groups(x: Array, q: QuantizedTensor) -> int:
     """Count groups of the codes q of x, (rows, cols), with scale 0 and a weight that is not 0."""
     if q.scales.all() or not backend.active.count_nonzero(x.ravel()):
         return 0

@@ -1,4 +1,4 @@
-"""What a compression did, in figures: of each tensor, of each step, of all."""
+"""The figures of a compression: of each tensor, of each step, of all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TensorReport:
     shape: tuple[int, ...]
     source_bytes: int
     stored_bytes: int
-    stored: str
+    label: str
     reason: str
     bits: int | None = None
     sparsity: float | None = None
@@ -33,7 +33,7 @@ class TensorReport:
 
     def cells(self) -> tuple[str, ...]:
         shape = " × ".join(map(str, self.shape)) or "scalar"
-        numbers = (f"{self.source_bytes:,}", f"{self.stored_bytes:,}", self.stored)
+        numbers = (f"{self.source_bytes:,}", f"{self.stored_bytes:,}", self.label)
         return (quote(self.name)[1:-1], shape, *numbers, *_error_cells(self))
 
 

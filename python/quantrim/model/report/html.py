@@ -36,19 +36,19 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 
 
 class _Kind(NamedTuple):
-    """What tensors are stored as, and those that are."""
+    """A label, and the tensors that have it."""
 
     name: str
     tensors: int
     source: int
-    stored: int
+    size: int
 
 
 def page(report: Figures) -> str:
     """Return the whole document."""
     title = _shown(Path(report.destination).name or report.destination)
     kinds = _kinds(report.tensors)
-    shrunk = [kind.name for kind in kinds if kind.stored != kind.source]
+    shrunk = [kind.name for kind in kinds if kind.size != kind.source]
     colours = {kind.name: _SAME for kind in kinds} | {name: f"k{k % _COLOURS}" for k, name in enumerate(shrunk)}
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -97,7 +97,7 @@ def _figures(report: Figures) -> str:
         found.append(("SNR", _decibels(report.snr_db), share))
     elif report.recipe.get("lossless"):
         found.append(("SNR", "exact", "every bit is kept"))
-    if any("pruned" in t.stored for t in report.tensors):
+    if any("pruned" in t.label for t in report.tensors):
         found.append(("zeros", f"{100 * report.sparsity:.1f} %", "of the compressed and pruned weights"))
     found.append(("tensors", f"{len(report.tensors):,}", f"{copied:,} copied as they were"))
     found.append(("time", f"{report.seconds:.2f} s", f"{speed}{report.threads} threads"))
@@ -132,25 +132,25 @@ def _kinds(tensors: Sequence[TensorReport]) -> list[_Kind]:
     """Group tensors by their label, the most bytes first."""
     found: dict[str, _Kind] = {}
     for t in tensors:
-        _, count, source, stored = found.get(t.stored, _Kind(t.stored, 0, 0, 0))
-        found[t.stored] = _Kind(t.stored, count + 1, source + t.source_bytes, stored + t.stored_bytes)
-    return sorted(found.values(), key=lambda kind: -kind.stored)
+        _, count, source, size = found.get(t.label, _Kind(t.label, 0, 0, 0))
+        found[t.label] = _Kind(t.label, count + 1, source + t.source_bytes, size + t.stored_bytes)
+    return sorted(found.values(), key=lambda kind: -kind.size)
 
 
 def _where(kinds: Sequence[_Kind], colours: Mapping[str, str]) -> str:
     """Draw two bars of one scale, before and after, in the colours of the kinds."""
-    sums = {"before": [kind.source for kind in kinds], "after": [kind.stored for kind in kinds]}
+    sums = {"before": [kind.source for kind in kinds], "after": [kind.size for kind in kinds]}
     most = max(1, *map(sum, sums.values()))
     bars = ""
     for when, sizes in sums.items():
-        parts = "".join(
+        pieces = "".join(
             f'<i class="{colours[kind.name]}" style="--width:{100 * size / most:.2f}%" title="{_shown(kind.name)}"></i>'
             for kind, size in zip(kinds, sizes, strict=True)
         )
-        bars += f'<p class="all"><span>{when}</span><span class="stack">{parts}</span></p>'
+        bars += f'<p class="all"><span>{when}</span><span class="stack">{pieces}</span></p>'
     rows = "\n".join(
         f'<tr><td class="text"><b class="{colours[kind.name]}"></b>{_shown(kind.name)}</td><td>{kind.tensors:,}</td>'
-        f"<td>{readable(kind.source)}</td><td>{readable(kind.stored)}</td></tr>"
+        f"<td>{readable(kind.source)}</td><td>{readable(kind.size)}</td></tr>"
         for kind in kinds
     )
     head = '<th class="text">stored as</th><th>tensors</th><th>before</th><th>after</th>'
@@ -169,11 +169,12 @@ def _steps(report: Figures) -> str:
     return _section("What each step saved", _sheet(head, rows, ' class="steps"'))
 
 
-def _bar(source: int, stored: int, most: int, colour: str) -> str:
+def _bar(source: int, size: int, most: int, colour: str) -> str:
     """Draw a bar as long as the bytes before, filled as far as those after."""
-    longest = max(source, stored, 1)
-    width, part = min(100.0, 100 * longest / max(1, most)), 100 * stored / longest
-    return f'<span class="bar" style="--width:{width:.2f}%"><i class="{colour}" style="--width:{part:.2f}%"></i></span>'
+    longest = max(source, size, 1)
+    width, filled = min(100.0, 100 * longest / max(1, most)), 100 * size / longest
+    inner = f'<i class="{colour}" style="--width:{filled:.2f}%"></i>'
+    return f'<span class="bar" style="--width:{width:.2f}%">{inner}</span>'
 
 
 # Tensors
@@ -199,7 +200,7 @@ def _tensors(tensors: Sequence[TensorReport], colours: Mapping[str, str]) -> str
     if len(tensors) > MAX_ROWS:
         legend += f" The {MAX_ROWS:,} largest of {len(tensors):,} tensors; a report that ends in .json has all."
         tensors = sorted(tensors, key=lambda t: -t.source_bytes)[:MAX_ROWS]
-    rows = "\n".join(_row(t, most, highest if lossy else None, colours[t.stored]) for t in tensors)
+    rows = "\n".join(_row(t, most, highest if lossy else None, colours[t.label]) for t in tensors)
     return _section("Tensors", f'<p class="faint">{legend}</p>{tools}' + _sheet(head, rows, ' class="rows"'))
 
 
@@ -213,7 +214,7 @@ def _row(t: TensorReport, most: int, highest: float | None, colour: str) -> str:
     cells = (
         _cell(_shown(t.name), "text name"),
         _cell(shape, value=math.prod(t.shape)),
-        _cell(_shown(t.stored) + why, "text"),
+        _cell(_shown(t.label) + why, "text"),
         _cell(sizes + _bar(t.source_bytes, t.stored_bytes, most, colour), "wide", "bytes", t.stored_bytes),
         *([] if highest is None else _errors(t, highest)),
     )

@@ -1,4 +1,4 @@
-"""What is in a checkpoint: every tensor as a model sees it, in whatever form it is stored, with statistics.
+"""The contents of a checkpoint: every tensor as a model sees it, in whatever layout it is, with statistics.
 
 Tensors are read in blocks, so that memory does not grow with the file.
 """
@@ -22,7 +22,7 @@ from ..streaming.row_blocks import Tensor, measured
 from ..streaming.tensors import logical_tensors
 
 SAMPLE = 1 << 18  # values of a tensor that its histogram is drawn from
-BINS = 17  # odd, so that the zeros of a symmetric tensor fall into the middle one
+BINS = 17  # odd, so that the zeros of a symmetric tensor are in the middle one
 SPAN = 4.0  # a histogram reaches this many standard deviations to either side of the mean
 
 
@@ -54,12 +54,12 @@ class Statistics:
 
 @dataclass(frozen=True)
 class TensorSummary:
-    """nbytes: stored, scales and all. statistics: None where they were not asked for or mean nothing."""
+    """nbytes: in the file, scales and all. statistics: None where they were not asked for or mean nothing."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
-    stored: str
+    label: str
     nbytes: int
     statistics: Statistics | None
 
@@ -74,7 +74,7 @@ class TensorSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """A whole checkpoint. nbytes: of all tensors as they are stored."""
+    """A whole checkpoint. nbytes: of all tensors in the files."""
 
     path: str
     shards: tuple[str, ...]
@@ -91,20 +91,20 @@ class Summary:
 
     @property
     def sparsity(self) -> float:
-        """Of the tensors that have statistics."""
+        """Sparsity of the tensors that have statistics."""
         known = [t.statistics for t in self.tensors if t.statistics]
         return sum(s.zeros for s in known) / max(1, sum(s.count for s in known))
 
 
 def has_numbers(tensor: Tensor) -> bool:
     """Tell whether `rows` gives real numbers: no complex ones, no packed bytes of codes without a dtype here."""
-    form = tensor.label.partition(" ")[0]  # "F4 as byte planes"
-    return DTYPES.get(form, (8, None))[0] >= 8 and np.dtype(tensor.dtype).kind != "c"
+    dtype = tensor.label.partition(" ")[0]  # "F4 as byte planes"
+    return DTYPES.get(dtype, (8, None))[0] >= 8 and np.dtype(tensor.dtype).kind != "c"
 
 
 @dataclass(frozen=True)
-class _Part:
-    """What one block says. sample: float32, as it is."""
+class _BlockStats:
+    """The statistics of one block. sample: float32, as it is."""
 
     zeros: int
     nonfinite: int
@@ -125,22 +125,22 @@ def statistics(tensor: Tensor) -> Statistics:
 def _statistics(
     tensors: Sequence[Tensor], advance: Callable[[Tensor, int], object] | None = None
 ) -> Iterator[Statistics]:
-    for tensor, parts in measured(tensors, _part, advance):
+    for tensor, blocks in measured(tensors, _block_stats, advance):
         count = math.prod(tensor.shape)
-        nonfinite = sum(part.nonfinite for part in parts)
+        nonfinite = sum(block.nonfinite for block in blocks)
         known = count - nonfinite
         yield Statistics(
             count=count,
-            zeros=sum(part.zeros for part in parts),
+            zeros=sum(block.zeros for block in blocks),
             nonfinite=nonfinite,
-            low=min((part.low for part in parts), default=math.inf) if known else math.nan,
-            high=max((part.high for part in parts), default=-math.inf) if known else math.nan,
-            rms=math.sqrt(sum(part.squares for part in parts) / known) if known else math.nan,
-            histogram=_histogram([part.sample for part in parts]),
+            low=min((block.low for block in blocks), default=math.inf) if known else math.nan,
+            high=max((block.high for block in blocks), default=-math.inf) if known else math.nan,
+            rms=math.sqrt(sum(block.squares for block in blocks) / known) if known else math.nan,
+            histogram=_histogram([block.sample for block in blocks]),
         )
 
 
-def _part(tensor: Tensor, block: Chunk) -> _Part:
+def _block_stats(tensor: Tensor, block: Chunk) -> _BlockStats:
     x = tensor.rows(block.row, block.rows).reshape(block.rows, -1)
     sample = _sample(x.ravel(), block.row * block.cols, math.prod(tensor.shape))
     if x.dtype in checks.FLOATS:
@@ -149,18 +149,18 @@ def _part(tensor: Tensor, block: Chunk) -> _Part:
             low, high = np.empty((2, block.rows, 1), np.float32)
             backend.active.ranges(x, block.cols, low, high)
             zeros = x.size - backend.active.count_nonzero(x.ravel())
-            return _Part(zeros, 0, float(low.min()), float(high.max()), float(sums[:, 0].sum()), sample)
-    return _any_part(x.ravel().astype(np.float64), sample)
+            return _BlockStats(zeros, 0, float(low.min()), float(high.max()), float(sums[:, 0].sum()), sample)
+    return _stats_of_doubles(x.ravel().astype(np.float64), sample)
 
 
-def _any_part(x: Array, sample: Array) -> _Part:
+def _stats_of_doubles(x: Array, sample: Array) -> _BlockStats:
     """Summarize a block of float64 values, of which some may be NaN or infinite."""
     finite = x[np.isfinite(x)]
     zeros, nonfinite = int(np.count_nonzero(finite == 0)), x.size - finite.size
     with np.errstate(over="ignore"):
         squares = float((finite * finite).sum())
     low, high = float(finite.min(initial=math.inf)), float(finite.max(initial=-math.inf))
-    return _Part(zeros, nonfinite, low, high, squares, sample)
+    return _BlockStats(zeros, nonfinite, low, high, squares, sample)
 
 
 def _sample(x: Array, first: int, size: int) -> Array:

@@ -1,4 +1,4 @@
-"""What a result was made with, so that it can be made again: every setting, also those by default, and versions."""
+"""The provenance of a result, so that it can be made again: every setting, also those by default, and versions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..._version import __version__
 from ...option_values import NONE
 from ..recipe import Recipe, Settings, table_of
 
-SCHEMA = 2  # of what is printed and saved as JSON; grows when a key changes its meaning or goes
+SCHEMA = 3  # of what is printed and saved as JSON; grows when a key changes its meaning or goes
 
 
 def stamp() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a compression did, for people and for programs."""
+"""The report of a compression, for people and for programs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COLUMNS = (
     "shape",
     "source bytes",
     "stored bytes",
-    "stored",
+    "stored as",
     "sparsity",
     "SNR dB",
     "cosine",
@@ -31,7 +31,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, repr=False)
 class Report(Figures):
-    """What `compress` did: `Figures`, for people and for programs."""
+    """The report of `compress`: `Figures`, for people and for programs."""
 
     def __repr__(self) -> str:
         return f"Report({quote(self.destination)}: {self.summary()})"

@@ -22,7 +22,7 @@ Progress = Callable[[int], None]  # told of source bytes that are done with
 
 
 @dataclass
-class Source:
+class ChunkReader:
     """The open checkpoint, and each thread's memory."""
 
     checkpoint: Checkpoint
@@ -51,7 +51,7 @@ class Source:
 class Passes:
     """The chunks of one tensor, to be gone through as often as it takes."""
 
-    source: Source
+    source: ChunkReader
     info: TensorInfo
     chunks: Sequence[Chunk]
     workers: Workers

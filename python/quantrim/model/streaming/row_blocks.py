@@ -54,14 +54,14 @@ def measured(
     with Workers(backend.current_threads()) as workers:
         jobs: Iterator[Callable[[], P]] = (
             (lambda tensor=tensor, block=block: measure(tensor, block))  # type: ignore[misc]
-            for tensor, parts in plans
-            for block in parts
+            for tensor, each in plans
+            for block in each
         )
         results = workers.run(jobs)
-        for tensor, parts in plans:
+        for tensor, each in plans:
             found: list[P] = []
             done = 0
-            for block in parts:
+            for block in each:
                 if advance:
                     advance(tensor, done)
                 found.append(next(results))

@@ -46,7 +46,7 @@ class LogicalTensor:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """What `rows` gives; the packed bytes of dtypes that numpy does not have."""
+        """The dtype of what `rows` gives; that of packed bytes for dtypes that numpy does not have."""
         return DTYPES[self.layout.decoded_dtype][1] or np.dtype(np.uint8)
 
     @property
@@ -56,7 +56,7 @@ class LogicalTensor:
 
     @property
     def nbytes(self) -> int:
-        """Of all arrays together, in the file."""
+        """Bytes of all arrays together, in the file."""
         return sum(self.checkpoint.storage_of(info.name)[1] for info in self.arrays.values())
 
     @property
@@ -65,7 +65,7 @@ class LogicalTensor:
 
     @property
     def size(self) -> int:
-        """Of its weights."""
+        """The number of its weights."""
         return math.prod(self.shape)
 
     def __len__(self) -> int:

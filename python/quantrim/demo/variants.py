@@ -1,4 +1,4 @@
-"""The forms that the demo's network takes: each is made with public functions, stored, and decoded from that."""
+"""The demo's network compressed in many ways: each is made with public functions, saved, and decoded from that."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ Weights = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Stored:
-    """weights: decoded from what is stored. nbytes: of the file, header and all."""
+class Saved:
+    """weights: decoded from the file. nbytes: of the file, header and all."""
 
     weights: Weights
     nbytes: int
     path: Path
 
 
-Maker = Callable[[Path, Path], Stored]  # (the float32 network, the file to write) -> what is stored
+Maker = Callable[[Path, Path], Saved]  # (the float32 network, the file to write) -> what is saved
 
 
 def in_file(**options: Any) -> Maker:
     """Measure the model as `compress` writes it."""
 
-    def make(source: Path, target: Path) -> Stored:
+    def make(source: Path, target: Path) -> Saved:
         write(source, target, options)
         return of_file(target)
 
@@ -53,7 +53,7 @@ activation = "relu"
 """
 
 
-def half_of_the_neurons(source: Path, target: Path) -> Stored:
+def half_of_the_neurons(source: Path, target: Path) -> Saved:
     """Make a smaller float32 network of the hidden units whose outgoing weights, and so effect, are large.
 
     A unit that goes leaves what it puts out with no input, relu(bias), in the next bias.
@@ -71,14 +71,14 @@ def half_of_the_neurons(source: Path, target: Path) -> Stored:
     return of_file(target)
 
 
-def recovered(source: Path, target: Path) -> Stored:
+def recovered(source: Path, target: Path) -> Saved:
     """Copy the file that ships: pruned, rounded and taught again (see `recover`)."""
     with recovered_file() as path:
         target.write_bytes(path.read_bytes())
     return of_file(target)
 
 
-def recovered_sparse(source: Path, target: Path) -> Stored:
+def recovered_sparse(source: Path, target: Path) -> Saved:
     """Store the same network sparse. Codes say exactly which floats they are of: those are compressed again."""
     with recovered_file() as path, open_checkpoint(path) as checkpoint, tempfile.TemporaryDirectory() as folder:
         tensors = logical_tensors(checkpoint).items()
@@ -92,7 +92,7 @@ def recovered_sparse(source: Path, target: Path) -> Stored:
     return of_file(target)
 
 
-def chosen_by_validation(source: Path, target: Path) -> Stored:
+def chosen_by_validation(source: Path, target: Path) -> Saved:
     """Use bits and sparsity of each layer as `tune` found them with half of the images: see `smallest`."""
     compress(source, target, recipe=smallest(source, *held_out()).recipe)
     return of_file(target)
@@ -103,8 +103,8 @@ def write(source: Path, target: Path, options: Mapping[str, Any]) -> None:
     compress(source, target, min_elements=0, **options)
 
 
-def of_file(path: Path) -> Stored:
-    return Stored(decoded(path), path.stat().st_size, path)
+def of_file(path: Path) -> Saved:
+    return Saved(decoded(path), path.stat().st_size, path)
 
 
 def save(arrays: Weights, path: Path) -> None:
@@ -116,7 +116,7 @@ def save(arrays: Weights, path: Path) -> None:
 INT4: dict[str, Any] = {"bits": 4, "group_size": 32}
 
 # name -> how it is made
-FORMS: dict[str, Maker] = {
+VARIANTS: dict[str, Maker] = {
     "pruned 50 %": in_file(bits=None, prune=0.5),
     "pruned 2:4": in_file(bits=None, prune="2:4"),
     "half of the neurons": half_of_the_neurons,

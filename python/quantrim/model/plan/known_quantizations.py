@@ -1,4 +1,4 @@
-"""The schemes of quantized checkpoints in circulation: which tensors of a module give each of them away. One table."""
+"""Methods by which checkpoints in circulation are quantized: the tensors of a module that give each away. One table."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _ANY = (*_FLOATS, *_CODES, "BOOL", "F8_E8M0")
 
 @dataclass(frozen=True)
 class Row:
-    """A tensor that holds codes, by its ending and dtypes, and the tensors that lie beside it in such a scheme.
+    """A tensor that holds codes, by its ending and dtypes, and the tensors that are beside it.
 
-    scheme: for people. ending: of its name, which is seen with a dot before it: ".qweight" is the whole last part,
+    method: for people. ending: of its name, which is seen with a dot before it: ".qweight" is the whole last word,
     "_blocks" the end of one, "" any name. beside: endings in place of that one; all must be there.
     """
 
-    scheme: str
+    method: str
     ending: str
     dtypes: tuple[str, ...]
     beside: tuple[str, ...] = ()
     way_out: str = ELSEWHERE
 
 
-# of a tensor's rows the first decides: those that ask for more stand above those that ask for less
+# of a tensor's rows the first decides: those that ask for more come before those that ask for less
 ROWS = (
     Row("GPTQ", ".qweight", ("I32",), (".qzeros", ".scales", ".g_idx")),
     Row("AWQ, or GPTQ without g_idx", ".qweight", ("I32", "I16"), (".qzeros", ".scales")),
@@ -87,7 +87,7 @@ ROWS = (
     Row("calibrated by ModelOpt", ".weight_quantizer._amax", _ANY),
     Row("calibrated by ModelOpt", ".input_quantizer._amax", _ANY),
     Row("trained for quantization by torch.ao", ".weight_fake_quant.scale", _FLOATS),
-    # of no scheme that has a name here
+    # of no method that has a name here
     Row("integers and scales", ".weight", _INTEGERS, (".scale",)),
     Row("integers and scales", ".weight", _INTEGERS, (".scales",)),
     Row("integers and scales", ".weight", _CODES, (".weight_scale_inv",)),
