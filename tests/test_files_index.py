@@ -151,7 +151,7 @@ def test_C90_a_shard_of_another_format(folder: Path) -> None:
     refused_checkpoint(folder, "x-2.safetensors", "looks like a GGUF file")
     (folder / "x-2.safetensors").rename(folder / "x-2.bin")
     write_index(folder, {"a": "x-1.safetensors", "b": "x-1.safetensors", "c": "x-2.bin"})
-    refused_checkpoint(folder, "x-2.bin", "never opened")
+    refused_checkpoint(folder, "x-2.bin", "not a file of torch.save; it looks like a GGUF file")
 
 
 def test_C91_an_index_that_names_itself(folder: Path) -> None:

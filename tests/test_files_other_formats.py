@@ -62,7 +62,8 @@ def test_D25_an_empty_file_is_empty(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("pytorch_model.bin", "'pytorch_model.bin' is a pickle; loading one can run any program"),
+        ("model.pkl", "'model.pkl' is a pickle; loading one can run any program"),
+        ("training_args.bin", "'training_args.bin' is a PyTorch file: name that file"),
         ("model.gguf", "'model.gguf' is a GGUF file, which quantrim does not read yet; start from the checkpoint"),
         ("tf_model.h5", "'tf_model.h5' is an HDF5 file"),
     ],
@@ -85,26 +86,26 @@ def test_D25_a_folder_whose_weights_are_further_down(tmp_path: Path) -> None:
 
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FORMATS, "made up", Format("made up", (".bin",), SafetensorsReader, weights="weights.bin"))
+    monkeypatch.setitem(FORMATS, "made up", Format("made up", (".made",), SafetensorsReader, weights="weights.made"))
 
 
 @pytest.mark.usefixtures("made_up")
 def test_a_row_is_all_that_a_format_needs(tmp_path: Path) -> None:
-    """By its suffix, also where other formats were refused for it; in a folder by its name, with shards or without."""
-    (tmp_path / "weights.bin").write_bytes(SMALL)
+    """By its suffix; in a folder by its name, with shards or without."""
+    (tmp_path / "weights.made").write_bytes(SMALL)
     (tmp_path / "training_args.bin").write_bytes(b"\x80\x04.")
-    for path in (tmp_path, tmp_path / "weights.bin"):
+    for path in (tmp_path, tmp_path / "weights.made"):
         with open_checkpoint(path) as checkpoint:
-            assert list(checkpoint) == ["a", "b\u00e9"] and checkpoint.shards == ["weights.bin"]
+            assert list(checkpoint) == ["a", "b\u00e9"] and checkpoint.shards == ["weights.made"]
     for k in range(2):
-        write_tensors(tmp_path / f"w-{k}.bin", {f"t{k}": floats(3 + k)})
-    index = tmp_path / "weights.bin.index.json"
-    index.write_text('{"weight_map": {"t0": "w-0.bin", "t1": "w-1.bin"}}')
+        write_tensors(tmp_path / f"w-{k}.made", {f"t{k}": floats(3 + k)})
+    index = tmp_path / "weights.made.index.json"
+    index.write_text('{"weight_map": {"t0": "w-0.made", "t1": "w-1.made"}}')
     for path in (tmp_path, index):
         with open_checkpoint(path) as checkpoint:
             assert list(checkpoint) == ["t0", "t1"] and checkpoint.index == index and checkpoint.is_folder
             assert checkpoint["t1"].tobytes() == floats(4).tobytes()
-            assert {"weights.bin", "training_args.bin"} == set(checkpoint.beside.others)
+            assert {"weights.made", "training_args.bin"} == set(checkpoint.beside.others)
     write_tensors(tmp_path / "model.safetensors", {"a": floats(2)})
     with open_checkpoint(tmp_path) as checkpoint:
         assert list(checkpoint) == ["a"]  # safetensors first

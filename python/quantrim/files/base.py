@@ -109,6 +109,12 @@ FORMATS = {
             _imported(".npz.reader", "NpyReader"),
             _imported(".npz.writer", "NpyWriter"),
         ),
+        Format(
+            "torch",
+            (".pt", ".pth", ".bin", ".ckpt"),
+            _imported(".torch.reader", "TorchReader"),
+            weights="pytorch_model.bin",
+        ),
     )
 }
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .base import format_of
 from .byteplanes.container import LISTING
 from .disk.descriptors import kind_of
 from .disk.errors import FormatError
@@ -23,7 +24,7 @@ from .folder import read_json
 LINKS_LIMIT = 1000  # links to folders that are followed: some that lead to each other have more ways than can be gone
 _SAFETENSORS = ".safetensors"
 _OTHER_WEIGHTS = re.compile(
-    r"\.(bin|pt|pth|pkl|pickle|ckpt|h5|hdf5|keras|msgpack|onnx|onnx_data|onnx\.data|gguf|ggml|npz|ot|tflite)$"
+    r"\.(pkl|pickle|h5|hdf5|keras|msgpack|onnx|onnx_data|onnx\.data|gguf|ggml|npz|ot|tflite)$"
     r"|(^|/)openvino_model[^/]*\.xml$",  # of no use without its .bin
     re.IGNORECASE,
 )
@@ -63,7 +64,7 @@ def find_side_files(folder: Path, checkpoint: set[str]) -> SideFiles:
         parent, _, _ = name.rpartition("/")
         if name.endswith(_SAFETENSORS):
             (found.weights if parent else found.others)[name] = size
-        elif _OTHER_WEIGHTS.search(name):
+        elif _OTHER_WEIGHTS.search(name) or _may_be_a_model(name):
             of_module = any(name.startswith(f"{module}/") for module in modules)
             (found.weights if of_module else found.others)[name] = size
         elif _INDEX.search(name) and not (parent and name.endswith(f"{_SAFETENSORS}.index.json")):
@@ -72,6 +73,12 @@ def find_side_files(folder: Path, checkpoint: set[str]) -> SideFiles:
             found.names.append(name)
     found.skipped.sort()
     return found
+
+
+def _may_be_a_model(name: str) -> bool:
+    """Return whether the suffix is of a format that folders have their weights in."""
+    found = format_of(Path(name))
+    return found is not None and found.weights is not None
 
 
 def _walk(folder: Path, found: SideFiles) -> Iterator[tuple[str, int]]:

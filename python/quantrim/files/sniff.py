@@ -11,7 +11,7 @@ from .disk.errors import FormatError, quote
 from .disk.source_file import SourceFile
 
 HEAD = 4096  # bytes looked at, at either end of the file
-PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
+PICKLE_SUFFIXES = (".pkl", ".pickle")  # of pickles of anything; those of torch are read without running them
 _PICKLE = "; loading one can run any program, so it is never opened; save it as safetensors first"
 _NOT_YET = ", which quantrim does not read yet; "
 
@@ -37,7 +37,7 @@ _ONNX = _Kind(
 _MSGPACK = _Kind("a msgpack file (Flax)", f"{_NOT_YET}save what flax reads in it with safetensors.flax.save_file")
 _TFLITE = _Kind("a TFLite file", f"{_NOT_YET}start from the model that it was made of")
 _NPZ = _Kind("an .npz file (a zip of .npy)", "", "npz")
-_TORCH = _Kind("a PyTorch file (a zip with data.pkl, a pickle)", _PICKLE, "torch")
+_TORCH = _Kind("a PyTorch file (a zip with data.pkl)", "", "torch")
 _GGML = _Kind("an old ggml file", "; start from the checkpoint that it was made of")
 
 _MAGICS = (
@@ -60,6 +60,8 @@ _SUFFIXES = {  # what begins with no bytes of its own
     ".keras": _KERAS,
     ".gguf": _GGUF,
     ".npz": _NPZ,
+    **dict.fromkeys((".pt", ".pth", ".bin", ".ckpt"), _Kind("a PyTorch file", "", "torch")),
+    **dict.fromkeys(PICKLE_SUFFIXES, _Kind("a pickle", _PICKLE)),
     ".tflite": _TFLITE,
 }
 
@@ -75,8 +77,8 @@ def format_inside(path: Path) -> str:
 
 
 def refuse_pickle_suffix(path: Path) -> None:
-    """Raise FormatError for the suffixes of formats that execute code when they are loaded, but those that are read
-    without it. OSError where there is no such file at all."""
+    """Raise FormatError for the suffixes of pickles that may hold anything. OSError where there is no such file at
+    all."""
     if path.suffix.lower() in PICKLE_SUFFIXES and format_of(path) is None:
         path.stat()
         raise FormatError(f"{path.suffix} files hold pickles{_PICKLE}", path=path)
@@ -89,6 +91,8 @@ def looks_like(file: SourceFile) -> str:
     if found is None:
         return ""
     known = FORMATS.get(found.format)
+    if known is not None and file.path.suffix.lower() in known.suffixes:
+        return ""  # its reader has said what is wrong with it
     advice = found.advice if known is None else f": give it the suffix {' or '.join(known.suffixes)}"
     return f"; it looks like {found.what}{advice}"
 
@@ -101,7 +105,7 @@ def _kind(file: SourceFile) -> _Kind | None:
     if head[:4] == b"PK\x03\x04":
         return _kind_of_zip(head + tail)
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return _Kind("a pickle (.pt, .bin, .pkl)", _PICKLE, "torch")
+        return _Kind("a pickle (.pt, .bin, .pkl)", "", "torch")
     if head[4:8] == b"TFL3":
         return _TFLITE
     text = head.lstrip()[:16].lower()
@@ -126,9 +130,6 @@ def what_a_folder_has(folder: Path, names: Iterable[str]) -> str:
     """Say '; ...': what weights there are in a folder that has none that are read from folders, '' where there are
     none."""
     names = sorted(names)
-    pickles = [name for name in names if Path(name).suffix.lower() in PICKLE_SUFFIXES]
-    if pickles:
-        return f"; {quote(pickles[0])} is a pickle{_PICKLE}"
     for name in names:
         kind = _SUFFIXES.get(Path(name).suffix.lower())
         if kind is not None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 import weakref
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from .descriptors import CHUNK, duplicate, open_regular
 from .errors import FormatError
 
 # Files that the process keeps open to read; more are opened for each read, since a process may have 1024.
 KEPT_OPEN = threading.Semaphore(256)
+READ_LIMIT = 32 << 20  # bytes that a parser may ask a stream for at once: directories of zip files, not weights
 
 
 class SourceFile:
@@ -72,6 +74,10 @@ class SourceFile:
             os.close(fd)
             raise
 
+    def stream(self, begin: int = 0, size: int | None = None) -> BinaryIO:
+        """Return bytes `begin` to `begin + size` as a file of their own, for parsers that want one."""
+        return cast(BinaryIO, io.BufferedReader(_Window(self, begin, self.size - begin if size is None else size)))
+
     def _fill(self, fd: int, view: memoryview, offset: int, tensor: str | None) -> None:
         done = 0
         while done < len(view):
@@ -104,6 +110,35 @@ class SourceFile:
             changes = ", ".join(f"{name} {was} became {now}" for name, was, now in rows if was != now)
             problem = f"file was changed while it was being read: {changes}"
             raise FormatError(problem, path=self.path, tensor=tensor, offset=offset)
+
+
+class _Window(io.RawIOBase):
+    """A stretch of a SourceFile."""
+
+    def __init__(self, file: SourceFile, begin: int, size: int) -> None:
+        self._file, self._begin, self._size, self._at = file, begin, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        place = offset + (0, self._at, self._size)[whence]
+        if place < 0:
+            raise ValueError(f"a place must be >= 0, not {place}")
+        self._at = place
+        return place
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        if len(buffer) > READ_LIMIT:
+            problem = f"must not need {len(buffer)} bytes at once, at most {READ_LIMIT}"
+            raise FormatError(problem, path=self._file.path, offset=self._begin + self._at)
+        count = max(min(len(buffer), self._size - self._at), 0)
+        self._file.read_into(memoryview(buffer)[:count], self._begin + self._at)
+        self._at += count
+        return count
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
