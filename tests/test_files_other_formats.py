@@ -12,9 +12,6 @@ from quantrim.files.safetensors.reader import SafetensorsReader
 
 READABLE = raw_file({"a": entry("F32", [2], 0, 8)}, bytes(8))
 SUFFIXES = {
-    ".h5": "HDF5",
-    ".hdf5": "HDF5",
-    ".keras": "Keras",
     ".onnx": "ONNX",
     ".msgpack": "Flax",
     ".gguf": "GGUF",

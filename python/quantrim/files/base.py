@@ -69,13 +69,15 @@ class Writer(Protocol):
 @dataclass(frozen=True)
 class Format:
     """A file format. weights: of a model folder, the file of weights; its index, if there are shards, is named
-    `<weights>.index.json`. writer: of (entries, metadata); None where quantrim does not write it."""
+    `<weights>.index.json`. writer: of (entries, metadata); None where quantrim does not write it. editor: of (entries,
+    metadata, source): a copy of a file of the format with other values in it."""
 
     name: str
     suffixes: tuple[str, ...]
     reader: Callable[[Path], Reader]
     writer: Callable[[Iterable[Entry], Mapping[str, str]], Writer] | None = None
     weights: str | None = None
+    editor: Callable[[Iterable[Entry], Mapping[str, str], Path], Writer] | None = None
 
 
 def _imported(module: str, name: str) -> Callable[..., Any]:
@@ -114,6 +116,12 @@ FORMATS = {
             (".pt", ".pth", ".bin", ".ckpt"),
             _imported(".torch.reader", "TorchReader"),
             weights="pytorch_model.bin",
+        ),
+        Format(
+            "keras",
+            (".keras", ".h5", ".hdf5"),
+            _imported(".keras.reader", "KerasReader"),
+            editor=_imported(".keras.writer", "KerasWriter"),
         ),
     )
 }

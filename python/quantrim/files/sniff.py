@@ -25,12 +25,8 @@ class _Kind(NamedTuple):
 
 
 _GGUF = _Kind("a GGUF file", f"{_NOT_YET}start from the checkpoint that it was made of", "gguf")
-_HDF5 = _Kind(
-    "an HDF5 file (.h5)", f"{_NOT_YET}save what h5py or Keras reads in it with safetensors.numpy.save_file", "keras"
-)
-_KERAS = _Kind(
-    "a Keras file (.keras)", f"{_NOT_YET}save the weights of the model with safetensors.numpy.save_file", "keras"
-)
+_HDF5 = _Kind("an HDF5 file (.h5)", "", "keras")
+_KERAS = _Kind("a Keras file (.keras)", "", "keras")
 _ONNX = _Kind(
     "an ONNX file", f"{_NOT_YET}save what onnx.numpy_helper.to_array reads with safetensors.numpy.save_file", "onnx"
 )
