@@ -6,6 +6,7 @@ import io
 import random
 import threading
 import zipfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def written(source: Path, target: Path, arrays: Arrays, chunk: int = 1 << 20) ->
     made = KerasWriter(entries, {}, source)
     pieces = [(n, a.tobytes(), begin) for n, a in arrays.items() for begin in range(0, a.nbytes, chunk)]
     random.Random(1).shuffle(pieces)
-    with AtomicFile(target, made.size) as out:
+    with closing(made), AtomicFile(target, made.size) as out:
         made.attach(out)
 
         def write(k: int) -> None:

@@ -1,6 +1,6 @@
 """One model in files: read with suspicion, a piece at a time; written whole or not at all."""
 
-from .base import FORMATS, Format, Reader, Writer, writer_for
+from .base import FORMATS, Format, MakeWriter, Reader, Writer, writer_for
 from .checkpoint import Checkpoint, open_checkpoint
 from .disk.atomic import AtomicFile, AtomicFolder
 from .disk.errors import FormatError
@@ -17,6 +17,7 @@ __all__ = [
     "Checkpoint",
     "Format",
     "FormatError",
+    "MakeWriter",
     "Reader",
     "TensorInfo",
     "Writer",

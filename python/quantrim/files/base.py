@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -49,11 +49,11 @@ class Reader(Protocol):
 class Writer(Protocol):
     """One file that is being written: tensors of known names, dtypes and shapes, their bytes in any order.
 
-    size: of the whole file, None where that is not known before. Made from entries and metadata, without a file;
-    ValueError for what the format cannot hold.
+    size: of the whole file, in bytes. Made from entries and metadata, without a file; ValueError for what the format
+    cannot hold. Writers name this class as their base for the methods that are written here.
     """
 
-    size: int | None
+    size: int
 
     def attach(self, out: FileWriter) -> None:
         """Begin to write to a file, one that is open and of `size`."""
@@ -62,8 +62,20 @@ class Writer(Protocol):
         """Write `data` at byte `offset` of a tensor: C order, little endian, every byte once. Threads may write at
         once."""
 
+    def write_each(self, names: Sequence[str], data: memoryview) -> None:
+        """Write all of several tensors, which `data` holds one after the other in as many equal pieces."""
+        size = len(data) // len(names)
+        for k, name in enumerate(names):
+            self.write(name, data[k * size : (k + 1) * size], 0)
+
     def finish(self) -> None:
         """Write what needs all bytes: checksums, directories. ValueError where a tensor is not whole."""
+
+    def close(self) -> None:
+        """Let go of what the writer holds beside the file it is attached to, whether that was finished or not."""
+
+
+MakeWriter = Callable[[Iterable[Entry], Mapping[str, str]], Writer]
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ class Format:
     name: str
     suffixes: tuple[str, ...]
     reader: Callable[[Path], Reader]
-    writer: Callable[[Iterable[Entry], Mapping[str, str]], Writer] | None = None
+    writer: MakeWriter | None = None
     weights: str | None = None
     editor: Callable[[Iterable[Entry], Mapping[str, str], Path], Writer] | None = None
 
@@ -132,11 +144,20 @@ def format_of(path: Path) -> Format | None:
     return next((row for row in FORMATS.values() if path.suffix.lower() in row.suffixes), None)
 
 
-def writer_for(path: Path) -> Callable[[Iterable[Entry], Mapping[str, str]], Writer]:
+def writer_for(path: Path, source: Path | None = None) -> MakeWriter:
     """Return what makes the writer of a file from (entries, metadata). ValueError for a suffix of no format that
-    quantrim writes."""
+    quantrim writes.
+
+    source: a file; where its format can be edited, one of the same suffix can be written: a copy with other values.
+    """
     found = format_of(path)
-    if found is None or found.writer is None:
-        suffixes = ", ".join(suffix for row in FORMATS.values() if row.writer for suffix in row.suffixes)
-        raise ValueError(f"destination must end in one of {suffixes}, not {quote(path)}")
-    return found.writer
+    if found is not None and found.writer is not None:
+        return found.writer
+    suffixes = [suffix for row in FORMATS.values() if row.writer for suffix in row.suffixes]
+    of_source = None if source is None else format_of(source)
+    if source is not None and of_source is not None and of_source.editor is not None:
+        if path.suffix.lower() == source.suffix.lower():
+            editor = of_source.editor
+            return lambda entries, metadata: editor(entries, metadata, source)
+        suffixes.append(f"{source.suffix.lower()} as the source")
+    raise ValueError(f"destination must end in {', '.join(suffixes[:-1])} or {suffixes[-1]}, not {quote(path)}")

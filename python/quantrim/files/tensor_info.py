@@ -49,6 +49,7 @@ DTYPES: dict[str, tuple[int, np.dtype[Any] | None]] = {
 WORDS = {dtype: word for word, (_, dtype) in DTYPES.items() if dtype is not None}
 
 METADATA = "__metadata__"  # no tensor's name: where formats keep metadata among the tensors
+PROVENANCE = ("quantrim_version", "quantrim_recipe")  # metadata that no reader needs
 Entry = tuple[str, str, Sequence[int]]  # of a tensor to be written: name, dtype word, shape
 
 

@@ -9,17 +9,18 @@ import tempfile
 import threading
 import weakref
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ..base import Writer
 from ..disk.archive import ZipEntry, read_entries
 from ..disk.descriptors import Buffer, byte_view, duplicate
 from ..disk.errors import quote
 from ..disk.source_file import SourceFile
-from ..disk.writer import FileWriter
+from ..disk.writer import FileWriter, errors_about
 from ..tensor_info import Entry
 from .reader import WEIGHTS, KerasReader, Place, permuted
 
@@ -35,7 +36,7 @@ class _Stretch(NamedTuple):
     tensor: str | None
 
 
-class KerasWriter:
+class KerasWriter(Writer):
     """A copy of the Keras file `source` with other numbers in it, of the same dtypes and shapes.
 
     Entries are those of KerasReader, whose kernels are (outputs, inputs): they are transposed back. `metadata` has no
@@ -48,12 +49,12 @@ class KerasWriter:
         self._reader = reader = KerasReader(source)
         try:
             self._check_entries(entries, source)
-        except BaseException:
-            reader.close()
-            raise
+        finally:
+            reader.close()  # opened again where bytes are read
         self._source = reader.file
         self.size = self._source.size
         self._lock = threading.Lock()
+        self._closer: Callable[[], object] | None = None
         self._begin: dict[str, int] = {}
         self._missing: dict[str, int] = {}
         place = 0
@@ -83,7 +84,7 @@ class KerasWriter:
 
     def attach(self, out: FileWriter) -> None:
         self._out = out
-        with tempfile.TemporaryFile(dir=out.path.parent) as file:
+        with errors_about(out.path), tempfile.TemporaryFile(dir=out.path.parent) as file:
             self._waiting = duplicate(file.fileno())
         self._closer = weakref.finalize(self, os.close, self._waiting)
 
@@ -105,14 +106,6 @@ class KerasWriter:
 
     def finish(self) -> None:
         """Write the file from its first byte to its last, then the checksum. ValueError where a tensor is not whole."""
-        try:
-            self._write_all()
-            self._reader.check_unchanged()
-        finally:
-            self._closer()
-            self._reader.close()
-
-    def _write_all(self) -> None:
         for name, count in self._missing.items():
             if count:
                 raise ValueError(f"tensor {quote(name)} must be written whole, not all but {count} bytes")
@@ -126,6 +119,11 @@ class KerasWriter:
                 checksum = zlib.crc32(data, checksum) if inside else checksum
         for field in fields:
             self._out.pwrite(struct.pack("<I", checksum), field)
+        self._reader.check_unchanged()
+
+    def close(self) -> None:
+        if self._closer is not None:
+            self._closer()
 
     def _entry(self) -> ZipEntry | None:
         """The zip's entry of weights; None where the file is HDF5 itself."""

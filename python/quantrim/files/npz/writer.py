@@ -12,10 +12,11 @@ import struct
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from ..base import Writer
 from ..disk.descriptors import Buffer, byte_view
 from ..disk.errors import quote
 from ..disk.writer import FileWriter
-from ..tensor_info import METADATA, Entry, checked_entries, count_bytes
+from ..tensor_info import METADATA, PROVENANCE, Entry, checked_entries, count_bytes
 from .crc32 import Pieces
 from .header import ALIGNMENT, encode_header
 from .reader import KEY
@@ -38,7 +39,7 @@ class _Member(NamedTuple):
     pieces: Pieces
 
 
-class NpzWriter:
+class NpzWriter(Writer):
     """An .npz file with a member for each tensor.
 
     ValueError for dtypes that are packed, and for names that a zip, or numpy, would not give back.
@@ -157,7 +158,7 @@ def _common(member: _Member, zip64: bool) -> bytes:
     return struct.pack("<HHHHHIII", 45 if zip64 else 20, _UTF8, 0, 0, _DATE, crc, size, size)
 
 
-class NpyWriter:
+class NpyWriter(Writer):
     """A .npy file with one tensor. It has no place for metadata: what readers need to have is refused, the rest is
     left out."""
 
@@ -165,7 +166,7 @@ class NpyWriter:
         checked = checked_entries(entries)
         if len(checked) != 1:
             raise ValueError(f"a .npy file must have one tensor, not {len(checked)}; write an .npz file")
-        needed = [key for key in metadata if key.startswith("quantrim.")]
+        needed = [key for key in metadata if key.startswith(("quantrim", "quantization")) and key not in PROVENANCE]
         (self._name, dtype, shape) = checked[0]
         if needed or dtype.startswith("F8_"):
             what = f"{dtype} without saying so" if not needed else f"the metadata {quote(needed[0])}"

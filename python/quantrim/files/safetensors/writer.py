@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 
+from ..base import Writer
 from ..disk.descriptors import Buffer, byte_view
 from ..disk.errors import quote
 from ..disk.writer import FileWriter
@@ -11,7 +13,7 @@ from ..tensor_info import Entry
 from .header import encode_header
 
 
-class SafetensorsWriter:
+class SafetensorsWriter(Writer):
     """A safetensors file, as the format's library would write it: header first, then the tensors.
 
     begin: where each tensor's bytes begin in the file.
@@ -33,6 +35,14 @@ class SafetensorsWriter:
             wanted = f"bytes {offset} to {offset + len(view)}"
             raise ValueError(f"tensor {quote(name)} must have {wanted} to write them; it has {self._nbytes[name]}")
         self._out.pwrite(view, self.begin[name] + offset)
+
+    def write_each(self, names: Sequence[str], data: memoryview) -> None:
+        """Write all of several tensors; those that follow each other in the file at once."""
+        size = len(data) // len(names)
+        begins = [self.begin[name] for name in names]
+        for _, run in groupby(range(len(begins)), lambda k: begins[k] - k * size):
+            first, *others = run
+            self._out.pwrite(data[first * size : (first + 1 + len(others)) * size], begins[first])
 
     def finish(self) -> None:
         """Do nothing: a FileWriter of `size` insists on all bytes."""
