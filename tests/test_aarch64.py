@@ -41,9 +41,10 @@ def test_compiles() -> None:
         build(CROSS, "-march=armv8-a", "-DISA=arm_neon", f"-DFAMILY={family}", "-fsyntax-only", KERNELS)
 
 
+@pytest.mark.promise("F123", "F124", "G7")
 @pytest.mark.slow
-def test_F123_F124_same_bits_as_x86(tmp_path: Path) -> None:
-    """G7: every kernel on some 25 000 inputs; tests/checksums.cpp says which."""
+def test_same_bits_as_x86(tmp_path: Path) -> None:
+    """Every kernel on some 25 000 inputs; tests/checksums.cpp says which."""
     if not (CROSS and EMULATOR and NATIVE and platform.machine() == "x86_64"):
         pytest.skip("needs x86-64 with g++, aarch64-linux-gnu-g++ and qemu-aarch64 (package qemu-user)")
     installed = [path for name, path in built().items() if "/x86_v2-" in name]

@@ -1,4 +1,4 @@
-"""D24, two runs on one target: the second says so, before it has done anything; a killed run is in nobody's way."""
+"""Two runs on one target: the second says so, before it has done anything; a killed run is in nobody's way."""
 
 from __future__ import annotations
 
@@ -53,9 +53,10 @@ COMMANDS: list[tuple[str, Write, str, str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.promise("fault-D24")
 @pytest.mark.parametrize("case", COMMANDS, ids=lambda case: f"{case[0]} {case[2]} {case[3]}")
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_D24_the_second_run_says_so(
+def test_the_second_run_says_so(
     folder: Path, case: tuple[str, Write, str, str, dict[str, Any]], overwrite: bool
 ) -> None:
     """Both ways: as a function, from within the first run; and on the command line."""
@@ -82,7 +83,8 @@ def test_D24_the_second_run_says_so(
     assert snapshot(target) == first
 
 
-def test_D24_other_targets_are_others(folder: Path) -> None:
+@pytest.mark.promise("fault-D24")
+def test_other_targets_are_others(folder: Path) -> None:
     """Also those whose names begin alike, or of one name in another folder."""
     (folder / "sub").mkdir()
     with AtomicFile(folder / "t.safetensors", alone=True) as a, AtomicFolder(folder / "t") as b:
@@ -102,8 +104,9 @@ def test_D24_other_targets_are_others(folder: Path) -> None:
     assert (folder / "t.safetensors").read_bytes() == b"slower" and leftovers(folder) == []
 
 
+@pytest.mark.promise("fault-D24")
 @pytest.mark.parametrize("make", [AtomicFolder, lambda path: AtomicFile(path, alone=True)])
-def test_D24_of_those_that_begin_together_one_goes_on(folder: Path, make: Callable[[Path], Any]) -> None:
+def test_of_those_that_begin_together_one_goes_on(folder: Path, make: Callable[[Path], Any]) -> None:
     begin, end, said = threading.Barrier(8), threading.Barrier(8), []
 
     def write() -> None:
@@ -139,8 +142,9 @@ compress(sys.argv[1], sys.argv[2], reader="any", overwrite=True, progress=progre
 """
 
 
+@pytest.mark.promise("fault-D24")
 @pytest.mark.parametrize("name", ["m.safetensors", "m"])
-def test_D24_a_killed_run_is_in_nobodys_way(folder: Path, name: str) -> None:
+def test_a_killed_run_is_in_nobodys_way(folder: Path, name: str) -> None:
     source, target = folder / name, folder / f"t-{name}"
     command = [sys.executable, "-c", SLOW, str(source), str(target)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import ctypes
 import decimal
+import re
 import sys
 import tempfile
 import threading
@@ -57,32 +58,32 @@ def mapped(a: Array) -> Array:
 
 
 LAYOUTS: dict[str, Callable[[Array], Array]] = {
-    "A23 rows reversed": lambda a: a[::-1],
-    "A23 columns reversed": lambda a: a[:, ::-1],
-    "A23 both reversed": lambda a: a[::-1, ::-1],
-    "A24 Fortran order": np.asfortranarray,
-    "A24 transposed": lambda a: a.reshape(12, 8).T,
-    "A25 every third column": spread,
-    "A25 every second row": lambda a: a[::2],
-    "A25 field of a record": field,
-    "A25 overlapping windows": lambda a: np.lib.stride_tricks.sliding_window_view(a.reshape(-1), 8),
-    "A27 broadcast row": lambda a: np.broadcast_to(a[0], a.shape),
-    "A27 broadcast column": lambda a: np.broadcast_to(a[:, :1], a.shape),
-    "A27 one value": lambda a: np.broadcast_to(a[0, 0], a.shape),
-    "A28 big-endian": lambda a: a.astype(a.dtype.newbyteorder(">")),
-    "A31 read-only": read_only,
+    "rows reversed": lambda a: a[::-1],
+    "columns reversed": lambda a: a[:, ::-1],
+    "both reversed": lambda a: a[::-1, ::-1],
+    "Fortran order": np.asfortranarray,
+    "transposed": lambda a: a.reshape(12, 8).T,
+    "every third column": spread,
+    "every second row": lambda a: a[::2],
+    "field of a record": field,
+    "overlapping windows": lambda a: np.lib.stride_tricks.sliding_window_view(a.reshape(-1), 8),
+    "broadcast row": lambda a: np.broadcast_to(a[0], a.shape),
+    "broadcast column": lambda a: np.broadcast_to(a[:, :1], a.shape),
+    "one value": lambda a: np.broadcast_to(a[0, 0], a.shape),
+    "big-endian": lambda a: a.astype(a.dtype.newbyteorder(">")),
+    "read-only": read_only,
     "memory-mapped": mapped,
     "1-d": lambda a: a.reshape(-1),
     "1-d strided": lambda a: spread(a.reshape(-1)),
     "3-d": lambda a: a.reshape(2, -1, 4),
     "3-d, axes swapped": lambda a: a.reshape(4, -1, 8).swapaxes(0, 1),
-    "A35 many axes": lambda a: a.reshape((1,) * 30 + a.shape),
+    "many axes": lambda a: a.reshape((1,) * 30 + a.shape),
     "one element": lambda a: a[:1, :1],
-    "A19 no rows": lambda a: a[:0],
-    "A19 no columns": lambda a: a[:, :0],
-    "A19 nothing": lambda a: a[:0, :0],
-    "A19 1-d nothing": lambda a: a.reshape(-1)[:0],
-    "A19 3-d nothing": lambda a: np.zeros((3, 0, 4), a.dtype),
+    "no rows": lambda a: a[:0],
+    "no columns": lambda a: a[:, :0],
+    "nothing": lambda a: a[:0, :0],
+    "1-d nothing": lambda a: a.reshape(-1)[:0],
+    "3-d nothing": lambda a: np.zeros((3, 0, 4), a.dtype),
 }
 
 
@@ -95,6 +96,7 @@ def check_layout(f: Function, a: Array) -> None:
     assert sys.getrefcount(a) == references
 
 
+@pytest.mark.promise("A19", "A23", "A24", "A25", "A27", "A28", "A31", "A35")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @by_function
 def test_layout(f: Function, layout: str) -> None:
@@ -104,7 +106,7 @@ def test_layout(f: Function, layout: str) -> None:
             check_layout(f, a)
 
 
-@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name[:3] in ("A23", "A24") or "every" in name])
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if re.search("reversed|Fortran|transposed|every", name)])
 def test_control_a_function_that_ignores_strides_is_found(layout: str) -> None:
     """What a kernel would see that takes every array for a contiguous one."""
 
@@ -117,8 +119,9 @@ def test_control_a_function_that_ignores_strides_is_found(layout: str) -> None:
         check_layout(f, LAYOUTS[layout](f.values(1, (8, 12), np.float32)))
 
 
+@pytest.mark.promise("A26")
 @by_function
-def test_A26_misaligned(f: Function) -> None:
+def test_misaligned(f: Function) -> None:
     for dtype in f.dtypes:
         a = f.values(2, (3, 36), dtype)
         for shift in range(1, 64):
@@ -144,10 +147,11 @@ def any_layout(draw: st.DrawFn) -> Drawn:
     )
 
 
+@pytest.mark.promise("A23", "A24", "A25", "A26", "A27", "A28")
 @by_function
 @settings(max_examples=40)
 @given(drawn=any_layout())
-def test_A23_A28_any_layout(f: Function, drawn: Drawn) -> None:
+def test_any_layout(f: Function, drawn: Drawn) -> None:
     seed, shape, steps, order, swapped, shift = drawn
     sizes = [n * abs(step) for n, step in zip(shape, steps, strict=True)]
     for dtype in f.dtypes:
@@ -195,8 +199,9 @@ def wrong_dtypes() -> Iterator[Array]:
     yield np.zeros((4, 8), np.dtype([("x", np.float32)]))
 
 
+@pytest.mark.promise("A29")
 @by_function
-def test_A29_wrong_dtype_is_named(f: Function) -> None:
+def test_wrong_dtype_is_named(f: Function) -> None:
     integers = [np.int8, np.uint16, np.int32, np.int64]
     accepted: dict[str, list[Any]] = {
         "floats": [np.float32, *integers],
@@ -218,31 +223,35 @@ NARROWING = [f for f in FLOAT_FUNCTIONS if f.function not in DOUBLES or f.name i
 RANKING = [f for f in FLOAT_FUNCTIONS if f.function in ("prune", "prune_model") and f not in NARROWING]
 
 
+@pytest.mark.promise("A29")
 @pytest.mark.parametrize("f", NARROWING, ids=lambda f: f.name)
-def test_A29_float64_is_narrowed(f: Function) -> None:
+def test_float64_is_narrowed(f: Function) -> None:
     a = f.values(3, (4, 12), np.float32)
     assert bits_of(f.call(a.astype(np.float64))) == bits_of(f.call(a))
     assert bits_of(f.call(a.astype(">f8").T.copy().T)) == bits_of(f.call(a))
 
 
+@pytest.mark.promise("A29")
 @pytest.mark.parametrize("f", [*NARROWING, *RANKING], ids=lambda f: f.name)
-def test_A29_float64_beyond_float32_is_refused(f: Function) -> None:
+def test_float64_beyond_float32_is_refused(f: Function) -> None:
     a = np.zeros((4, 8))
     a[2, 3] = 1e40
     with pytest.raises(ValueError, match=r"must fit float32, not .*1e\+40.* at flat index 19"):
         f.call(a)
 
 
+@pytest.mark.promise("A30")
 @by_function
-def test_A30_masked_arrays_and_matrices_are_refused(f: Function) -> None:
+def test_masked_arrays_and_matrices_are_refused(f: Function) -> None:
     a = f.values(4, (4, 8), f.dtypes[0])
     for hidden in (np.ma.masked_array(a, a > 0), np.ma.masked_array(a), a.view(np.matrix)):
         with pytest.raises(TypeError, match=r"plain array, not (MaskedArray|matrix)"):
             f.call(hidden)
 
 
+@pytest.mark.promise("A30")
 @by_function
-def test_A30_other_subclasses_are_seen_as_arrays(f: Function) -> None:
+def test_other_subclasses_are_seen_as_arrays(f: Function) -> None:
     class Tagged(np.ndarray):
         def __array_finalize__(self, source: Any) -> None:
             self.tag = getattr(source, "tag", None)
@@ -251,7 +260,8 @@ def test_A30_other_subclasses_are_seen_as_arrays(f: Function) -> None:
     assert bits_of(f.call(a.view(Tagged))) == bits_of(f.call(a))
 
 
-def test_A30_lists_and_array_protocols() -> None:
+@pytest.mark.promise("A30")
+def test_lists_and_array_protocols() -> None:
     class Wrapped:
         def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
             return np.array([[1.0, -2.0]], np.float32)
@@ -276,7 +286,8 @@ class Capsule:
         return self._device, 0
 
 
-def test_A30_dlpack_alone() -> None:
+@pytest.mark.promise("A30")
+def test_dlpack_alone() -> None:
     w = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
     before = w.copy()
     for a in (w, w.T, w[:, ::2], w.astype(np.float16), w.astype(np.float64)):
@@ -288,7 +299,8 @@ def test_A30_dlpack_alone() -> None:
     assert w.tobytes() == before.tobytes()
 
 
-def test_A30_dlpack_that_numpy_cannot_read() -> None:
+@pytest.mark.promise("A30")
+def test_dlpack_that_numpy_cannot_read() -> None:
     with pytest.raises(TypeError, match=r"w must be an array that numpy can read, not Capsule: memory of another"):
         qt.quantize(Capsule(np.ones((2, 8), np.float32), device=2))
     with pytest.raises(TypeError, match="w must be float32, float16, bfloat16 or float64, or integers, not bool"):
@@ -353,8 +365,9 @@ class BrainFloats:
         self.deleted += 1
 
 
+@pytest.mark.promise("fault-D17")
 @pytest.mark.parametrize("versioned", [False, True])
-def test_D17_bfloat16_by_dlpack(versioned: bool) -> None:
+def test_bfloat16_by_dlpack(versioned: bool) -> None:
     """Read where it lies, in any layout, and given back."""
     w = np.random.default_rng(0).standard_normal((6, 8)).astype(FLOATS["bfloat16"])
     for a in (w, w.T, w[:, ::2], w[::-1], w[:0], w[0]):
@@ -374,20 +387,23 @@ def test_D17_bfloat16_by_dlpack(versioned: bool) -> None:
 # Integers
 
 
+@pytest.mark.promise("fault-D18")
 @pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", ">i4"])
 @pytest.mark.parametrize("f", FLOAT_FUNCTIONS, ids=lambda f: f.name)
-def test_D18_integers_that_float32_holds(f: Function, dtype: str) -> None:
+def test_integers_that_float32_holds(f: Function, dtype: str) -> None:
     a = np.random.default_rng(3).integers(1, 100, (4, 12)).astype(dtype)
     assert bits_of(f.call(a)) == bits_of(f.call(a.astype(np.float32)))
 
 
+@pytest.mark.promise("fault-D18")
 @pytest.mark.parametrize("value", [2**24 + 1, -(2**24) - 1, 2**31 - 1, 2**53 + 1, 2**63 - 1, 2**64 - 1, -(2**63) + 1])
-def test_D18_integers_that_float32_does_not_hold_are_named(value: int) -> None:
+def test_integers_that_float32_does_not_hold_are_named(value: int) -> None:
     with pytest.raises(ValueError, match=f"w must be integers that float32 holds, not {value} at flat index 4"):
         qt.prune(np.array([[1, 2, 3], [4, value, 5]], np.int64 if value < 2**63 else np.uint64), 0.5)
 
 
-def test_D18_where_integers_come_from() -> None:
+@pytest.mark.promise("fault-D18")
+def test_where_integers_come_from() -> None:
     """Lists, arange, a scale, a threshold, a multiplier; powers of two and their multiples far beyond 2**24."""
     assert qt.prune([1, -2, 3, 0], 0.5).tolist() == [0, -2, 3, 0]
     assert qt.prune(np.arange(6), 0.5).tolist() == [0, 0, 0, 3, 4, 5]
@@ -404,8 +420,9 @@ def test_D18_where_integers_come_from() -> None:
             qt.quantize(np.eye(2), scales=refused)
 
 
+@pytest.mark.promise("A20")
 @by_function
-def test_A20_no_axes(f: Function) -> None:
+def test_no_axes(f: Function) -> None:
     a = f.values(5, (1,), f.dtypes[0]).reshape(())
     with pytest.raises(ValueError, match=r"at least one axis, not shape \(\)|must have shape|the shape of w"):
         f.call(a)
@@ -416,8 +433,9 @@ NOT_FINITE = [(f, bad) for f in REFUSING for bad in (np.nan, np.inf, -np.inf)]
 NOT_FINITE = [(f, bad) for f, bad in NOT_FINITE if not (bad == -np.inf and f.name.startswith("distillation_loss"))]
 
 
+@pytest.mark.promise("A1", "A2")
 @pytest.mark.parametrize("f,bad", NOT_FINITE, ids=lambda each: each.name if isinstance(each, Function) else str(each))
-def test_A1_A2_not_finite(f: Function, bad: float) -> None:
+def test_not_finite(f: Function, bad: float) -> None:
     """The error counts them and says where the first is, in flat order of the array as the caller sees it."""
     for dtype in FLOATS.values():
         a = f.values(6, (12, 8), dtype).T
@@ -431,7 +449,8 @@ def test_A1_A2_not_finite(f: Function, bad: float) -> None:
 # Memory that others hold
 
 
-def test_A36_buffers_are_held_during_a_call_and_released_after() -> None:
+@pytest.mark.promise("A36")
+def test_buffers_are_held_during_a_call_and_released_after() -> None:
     memory = bytearray(64 << 20)
     started = threading.Event()
     sums: list[float] = []
@@ -451,7 +470,8 @@ def test_A36_buffers_are_held_during_a_call_and_released_after() -> None:
     memory.extend(b"more")
 
 
-def test_A37_input_changed_during_a_call() -> None:
+@pytest.mark.promise("A37")
+def test_input_changed_during_a_call() -> None:
     """The codes may be those of either content; each is one that some weight of the group can have."""
     w = np.ones((256, 1024), np.float32)
     stop = threading.Event()

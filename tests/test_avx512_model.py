@@ -45,8 +45,9 @@ def workshop(tmp_path: Path) -> Workshop:
     return Workshop(tmp_path)
 
 
+@pytest.mark.promise("G7")
 def test_same_bits_as_reference(workshop: Workshop) -> None:
-    """G7, all rows of tests/cases.py."""
+    """All rows of tests/cases.py."""
     if NATIVE in qt.isas():
         pytest.skip("test_kernels.py runs the AVX-512 kernels on this processor")
     anew = {(MODELLED, family): workshop.compile(ROOT / "cpp", MODELLED, family, *MODEL) for family in families()}
@@ -55,6 +56,7 @@ def test_same_bits_as_reference(workshop: Workshop) -> None:
     assert code == pytest.ExitCode.OK, output
 
 
+@pytest.mark.promise("G22")
 @pytest.mark.parametrize("name", BREAKS)
 def test_a_break_is_seen(workshop: Workshop, name: str) -> None:
     family, right, wrong, seen_by = BREAKS[name]

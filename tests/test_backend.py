@@ -71,8 +71,9 @@ def test_the_forced_one_runs(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert called == [reference if isa == "reference" else _core] * 3
 
 
+@pytest.mark.promise("F128")
 @pytest.mark.parametrize("isa", ["x86_v9", "avx2", "X86_V2", " x86_v2", "x86_v2,x86_v3", "riscv", "\n"])
-def test_F128_an_absent_isa_is_an_error_that_lists_what_there_is(isa: str) -> None:
+def test_an_absent_isa_is_an_error_that_lists_what_there_is(isa: str) -> None:
     result = child(ISA, QUANTRIM_ISA=isa)
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
@@ -80,8 +81,9 @@ def test_F128_an_absent_isa_is_an_error_that_lists_what_there_is(isa: str) -> No
     assert last == f"ValueError: {must}, not {isa!r}"
 
 
+@pytest.mark.promise("F128")
 @pytest.mark.parametrize("isa", ["arm_neon" if "x86_v2" in qt.isas() else "x86_v2", "", None, 3])
-def test_F128_use_isa_lists_what_there_is_and_changes_nothing(isa: Any) -> None:
+def test_use_isa_lists_what_there_is_and_changes_nothing(isa: Any) -> None:
     before = backend.current_isa()
     with pytest.raises(ValueError, match=r"name must be an instruction set of this machine, one of .*'reference'"):
         qt.use_isa(isa)
@@ -104,7 +106,8 @@ def test_without_with_the_choice_stays() -> None:
     assert printed("import quantrim as qt;" + code) == "reference 7"
 
 
-def test_D28_blocks_that_overlap_in_threads_are_each_threads_own() -> None:
+@pytest.mark.promise("fault-D28")
+def test_blocks_that_overlap_in_threads_are_each_threads_own() -> None:
     """A enters, B enters, A leaves, B leaves: each saw its own choice and the others none of it, and none is left."""
     last = qt.isas()[-2]
     before = backend.current_isa(), backend.current_threads()
@@ -147,7 +150,8 @@ def test_D28_blocks_that_overlap_in_threads_are_each_threads_own() -> None:
     }
 
 
-def test_D28_blocks_give_back_what_they_changed_and_no_more() -> None:
+@pytest.mark.promise("fault-D28")
+def test_blocks_give_back_what_they_changed_and_no_more() -> None:
     before = backend.current_isa(), backend.current_threads()
     with qt.use_threads(2) as again, again:
         assert backend.current_threads() == 2
@@ -161,7 +165,8 @@ def test_D28_blocks_give_back_what_they_changed_and_no_more() -> None:
     assert (backend.current_isa(), backend.current_threads()) == before
 
 
-def test_D28_tasks_have_their_own_choice() -> None:
+@pytest.mark.promise("fault-D28")
+def test_tasks_have_their_own_choice() -> None:
     """asyncio's tasks take turns in one thread: each keeps its own, blocks and plain calls alike."""
     before, plain = backend.current_threads(), backend.current_threads() % 7 + 1
 
@@ -185,7 +190,8 @@ def test_D28_tasks_have_their_own_choice() -> None:
     assert backend.current_threads() == before
 
 
-def test_D28_a_plain_call_is_the_calling_threads_alone() -> None:
+@pytest.mark.promise("fault-D28")
+def test_a_plain_call_is_the_calling_threads_alone() -> None:
     """Another thread begins with what the environment says; a context that is handed on takes the choice along."""
     code = """
 import contextvars, threading, quantrim as qt
@@ -205,7 +211,8 @@ print(elsewhere(lambda c=qt.backend.as_here(threads=2): [c(), qt.backend.current
     assert printed(code, QUANTRIM_THREADS="4").split("\n") == ["7 4", "7", "7 4", "2"]
 
 
-def test_D28_threads_of_a_kernel_compute_as_the_calling_thread() -> None:
+@pytest.mark.promise("fault-D28")
+def test_threads_of_a_kernel_compute_as_the_calling_thread() -> None:
     """The slices of one call, too, by its instruction set alone; limits of one thread do not bind another."""
     w = np.random.default_rng(0).standard_normal((512, 4096)).astype(np.float32)
     want = qt.importance.l2(w, 0).tobytes()
@@ -232,8 +239,9 @@ def test_D28_threads_of_a_kernel_compute_as_the_calling_thread() -> None:
     assert not wrong
 
 
+@pytest.mark.promise("fault-D28")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_D28_a_child_of_a_block_goes_on_in_it() -> None:
+def test_a_child_of_a_block_goes_on_in_it() -> None:
     code = """
 import os, quantrim as qt
 with qt.use_threads(3), qt.use_isa("reference"):
@@ -249,20 +257,23 @@ with qt.use_threads(3), qt.use_isa("reference"):
 # Threads
 
 
+@pytest.mark.promise("B45")
 @pytest.mark.parametrize("count", ["1", "3", "1024"])
-def test_B45_threads_by_the_environment(count: str) -> None:
+def test_threads_by_the_environment(count: str) -> None:
     assert printed(THREADS, QUANTRIM_THREADS=count, OMP_NUM_THREADS="2") == count
 
 
+@pytest.mark.promise("B45")
 @pytest.mark.parametrize("count", ["0", "-1", "abc", "1.5", "1025", "1000000", "1e3", " ", "9" * 40])
-def test_B45_bad_threads_in_the_environment(count: str) -> None:
+def test_bad_threads_in_the_environment(count: str) -> None:
     result = child(THREADS, QUANTRIM_THREADS=count)
     assert result.returncode == 1
     assert "ValueError: QUANTRIM_THREADS must be an integer of 1..1024, not" in result.stderr
 
 
+@pytest.mark.promise("B45", "F128")
 @pytest.mark.parametrize("name,value", [("QUANTRIM_THREADS", "abc"), ("QUANTRIM_ISA", "x86_v9")])
-def test_B45_F128_nothing_computes_in_a_bad_environment(name: str, value: str) -> None:
+def test_nothing_computes_in_a_bad_environment(name: str, value: str) -> None:
     """Each use is a ValueError; neither a default nor an AttributeError takes its place."""
     code = """
 import numpy as np, quantrim as qt
@@ -281,13 +292,15 @@ for use in uses:
     assert printed(code, **{name: value}).split() == [name] * 8
 
 
+@pytest.mark.promise("B45")
 @pytest.mark.parametrize("value,count", [("1", 1), ("1,4", 1), (" 1 ", 1), ("1000000", AVAILABLE), ("", AVAILABLE)])
-def test_B45_omp_num_threads(value: str, count: int) -> None:
+def test_omp_num_threads(value: str, count: int) -> None:
     assert child(THREADS, OMP_NUM_THREADS=value).stdout == f"{count}\n"  # libgomp comments on an empty one
 
 
+@pytest.mark.promise("B45")
 @pytest.mark.parametrize("value", ["abc", "0", "-2", "1.5"])
-def test_B45_bad_omp_num_threads_is_ignored_with_a_warning(value: str) -> None:
+def test_bad_omp_num_threads_is_ignored_with_a_warning(value: str) -> None:
     code = (
         "import warnings\n"
         "with warnings.catch_warnings(record=True) as seen:\n"
@@ -301,21 +314,24 @@ def test_B45_bad_omp_num_threads_is_ignored_with_a_warning(value: str) -> None:
     assert result.stdout.strip() == warned
 
 
-def test_B45_affinity() -> None:
+@pytest.mark.promise("B45")
+def test_threads_follow_the_affinity() -> None:
     pinned = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
     assert printed(pinned + THREADS) == "1"
     assert printed(pinned + THREADS, OMP_NUM_THREADS="4") == "1"
     assert printed(pinned + THREADS, QUANTRIM_THREADS="4") == "4"
 
 
+@pytest.mark.promise("B45")
 @pytest.mark.parametrize("n", [0, -1, 1025, 10**6, 2**40])
-def test_B45_use_threads_out_of_range(n: int) -> None:
+def test_use_threads_out_of_range(n: int) -> None:
     with pytest.raises(ValueError, match=r"n must be an integer of 1\.\.1024, not"):
         qt.use_threads(n)
 
 
+@pytest.mark.promise("B45")
 @pytest.mark.parametrize("n", [True, 2.0, "2", None])
-def test_B45_use_threads_of_wrong_type(n: Any) -> None:
+def test_use_threads_of_wrong_type(n: Any) -> None:
     with pytest.raises(TypeError, match=r"n must be an integer of 1\.\.1024, not"):
         qt.use_threads(n)
 
@@ -342,12 +358,14 @@ import quantrim as qt
 """
 
 
-def test_F120_import_changes_nothing() -> None:
+@pytest.mark.promise("F120")
+def test_import_changes_nothing() -> None:
     assert printed(SNAPSHOT + "print([a == b for a, b in zip(before, state())])") == str([True] * 12)
 
 
+@pytest.mark.promise("F120")
 @pytest.mark.parametrize("isa", qt.isas())
-def test_F120_calls_change_nothing(isa: str) -> None:
+def test_calls_change_nothing(isa: str) -> None:
     """But for the threads that a parallel call starts."""
     code = """
 w = np.linspace(-1, 1, 1 << 20, dtype=np.float32).reshape(1024, 1024)
@@ -370,10 +388,11 @@ LEVELS = {
 }
 
 
+@pytest.mark.promise("F116", "F119", "G15")
 @pytest.mark.slow
 @pytest.mark.parametrize("cpu", LEVELS)
-def test_F116_F119_older_processors(cpu: str) -> None:
-    """G15: the right instruction sets are found, no instruction is unknown to them, and the bits agree."""
+def test_older_processors(cpu: str) -> None:
+    """The right instruction sets are found, no instruction is unknown to them, and the bits agree."""
     if not QEMU or "x86_v2" not in qt.isas():
         pytest.skip("needs qemu-x86_64 (package qemu-user) on an x86 machine")
     work = """

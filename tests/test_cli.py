@@ -128,7 +128,7 @@ def test_all_commands_are_listed_and_the_version_is_known() -> None:
         (["compare", "MODEL", "SMALL", "more"], "Got unexpected extra argument"),
     ],
 )
-def test_B_C_bad_input_is_exit_code_2(
+def test_bad_input_is_exit_code_2(
     words: list[str], said: str, model: Path, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(model.parent)
@@ -138,6 +138,7 @@ def test_B_C_bad_input_is_exit_code_2(
     assert {path.name: path.read_bytes() for path in model.parent.iterdir()} == before
 
 
+@pytest.mark.promise("D96")
 @pytest.mark.parametrize(
     "words",
     [
@@ -148,7 +149,7 @@ def test_B_C_bad_input_is_exit_code_2(
         ("compress", "MODEL", "out.safetensors", "--recipe", "nowhere"),
     ],
 )
-def test_D96_what_the_machine_refuses_is_exit_code_3(
+def test_what_the_machine_refuses_is_exit_code_3(
     words: tuple[str, ...], model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(model.parent)
@@ -164,8 +165,9 @@ def test_an_existing_target_asks_for_overwrite(model: Path, small: Path) -> None
     assert small.read_bytes() != before
 
 
+@pytest.mark.promise("C57")
 @pytest.mark.parametrize("at", ["path", "command", "tensor"])
-def test_C57_names_cannot_move_the_cursor(at: str, tmp_path: Path) -> None:
+def test_names_cannot_move_the_cursor(at: str, tmp_path: Path) -> None:
     path = tmp_path / "evil.safetensors"
     if at == "tensor":
         save_file({f"{EVIL}.weight": np.full((64, 128), np.nan, np.float32)}, path)
@@ -177,8 +179,9 @@ def test_C57_names_cannot_move_the_cursor(at: str, tmp_path: Path) -> None:
     assert "red" in line and "x1b[31m" in line
 
 
+@pytest.mark.promise("C57")
 @pytest.mark.parametrize("terminal_like", [False, True])
-def test_C57_names_in_tables_are_escaped(terminal_like: bool, tmp_path: Path) -> None:
+def test_names_in_tables_are_escaped(terminal_like: bool, tmp_path: Path) -> None:
     path = tmp_path / "evil.safetensors"
     save_file({EVIL: normal(4, 4), "[bold]x[/bold]:smile:": normal(4, 4)}, path)
     text = io.StringIO()
@@ -246,7 +249,7 @@ def test_compress_does_what_the_function_does(model: Path) -> None:
     ],
     ids=str,
 )
-def test_other_forms_are_those_of_the_function(model: Path, words: list[str], options: dict[str, Any]) -> None:
+def test_other_layouts_are_those_of_the_function(model: Path, words: list[str], options: dict[str, Any]) -> None:
     result = run("compress", model, model.with_name("t.safetensors"), *words)
     assert result.exit_code == 0, result.stderr
     qt.compress(model, model.with_name("u.safetensors"), **options)
@@ -456,7 +459,8 @@ def test_a_traceback_is_there_for_the_asking(
     assert "ValueError: x" in capsys.readouterr().err
 
 
-def test_D101_a_signal_raises_once_and_handlers_come_back() -> None:
+@pytest.mark.promise("D101")
+def test_a_signal_raises_once_and_handlers_come_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(outcome.Stopped) as stopped, outcome.signals_raise():
         try:
@@ -467,7 +471,8 @@ def test_D101_a_signal_raises_once_and_handlers_come_back() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_D101_a_signal_that_the_caller_ignores_stays_ignored() -> None:
+@pytest.mark.promise("D101")
+def test_a_signal_that_the_caller_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with outcome.signals_raise():

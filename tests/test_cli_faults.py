@@ -82,17 +82,20 @@ def answer(line: str, model: Path) -> str:
     return said
 
 
+@pytest.mark.promise("fault-D8", "fault-D25")
 @pytest.mark.parametrize("line", MESSAGES)
-def test_D8_D25_messages_speak_of_options(line: str, model: Path) -> None:
+def test_messages_speak_of_options(line: str, model: Path) -> None:
     assert MESSAGES[line] in answer(line, model)
 
 
+@pytest.mark.promise("fault-D8")
 @pytest.mark.parametrize("line", MEANT)
-def test_D8_what_is_meant_is_suggested(line: str, model: Path) -> None:
+def test_what_is_meant_is_suggested(line: str, model: Path) -> None:
     assert MEANT[line] in answer(line, model)
 
 
-def test_D8_notes_speak_of_options(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-D8")
+def test_notes_speak_of_options(tmp_path: Path) -> None:
     source, out, report = save_folder(tmp_path / "m", small_model()), tmp_path / "out", tmp_path / "r.md"
     words = ["compress", source, out, "--bits", "4", "--prune", "0.9"]
     said = "--storage dense keeps them for others"
@@ -102,24 +105,28 @@ def test_D8_notes_speak_of_options(tmp_path: Path) -> None:
     assert said in report.read_text() and "storage=" not in report.read_text()
 
 
-def test_D7_D8_notes_on_files_speak_of_options(model: Path, tmp_path: Path) -> None:
+@pytest.mark.promise("fault-D7", "fault-D8")
+def test_notes_on_files_speak_of_options(model: Path, tmp_path: Path) -> None:
     for words in ((), ("--dry-run",), ("--json",)):
         said = run("split", model, tmp_path / "parts", "--max-size", "1kB", "--overwrite", *words).stdout
         assert "5 files of one tensor each are larger than --max-size 1,000" in " ".join(said.split())
 
 
-def test_D8_reasons_speak_of_options(model: Path) -> None:
+@pytest.mark.promise("fault-D8")
+def test_reasons_speak_of_options(model: Path) -> None:
     words = ["compress", model, model.with_name("out.safetensors"), "--min-elements", 20_000, "--clusters", 16]
     assert "fewer than --min-elements 20000 weights" in refused(run(*words))
 
 
-def test_D8_a_recipe_is_told_its_own_words(model: Path) -> None:
+@pytest.mark.promise("fault-D8")
+def test_a_recipe_is_told_its_own_words(model: Path) -> None:
     recipe = model.with_name("recipe.toml")
     recipe.write_text("group_size = 0")
     line = refused(run("compress", model, model.with_name("out.safetensors"), "--recipe", recipe))
     assert ": group_size must be an integer of 1.." in line
 
 
+@pytest.mark.promise("fault-D8")
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -133,7 +140,7 @@ def test_D8_a_recipe_is_told_its_own_words(model: Path) -> None:
         ("/x/scale_dtype=4/scale_dtype-2 dequantize=True", "/x/scale_dtype=4/scale_dtype-2 dequantize=True"),
     ],
 )
-def test_D8_words_of_python_in_those_of_the_command_line(text: str, said: str) -> None:
+def test_words_of_python_in_those_of_the_command_line(text: str, said: str) -> None:
     names = ("bits", "codebook", "drop", "exclude", "overwrite", "prune_pattern", "scale", "scale_dtype", "storage")
     options = {name: wording.Option(f"--{name.replace('_', '-')}") for name in names}
     wording.use({**options, "symmetric": wording.Option("--symmetric", "--asymmetric")})
@@ -147,8 +154,9 @@ def test_D8_words_of_python_in_those_of_the_command_line(text: str, said: str) -
 # Files that are not to be replaced
 
 
+@pytest.mark.promise("fault-D13")
 @pytest.mark.parametrize("words", [[], ["--overwrite"]], ids=["plain", "overwrite"])
-def test_D13_a_report_replaces_nothing_of_the_model(model: Path, words: list[str], tmp_path: Path) -> None:
+def test_a_report_replaces_nothing_of_the_model(model: Path, words: list[str], tmp_path: Path) -> None:
     """Not a file of the target, the target itself, the source, or the recipe; with --overwrite as without."""
     source, out, recipe = save_folder(tmp_path / "model", small_model()), tmp_path / "out", tmp_path / "recipe.json"
     recipe.write_text("bits = 4")
@@ -166,7 +174,8 @@ def test_D13_a_report_replaces_nothing_of_the_model(model: Path, words: list[str
     assert "must be beside" in refused(lossless)
 
 
-def test_D13_a_report_that_exists_is_replaced_on_request(model: Path) -> None:
+@pytest.mark.promise("fault-D13")
+def test_a_report_that_exists_is_replaced_on_request(model: Path) -> None:
     report, out = model.with_name("report.md"), model.with_name("out.safetensors")
     report.write_text("mine")
     assert "exists; add --overwrite to replace it" in refused(run("compress", model, out, "--report", report))
@@ -178,7 +187,8 @@ def test_D13_a_report_that_exists_is_replaced_on_request(model: Path) -> None:
 # JSON
 
 
-def test_D20_json_says_its_version_and_ours(model: Path, small: Path) -> None:
+@pytest.mark.promise("fault-D20")
+def test_json_says_its_version_and_ours(model: Path, small: Path) -> None:
     out, parts, planes = (model.with_name(name) for name in ("out.safetensors", "parts", "planes.safetensors"))
     for words in (
         ["compress", model, out],
@@ -200,6 +210,7 @@ def test_D20_json_says_its_version_and_ours(model: Path, small: Path) -> None:
         assert list(json.loads(result.stdout).items())[:2] == [("schema", SCHEMA), ("quantrim", qt.__version__)]
 
 
+@pytest.mark.promise("fault-D20")
 @pytest.mark.parametrize(
     "options",
     [
@@ -215,7 +226,7 @@ def test_D20_json_says_its_version_and_ours(model: Path, small: Path) -> None:
     ],
     ids=str,
 )
-def test_D20_the_settings_of_a_report_make_it_again(model: Path, options: dict[str, Any]) -> None:
+def test_the_settings_of_a_report_make_it_again(model: Path, options: dict[str, Any]) -> None:
     """Through JSON, and with nothing left to the defaults of another version."""
     first, second = model.with_name("1.safetensors"), model.with_name("2.safetensors")
     report = json.loads(qt.compress(model, first, **options).to_json())
@@ -226,7 +237,8 @@ def test_D20_the_settings_of_a_report_make_it_again(model: Path, options: dict[s
     assert compare(first, second).equal
 
 
-def test_D20_a_dry_run_has_the_settings_too(model: Path) -> None:
+@pytest.mark.promise("fault-D20")
+def test_a_dry_run_has_the_settings_too(model: Path) -> None:
     data = json.loads(run("compress", model, model.with_name("o.safetensors"), "--dry-run", "--json").stdout)
     assert data["recipe"] == {} and (data["settings"]["bits"], data["settings"]["group_size"]) == (4, 32)
     assert {"scale", "scale_dtype", "rounding", "min_elements", "rule"} <= set(data["settings"])
@@ -235,7 +247,8 @@ def test_D20_a_dry_run_has_the_settings_too(model: Path) -> None:
 # Figures and tables
 
 
-def test_D10_compress_and_compare_say_one_ratio(model: Path, small: Path) -> None:
+@pytest.mark.promise("fault-D10")
+def test_compress_and_compare_say_one_ratio(model: Path, small: Path) -> None:
     sizes = (model.stat().st_size, small.stat().st_size)
     said = f"{sizes[0] / sizes[1]:.2f}x smaller"
     assert said in run("compress", model, small, "--overwrite").stdout
@@ -250,9 +263,10 @@ FORMS = (
 )  # fmt: skip
 
 
+@pytest.mark.promise("fault-D10", "fault-D21")
 @pytest.mark.parametrize("words", FORMS)
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float16], ids=["float32", "bfloat16", "float16"])
-def test_D10_D21_commands_agree_on_a_file(dtype: Any, words: str, tmp_path: Path) -> None:
+def test_commands_agree_on_a_file(dtype: Any, words: str, tmp_path: Path) -> None:
     """compress, inspect and compare give a tensor one name for its form, and one error: that of what readers get."""
     source, out = tmp_path / "m.safetensors", tmp_path / "o.safetensors"
     shapes = ((96, 64), (96, 96), (64, 128), (64, 160), (32, 16, 3, 3))  # a group, a row of one, and of what is left
@@ -270,7 +284,8 @@ def test_D10_D21_commands_agree_on_a_file(dtype: Any, words: str, tmp_path: Path
     assert apart["snr_db"] == pytest.approx(report["snr_db"], rel=1e-9)
 
 
-def test_D1_every_dtype_is_in_the_table(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-D1")
+def test_every_dtype_is_in_the_table(tmp_path: Path) -> None:
     """Complex numbers and codes narrower than a byte have no statistics."""
     path = tmp_path / "m.safetensors"
     header, offsets = encode_header([(f"{dtype}.weight", dtype, [2, 4]) for dtype in DTYPES])

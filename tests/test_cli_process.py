@@ -74,6 +74,7 @@ def test_an_error_is_one_line_without_a_traceback(model: Path) -> None:
     assert done.stderr == b"quantrim: error: --bits must be an integer of 2..8, not 9\n" and done.stdout == b""
 
 
+@pytest.mark.promise("B45", "F128")
 @pytest.mark.parametrize("command", ["info", "inspect", "demo"])
 @pytest.mark.parametrize(
     ("name", "value", "must"),
@@ -83,7 +84,7 @@ def test_an_error_is_one_line_without_a_traceback(model: Path) -> None:
         ("QUANTRIM_ISA", "avx9", f"an instruction set of this machine, one of {qt.isas()}, not 'avx9'"),
     ],
 )
-def test_B45_F128_a_bad_environment_is_one_line(command: str, name: str, value: str, must: str, model: Path) -> None:
+def test_a_bad_environment_is_one_line(command: str, name: str, value: str, must: str, model: Path) -> None:
     done = run(command, *([model, "--no-stats"] if command == "inspect" else []), env={name: value})
     said = f"quantrim: error: {name} must be {must}\n"
     assert (done.returncode, done.stdout, done.stderr.decode()) == (2, b"", said)
@@ -110,13 +111,14 @@ def at_work(model: Path, out: Path) -> Iterator[subprocess.Popen[bytes]]:
             stream.close()
 
 
+@pytest.mark.promise("D101")
 @pytest.mark.parametrize(
     ("signum", "code"),
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
     ids=["INT", "TERM", "HUP"],
 )
 @pytest.mark.parametrize("old", [None, b"what was there"], ids=["new", "replaced"])
-def test_D101_a_signal_leaves_nothing_behind(
+def test_a_signal_leaves_nothing_behind(
     signum: signal.Signals, code: int, old: bytes | None, model: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.safetensors"
@@ -134,7 +136,8 @@ def test_D101_a_signal_leaves_nothing_behind(
     assert found == ({} if old is None else {out.name: old})
 
 
-def test_D101_the_harness_sees_a_killed_program(model: Path, tmp_path: Path) -> None:
+@pytest.mark.promise("D101")
+def test_the_harness_sees_a_killed_program(model: Path, tmp_path: Path) -> None:
     """SIGKILL cannot be handled: what it leaves is what the tests above look for."""
     with at_work(model, tmp_path / "out.safetensors") as process:
         process.kill()
@@ -142,8 +145,9 @@ def test_D101_the_harness_sees_a_killed_program(model: Path, tmp_path: Path) -> 
     assert process.returncode == -signal.SIGKILL and len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.promise("D101", "G17")
 @pytest.mark.slow
-def test_D101_G17_a_signal_at_any_time(tmp_path: Path) -> None:
+def test_a_signal_at_any_time(tmp_path: Path) -> None:
     """Nothing is left, and the program stops at once: within 100 ms on a calm machine, 500 ms on a busy one."""
     source, out = tmp_path / "source.safetensors", tmp_path / "out.safetensors"
     save_file({f"{k}.weight": normal(2048, 2048, seed=k) for k in range(8)}, source)
@@ -174,9 +178,10 @@ def test_D101_G17_a_signal_at_any_time(tmp_path: Path) -> None:
 # Pipes and descriptors
 
 
+@pytest.mark.promise("D102")
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("words", [("--json",), ()], ids=["json", "table"])
-def test_D102_a_reader_that_goes_away_is_no_error(
+def test_a_reader_that_goes_away_is_no_error(
     words: tuple[str, ...], unbuffered: str, model: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "many.safetensors"
@@ -196,8 +201,9 @@ def test_D102_a_reader_that_goes_away_is_no_error(
     assert process.wait(20) == 128 + signal.SIGPIPE
 
 
+@pytest.mark.promise("D102")
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
-def test_D102_closed_descriptors(closed: tuple[int, ...], model: Path, tmp_path: Path) -> None:
+def test_closed_descriptors(closed: tuple[int, ...], model: Path, tmp_path: Path) -> None:
     out, report = tmp_path / "out.safetensors", tmp_path / "r.json"
     closing = "".join(f"import os; os.close({fd});" for fd in closed)
     words = [*PROGRAM, "compress", os.fspath(model), os.fspath(out), "--report", os.fspath(report)]
@@ -214,11 +220,12 @@ def test_D102_closed_descriptors(closed: tuple[int, ...], model: Path, tmp_path:
         assert done.returncode == (3 if "nowhere" in words else 0), done.stderr
 
 
+@pytest.mark.promise("D96", "fault-D29")
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")  # noqa: PTH110
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("words", [("info",), ("inspect", "MODEL"), ("--help",)], ids=lambda words: words[0])
-def test_D96_a_full_disk_under_stdout_is_exit_code_3(words: tuple[str, ...], unbuffered: str, model: Path) -> None:
-    """D29: what stays in the buffer must not fail again when the interpreter ends, and make it exit code 120."""
+def test_a_full_disk_under_stdout_is_exit_code_3(words: tuple[str, ...], unbuffered: str, model: Path) -> None:
+    """What stays in the buffer must not fail again when the interpreter ends, and make it exit code 120."""
     found = [os.fspath(model) if word == "MODEL" else word for word in words]
     env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "wb") as full:  # noqa: PTH123
@@ -229,9 +236,10 @@ def test_D96_a_full_disk_under_stdout_is_exit_code_3(words: tuple[str, ...], unb
     assert done.stderr == b"quantrim: error: No space left on device\n"
 
 
+@pytest.mark.promise("fault-D29")
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")  # noqa: PTH110
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
-def test_D29_a_full_disk_under_stderr_keeps_the_exit_code(unbuffered: str) -> None:
+def test_a_full_disk_under_stderr_keeps_the_exit_code(unbuffered: str) -> None:
     env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     for words, code in ((["polish"], 2), (["inspect", "nowhere"], 3)):
         with open("/dev/full", "wb") as full:  # noqa: PTH123

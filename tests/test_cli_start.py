@@ -52,17 +52,20 @@ def loaded(words: list[str], env: Mapping[str, str] | None = None) -> set[str]:
 # What is loaded
 
 
-def test_D12_the_version_needs_nothing() -> None:
+@pytest.mark.promise("fault-D12")
+def test_the_version_needs_nothing() -> None:
     modules = loaded(["--version"])
     assert modules & {*HEAVY, "typer", "rich", "click", "quantrim.cli"} == set()
 
 
+@pytest.mark.promise("fault-D12")
 @pytest.mark.parametrize("words", [["--help"], ["compress", "--help"], ["demo", "-h"]], ids=" ".join)
-def test_D12_help_needs_no_kernels(words: list[str]) -> None:
+def test_help_needs_no_kernels(words: list[str]) -> None:
     assert loaded(words) & HEAVY == set()
 
 
-def test_D12_importing_the_package_loads_neither_models_nor_the_command_line() -> None:
+@pytest.mark.promise("fault-D12")
+def test_importing_the_package_loads_neither_models_nor_the_command_line() -> None:
     code = "import quantrim, sys; quantrim.prune; print(*sys.modules)"
     modules = set(
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
@@ -71,7 +74,8 @@ def test_D12_importing_the_package_loads_neither_models_nor_the_command_line() -
     assert modules & {"quantrim.model", "quantrim.files", "quantrim.commands", "typer", "rich"} == set()
 
 
-def test_D12_names_are_there_when_they_are_asked_for() -> None:
+@pytest.mark.promise("fault-D12")
+def test_names_are_there_when_they_are_asked_for() -> None:
     code = "import quantrim as qt; print(qt.compress.__module__, qt.model.tune.__module__, 'model' in dir(qt))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["quantrim.model.compress", "quantrim.model.tune", "True"]
@@ -79,7 +83,8 @@ def test_D12_names_are_there_when_they_are_asked_for() -> None:
         qt.polish  # type: ignore[attr-defined]  # noqa: B018
 
 
-def test_D12_editors_see_the_names_that_python_finds() -> None:
+@pytest.mark.promise("fault-D12")
+def test_editors_see_the_names_that_python_finds() -> None:
     """The imports for type checkers, the table for Python, and __all__ say the same."""
     seen: dict[str, str] = {}
     modules: set[str] = set()
@@ -147,9 +152,10 @@ def test_arrays_need_nothing_that_only_posix_has() -> None:
 # Ctrl-C
 
 
+@pytest.mark.promise("fault-D19")
 @pytest.mark.parametrize("swallowed", [False, True], ids=["raised", "swallowed"])
 @pytest.mark.parametrize("module", ["typer", "numpy", "ml_dtypes"])
-def test_D19_ctrl_c_while_a_module_loads_is_one_line(module: str, swallowed: bool, tmp_path: Path) -> None:
+def test_ctrl_c_while_a_module_loads_is_one_line(module: str, swallowed: bool, tmp_path: Path) -> None:
     """Also where the module would swallow an exception."""
     waits = "print('loading', flush=True); import time; time.sleep(60)"
     body = f"try:\n    {waits}\nexcept BaseException:\n    pass\n" if swallowed else f"{waits}\n"
@@ -173,7 +179,8 @@ def test_D19_ctrl_c_while_a_module_loads_is_one_line(module: str, swallowed: boo
 # python -m quantrim, and shells
 
 
-def test_D16_the_package_is_a_program() -> None:
+@pytest.mark.promise("fault-D16")
+def test_the_package_is_a_program() -> None:
     assert run("--version").stdout == f"quantrim {qt.__version__}\n"
     assert "Usage: quantrim" in run("--help").stdout
     assert run("polish").returncode == 2
@@ -187,7 +194,8 @@ def completion(words: str, env: Mapping[str, str] | None = None) -> list[str]:
     return done.stdout.split()
 
 
-def test_D16_shells_complete_commands_and_options() -> None:
+@pytest.mark.promise("fault-D16")
+def test_shells_complete_commands_and_options() -> None:
     assert set(completion("quantrim ")) >= COMMANDS
     assert completion("quantrim comp") == ["compress", "compare"]
     assert completion("quantrim compress --group") == ["--group-size"]
@@ -199,19 +207,22 @@ def test_shells_complete_the_values_of_options() -> None:
     assert completion("quantrim decompress a b --dtype ") == list(words.FLOATS)
 
 
+@pytest.mark.promise("fault-D16")
 @pytest.mark.parametrize("line", ["quantrim c", "quantrim compress a b --codebook n"])
-def test_D16_completion_needs_no_kernels(line: str) -> None:
+def test_completion_needs_no_kernels(line: str) -> None:
     asked = {"_QUANTRIM_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
     assert loaded([], env=asked) & {*HEAVY, "rich.table"} == set()
 
 
+@pytest.mark.promise("fault-D16")
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_D16_a_script_for_shells_is_shown(shell: str) -> None:
+def test_a_script_for_shells_is_shown(shell: str) -> None:
     done = run("--show-completion", shell, env={"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"})
     assert done.returncode == 0 and "_QUANTRIM_COMPLETE" in done.stdout
 
 
-def test_D16_completion_is_installed(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-D16")
+def test_completion_is_installed(tmp_path: Path) -> None:
     env = {"HOME": os.fspath(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     done = run("--install-completion", "bash", env=env)
     assert done.returncode == 0 and "completion installed" in done.stdout

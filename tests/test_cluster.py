@@ -175,9 +175,10 @@ def test_groups_have_codebooks_of_their_own(group: int) -> None:
     assert bits_of(channel.dequantize()) == bits_of(qt.cluster(w, 4, group_size=97).dequantize())
 
 
+@pytest.mark.promise("A19")
 @pytest.mark.parametrize("shape", [(0,), (0, 8), (8, 0), (3, 0, 4)])
 @pytest.mark.parametrize("group_size", ["tensor", "channel", 3])
-def test_A19_empty(shape: tuple[int, ...], group_size: Any) -> None:
+def test_empty_arrays(shape: tuple[int, ...], group_size: Any) -> None:
     q = qt.cluster(np.zeros(shape, np.float32), group_size=group_size)
     assert q.dequantize().shape == shape
 
@@ -195,12 +196,14 @@ def test_same_bits_as_reference_and_on_any_threads(n: int, dtype: Any) -> None:
                 assert bits_of(qt.cluster(w, 5)) == want
 
 
-def test_A4_negative_zero_counts_as_zero() -> None:
+@pytest.mark.promise("A4")
+def test_negative_zero_counts_as_zero() -> None:
     w = np.array([0.0, -0.0, 1.0, -0.0, 2.0, 5.0], np.float32)
     assert bits_of(qt.cluster(w, 3)) == bits_of(qt.cluster(w + 0, 3))
 
 
-def test_A5_A10_subnormal_and_huge() -> None:
+@pytest.mark.promise("A5", "A10")
+def test_subnormal_and_huge() -> None:
     for values in ([1e-45, 3e-45, 1e-40, 1e-38], [-3e38, 3e38, 1e-3, 2e-3], [-3.4e38, -3.3e38, 3.3e38, 3.4e38]):
         w = np.array(values * 5, np.float32)
         q = qt.cluster(w, 2)
@@ -209,8 +212,9 @@ def test_A5_A10_subnormal_and_huge() -> None:
         assert squared_error(w, q) <= float(least_error(w.tolist()[:4], 2)) * 5 * ROUNDING
 
 
+@pytest.mark.promise("B40")
 @pytest.mark.parametrize("k", [0, 1, 257, -1, True, 4.0, "4", None], ids=repr)
-def test_B40_k(k: Any) -> None:
+def test_k_out_of_range(k: Any) -> None:
     with pytest.raises((ValueError, TypeError), match=r"k must be an integer of 2\.\.256, not"):
         qt.cluster(samples(0, 50), k)
 

@@ -71,7 +71,8 @@ def nearest(values: Array, x: Fraction) -> int:
     return min(range(len(values)), key=lambda i: (abs(exact(values[i]) - x), i))
 
 
-def test_A12_nearest_value_and_ties_to_the_lower_one() -> None:
+@pytest.mark.promise("A12")
+def test_nearest_value_and_ties_to_the_lower_one() -> None:
     """At middles, and one float32 beside them; 0.1 and 0.5 have no float32 middle."""
     middles = ((TABLE[1:].astype(np.float64) + TABLE[:-1]) / 2).astype(np.float32)
     x = np.concatenate([np.nextafter(middles, np.float32(s * 99)) for s in (-1, 1)] + [middles, TABLE, [-99, 99]])
@@ -128,8 +129,9 @@ MX_WEIGHTS = [
 ]
 
 
+@pytest.mark.promise("A12")
 @pytest.mark.parametrize("w", MX_WEIGHTS, ids=["normal", "subnormal", "huge", "ties", "tiny"])
-def test_A12_mxfp4_is_that_of_ml_dtypes(w: Array) -> None:
+def test_mxfp4_is_that_of_ml_dtypes(w: Array) -> None:
     """float4_e2m1fn rounds half to even and saturates. Its -0 is our 0."""
     q = qt.quantize_codebook(w, "mxfp4")
     codes = q.codes()
@@ -146,8 +148,9 @@ def test_A12_mxfp4_is_that_of_ml_dtypes(w: Array) -> None:
                 assert exact(np.float32(q.scales[r, g]).astype(ml_dtypes.float8_e8m0fnu)) == scale
 
 
+@pytest.mark.promise("A12", "A14")
 @pytest.mark.parametrize("w", MX_WEIGHTS, ids=["normal", "subnormal", "huge", "ties", "tiny"])
-def test_A12_A14_mxint8_by_exact_fractions(w: Array) -> None:
+def test_mxint8_by_exact_fractions(w: Array) -> None:
     """Elements k / 64, half to even, within -127..127; stored scales are those of k."""
     q = qt.quantize_codebook(w, "mxint8")
     assert (q.bits, q.group_size, q.codebook) == (8, 32, None)
@@ -193,7 +196,8 @@ def test_binary_scale_is_the_best() -> None:
     assert (q.dequantize() == np.where(w < 0, -1, 1) * np.repeat(q.scales, 32, -1)[:, :70]).all()
 
 
-def test_A17_zero_is_plus_one_in_binary() -> None:
+@pytest.mark.promise("A17")
+def test_zero_is_plus_one_in_binary() -> None:
     q = qt.quantize_codebook(row([0.0, -0.0, 1e-45, -1e-45, 3e30]), "binary", group_size="tensor")
     assert q.codes().tolist() == [[1, 1, 1, 0, 1]]
 
@@ -242,10 +246,11 @@ def test_ternary_in_sets_that_are_sorted_by_digits(size: int) -> None:
 # Groups and scales
 
 
+@pytest.mark.promise("A21", "A22")
 @pytest.mark.parametrize("name", ["nf4", "binary", "ternary", VALUES], ids=str)
 @pytest.mark.parametrize("cols", [1, 2, 31, 32, 33, 97])
 @pytest.mark.parametrize("group", [1, 7, 32, 100])
-def test_A21_A22_groups_are_quantized_on_their_own(group: int, cols: int, name: Any) -> None:
+def test_groups_are_quantized_on_their_own(group: int, cols: int, name: Any) -> None:
     w = weights(cols, 3, cols)
     q = qt.quantize_codebook(w, name, group_size=group)
     for g in range(q.scales.shape[1]):
@@ -271,8 +276,9 @@ def test_tensor_and_channel_are_one_group_each(shape: tuple[int, ...], name: Any
     assert bits_of(channel.codes()) == bits_of(qt.quantize_codebook(w, name, group_size=shape[-1]).codes())
 
 
+@pytest.mark.promise("A3", "A4")
 @pytest.mark.parametrize("name", [*ALL, VALUES], ids=str)
-def test_A3_A4_zero_groups(name: Any) -> None:
+def test_zero_groups(name: Any) -> None:
     """Scale 0, exact zeros, the same bytes for either zero; neighbours are not disturbed."""
     w = weights(9, 3, 96)
     w[1, 32:64] = 0
@@ -283,9 +289,10 @@ def test_A3_A4_zero_groups(name: Any) -> None:
     assert bits_of(q) == bits_of(qt.quantize_codebook(w + 0, name, group_size=32))
 
 
+@pytest.mark.promise("A5", "A6", "A8", "A10")
 @pytest.mark.parametrize("name", [*ALL, VALUES], ids=str)
 @pytest.mark.parametrize("size", [1e-45, 1e-40, 1e-38, 1e-30, 1e30, 1e38])
-def test_A5_A6_A8_A10_tiny_and_huge(name: Any, size: float) -> None:
+def test_tiny_and_huge(name: Any, size: float) -> None:
     """Scales stay finite, nothing becomes NaN, and no weight decodes further away than absmax."""
     w = weights(10, 2, 64).clip(-3, 3) * np.float32(size)
     w[1, 5] = 3e38
@@ -296,10 +303,11 @@ def test_A5_A6_A8_A10_tiny_and_huge(name: Any, size: float) -> None:
     assert (np.abs(back.astype(np.float64) - w) <= top.astype(np.float64) * 2).all()
 
 
+@pytest.mark.promise("A8")
 @pytest.mark.parametrize("scale_dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("name", ["nf4", "binary", "ternary", VALUES, (-1.1, 0.3, 1.7)], ids=str)
-def test_A8_no_code_stands_for_more_than_the_dtype_holds(name: Any, dtype: Any, scale_dtype: str) -> None:
+def test_no_code_decodes_to_more_than_the_dtype_holds(name: Any, dtype: Any, scale_dtype: str) -> None:
     """Scales that rounding took beyond the largest weight would decode to infinity."""
     most = ml_dtypes.finfo(dtype).max
     w = np.array([[most, -most] * 20], dtype)
@@ -321,8 +329,9 @@ def test_A8_no_code_stands_for_more_than_the_dtype_holds(name: Any, dtype: Any, 
         qt.quantize_codebook(w, (-1.1, 0.3, 1.7), scales=float(most) / 1.5 if dtype == np.float16 else 2.1e38)
 
 
+@pytest.mark.promise("A5")
 @pytest.mark.parametrize("name", ["nf4", "fp4", VALUES], ids=str)
-def test_A5_accuracy_does_not_depend_on_size(name: Any) -> None:
+def test_accuracy_does_not_depend_on_size(name: Any) -> None:
     """Powers of two scale codes and errors exactly, down to where float32 ends."""
     w = weights(11)
     codes = qt.quantize_codebook(w, name).codes()
@@ -341,21 +350,24 @@ def test_scale_dtype_rounds_scales_before_codes(name: Any, dtype: str) -> None:
         assert bits_of(q) == bits_of(qt.quantize_codebook(w, name, scales=q.scales))
 
 
+@pytest.mark.promise("A8")
 @pytest.mark.parametrize("name", ["nf4", "binary", "ternary"])
 @pytest.mark.parametrize("group_size", [32, "tensor"])
-def test_A8_scale_beyond_float16(name: str, group_size: Any) -> None:
+def test_scale_beyond_float16(name: str, group_size: Any) -> None:
     with pytest.raises(ValueError, match=r"scale of group \d+ overflows float16"):
         qt.quantize_codebook(weights(13) * np.float32(1e6), name, scale_dtype="float16", group_size=group_size)
 
 
-def test_A8_scale_beyond_float32() -> None:
+@pytest.mark.promise("A8")
+def test_scale_beyond_float32() -> None:
     with pytest.raises(ValueError, match="scale of group 0 overflows float32"):
         qt.quantize_codebook(row([3e38]), [-1e-30, 1e-30])
 
 
+@pytest.mark.promise("A19")
 @pytest.mark.parametrize("name", [*ALL, VALUES], ids=str)
 @pytest.mark.parametrize("shape", [(0,), (0, 8), (8, 0), (3, 0, 4)])
-def test_A19_empty(name: Any, shape: tuple[int, ...]) -> None:
+def test_empty_arrays(name: Any, shape: tuple[int, ...]) -> None:
     for group_size in (None,) if name in ("mxfp4", "mxint8") else (None, "channel", "tensor"):
         q = qt.quantize_codebook(np.zeros(shape, np.float32), name, group_size=group_size)
         assert q.shape == shape
@@ -381,7 +393,8 @@ def test_out_is_filled_again(name: Any) -> None:
     assert bits_of(again) == before
 
 
-def test_A31_A32_parts_of_out() -> None:
+@pytest.mark.promise("A31", "A32")
+def test_arrays_of_out() -> None:
     w = np.ones((4, 1), np.float32)
     q = qt.quantize_codebook(w, "nf4", group_size=1)
     over_w = qt.QuantizedTensor(q.data, w, None, 4, 1, (4, 1), q.codebook)
@@ -402,12 +415,14 @@ def test_halves_are_read_as_they_are(dtype: Any) -> None:
 # Parameters
 
 
+@pytest.mark.promise("B48")
 @pytest.mark.parametrize("bad", ["nf3", "", "NF4", "mxfp8"])
-def test_B48_unknown_codebook(bad: str) -> None:
+def test_unknown_codebook(bad: str) -> None:
     with pytest.raises(ValueError, match="codebook must be one of 'nf4', 'fp4'"):
         qt.quantize_codebook(weights(0), bad)
 
 
+@pytest.mark.promise("B44")
 @pytest.mark.parametrize(
     "bad,error,words",
     [
@@ -425,13 +440,14 @@ def test_B48_unknown_codebook(bad: str) -> None:
     ],
     ids=lambda v: str(v)[:20],
 )
-def test_B44_codebook_values(bad: Any, error: type[Exception], words: str) -> None:
+def test_codebook_values(bad: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         qt.quantize_codebook(weights(0), bad)
 
 
+@pytest.mark.promise("B41")
 @pytest.mark.parametrize("group_size", [0, -1, 2**31, "row", 2.0, True], ids=repr)
-def test_B41_group_size(group_size: Any) -> None:
+def test_group_size_out_of_range(group_size: Any) -> None:
     for call in (lambda: qt.quantize_codebook(weights(0), "nf4", group_size=group_size),
                  lambda: qt.cluster(weights(0), group_size=group_size),
                  lambda: qt.recognize_grid(weights(0), group_size=group_size)):  # fmt: skip
@@ -439,8 +455,9 @@ def test_B41_group_size(group_size: Any) -> None:
             call()
 
 
+@pytest.mark.promise("B41")
 @pytest.mark.parametrize("name", ["mxfp4", "mxint8"])
-def test_B41_groups_of_mx(name: str) -> None:
+def test_group_sizes_of_mx(name: str) -> None:
     q = qt.quantize_codebook(weights(0), name)
     assert bits_of(qt.quantize_codebook(weights(0), name, group_size=32)) == bits_of(q)
     with pytest.raises(ValueError, match=f"group_size must be 32 for '{name}', not 64"):
@@ -449,14 +466,16 @@ def test_B41_groups_of_mx(name: str) -> None:
         qt.quantize_codebook(weights(0), name, scale_dtype="float16")
 
 
+@pytest.mark.promise("B44")
 @pytest.mark.parametrize("name", ["mxfp4", "mxint8", "binary", "ternary"])
-def test_B44_methods_that_find_their_scale(name: str) -> None:
+def test_methods_that_find_their_scale(name: str) -> None:
     with pytest.raises(ValueError, match=f"scales must be None for '{name}'"):
         qt.quantize_codebook(weights(0), name, scales=1.0)
 
 
+@pytest.mark.promise("B44")
 @pytest.mark.parametrize("scale", [0.0, -1.0, math.nan, math.inf, 1e-46])
-def test_B44_given_scales(scale: float) -> None:
+def test_given_scales(scale: float) -> None:
     with pytest.raises(ValueError, match=r"scales must be positive and finite in float32, not .* at flat index 0"):
         qt.quantize_codebook(weights(0), "nf4", scales=scale)
     with pytest.raises(ValueError, match=r"scales must broadcast to shape \(7, 2\), not have shape \(3,\)"):

@@ -47,18 +47,21 @@ def child():
 """
 
 
-def test_E107_fork_after_a_parallel_region() -> None:
-    """G14: 200 times; the parent stays parallel and right."""
+@pytest.mark.promise("E107", "G14")
+def test_fork_after_a_parallel_region() -> None:
+    """200 times; the parent stays parallel and right."""
     count = "print([same() and child() for _ in range(200)] == [0] * 200)"
     assert printed(FORKS + count, QUANTRIM_THREADS="4") == "True"
 
 
-def test_E107_a_grandchild() -> None:
+@pytest.mark.promise("E107")
+def test_fork_of_a_fork() -> None:
     code = FORKS + "same()\nif os.fork() == 0: os._exit(child())\nprint(os.wait()[1])"
     assert printed(code, QUANTRIM_THREADS="4") == "0"
 
 
-def test_E108_fork_while_another_thread_computes() -> None:
+@pytest.mark.promise("E108")
+def test_fork_while_another_thread_computes() -> None:
     code = """
 import threading
 stop = threading.Event()
@@ -80,8 +83,9 @@ def scaled(k: int) -> bytes:
     return qt.quantize(w, 4, group_size=64).data.tobytes()
 
 
+@pytest.mark.promise("E108")
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_E108_multiprocessing(method: str) -> None:
+def test_multiprocessing(method: str) -> None:
     want = [scaled(k) for k in range(6)]
     code = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -101,9 +105,10 @@ def calls(f: Function, dtype: Any) -> tuple[Array, list[Any]]:
     return a, bits_of(f.call(a))
 
 
+@pytest.mark.promise("E109", "G14")
 @by_function
-def test_E109_eight_threads_on_one_input(f: Function) -> None:
-    """G14: same input, different outputs, each the same bytes as alone."""
+def test_eight_threads_on_one_input(f: Function) -> None:
+    """Same input, different outputs, each the same bytes as alone."""
     a, want = calls(f, f.dtypes[0])
     start = threading.Barrier(CALLERS)
 
@@ -116,8 +121,9 @@ def test_E109_eight_threads_on_one_input(f: Function) -> None:
             assert results == [want] * CALLS
 
 
+@pytest.mark.promise("E111")
 @by_function
-def test_E111_any_number_of_threads(f: Function) -> None:
+def test_any_number_of_threads(f: Function) -> None:
     for dtype in f.dtypes:
         for shape in ((ROWS, COLS), (1, ROWS * COLS), (ROWS * COLS // 4, 4)):
             a = f.values(2, shape, dtype)
@@ -176,8 +182,9 @@ def test_control_a_call_that_keeps_the_gil_is_found() -> None:
     assert not lets_others_run(lambda: sorted(numbers))
 
 
+@pytest.mark.promise("E113")
 @pytest.mark.parametrize("call", ["quantize(w, 4)", "prune(w, 0.5)", "sparsity(w)"])
-def test_E113_import_in_a_thread_and_exit_with_one_running(call: str) -> None:
+def test_import_in_a_thread_and_exit_with_one_running(call: str) -> None:
     code = f"""
 import threading, numpy as np
 done = []
@@ -198,7 +205,8 @@ print(done)
         assert (result.returncode, result.stdout, result.stderr) == (0, "[131072]\n", "")
 
 
-def test_E113_kernels_run_while_the_interpreter_ends() -> None:
+@pytest.mark.promise("E113")
+def test_kernels_run_while_the_interpreter_ends() -> None:
     """What ends the thread of others must not keep the one that shuts down from its lock."""
     code = """
 import atexit, os, sys, threading, types, numpy as np, quantrim as qt

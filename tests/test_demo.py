@@ -179,7 +179,7 @@ CODES = {  # what codes and float16 scales need
 }
 
 
-def test_every_form_is_there_in_order(rows: dict[str, demo.Row]) -> None:
+def test_every_row_is_there_in_order(rows: dict[str, demo.Row]) -> None:
     assert list(rows) == [demo.ORIGINAL, *demo.VARIANTS] == list(READ)
 
 
@@ -293,7 +293,7 @@ def test_neurons_that_go_are_those_that_matter_least_to_the_next_layer(
     np.testing.assert_array_equal(found["fc3.weight"], w3[:, kept[1]])
 
 
-def test_the_recovered_one_loses_nothing_when_stored_sparse(tmp_path: Path) -> None:
+def test_the_recovered_one_loses_nothing_when_written_sparse(tmp_path: Path) -> None:
     names = {"pruned 80 % + int4, recovered": tmp_path / "dense", "recovered, sparse": tmp_path / "sparse"}
     for folder in names.values():
         folder.mkdir()
@@ -390,7 +390,8 @@ def points(picture: Any) -> tuple[list[tuple[float, float]], list[tuple[float, f
     return found[0], found[1]
 
 
-def test_D27_the_picture_is_used_and_ends_near_100_percent(picture: Any) -> None:
+@pytest.mark.promise("fault-D27")
+def test_the_picture_is_used_and_ends_near_100_percent(picture: Any) -> None:
     """Each third of its height has points, as has each half of its width; the axis ends between 99 % and 100 %."""
     axes = picture.axes[0]
     at = axes.transAxes.inverted().transform(axes.transData.transform([place for g in points(picture) for place in g]))
@@ -402,7 +403,8 @@ def test_D27_the_picture_is_used_and_ends_near_100_percent(picture: Any) -> None
     assert (1, "99 %") in said and (20, "80 %") in said and all(best <= place <= worst for place, _ in said)
 
 
-def test_D27_the_front_is_what_no_other_form_beats(picture: Any, rows: dict[str, demo.Row]) -> None:
+@pytest.mark.promise("fault-D27")
+def test_the_front_is_what_no_other_row_beats(picture: Any, rows: dict[str, demo.Row]) -> None:
     best = [
         row for row in rows.values()
         if not any((o.nbytes, -o.accuracy) != (row.nbytes, -row.accuracy)
@@ -419,7 +421,8 @@ def test_D27_the_front_is_what_no_other_form_beats(picture: Any, rows: dict[str,
     assert coloured == {row.name for row in best}
 
 
-def test_D27_names_stand_beside_their_points(picture: Any) -> None:
+@pytest.mark.promise("fault-D27")
+def test_names_are_beside_their_points(picture: Any) -> None:
     """No leader is longer than half an inch, and no name lies on the front or on the legend."""
     from matplotlib.path import Path as Line
     from matplotlib.text import Text
@@ -437,7 +440,8 @@ def test_D27_names_stand_beside_their_points(picture: Any) -> None:
         assert not front_line.intersects_bbox(box, filled=False), text.get_text()
 
 
-def test_D27_a_form_without_errors_is_drawn_too(rows: dict[str, demo.Row]) -> None:
+@pytest.mark.promise("fault-D27")
+def test_a_row_without_errors_is_drawn_too(rows: dict[str, demo.Row]) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib, the extra `plot`, is not installed")
     first = rows[demo.ORIGINAL]
     perfect = [dataclasses.replace(first, name=name, accuracy=1.0) for name in ("a", "b")]

@@ -181,7 +181,8 @@ def test_several_teachers_as_a_list_a_tuple_or_one_array() -> None:
     assert one[0] == distillation_loss(student, taught[0])[0]
 
 
-def test_A30_teachers_that_speak_dlpack_alone() -> None:
+@pytest.mark.promise("A30")
+def test_teachers_that_speak_dlpack_alone() -> None:
     class Foreign:
         def __init__(self, a: Array) -> None:
             self.__dlpack__ = a.__dlpack__
@@ -229,9 +230,10 @@ LARGE = {  # student, teacher, label; the divergence and the cross-entropy to be
 }
 
 
+@pytest.mark.promise("A13")
 @pytest.mark.parametrize("name", LARGE)
 @ISAS
-def test_A13_large_logits(name: str, isa: str) -> None:
+def test_large_logits(name: str, isa: str) -> None:
     s, t, label, divergence, cross_entropy = LARGE[name]
     student, teacher, labels = np.array([s], np.float32), np.array([t], np.float32), np.array([label])
     with qt.use_isa(isa):
@@ -253,8 +255,9 @@ def test_one_class() -> None:
     assert loss == 0 and not grad.any()
 
 
+@pytest.mark.promise("A19")
 @pytest.mark.parametrize("shape", [(0, 5), (0, 0), (3, 0), (2, 0, 4), (0,)], ids=str)
-def test_A19_no_rows_or_no_classes(shape: tuple[int, ...]) -> None:
+def test_no_rows_or_no_classes(shape: tuple[int, ...]) -> None:
     nothing = np.zeros(shape, np.float32)
     for labels in (None, np.zeros(shape[:-1], int)) if 0 in shape[:-1] else (None,):
         loss, grad = distillation_loss(nothing, nothing, labels)
@@ -271,11 +274,12 @@ def some_masked(seed: int, shape: tuple[int, ...], dtype: Any, marks: Array) -> 
     return x
 
 
+@pytest.mark.promise("fault-D5")
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 @pytest.mark.parametrize("teachers", [1, 3])
 @DTYPES
 @ISAS
-def test_D5_masked_classes_count_0(isa: str, dtype: Any, teachers: int, temperature: float) -> None:
+def test_masked_classes_count_0(isa: str, dtype: Any, teachers: int, temperature: float) -> None:
     """As if they were not there: the loss and gradient of the other classes, and 0 for theirs."""
     shape, few = (6, 37), 21
     marks = np.zeros(shape, np.bool_)
@@ -295,8 +299,9 @@ def test_D5_masked_classes_count_0(isa: str, dtype: Any, teachers: int, temperat
     assert np.abs(grad[~marks].reshape(6, few) - want).max() <= GRADIENT_ERROR * temperature
 
 
+@pytest.mark.promise("fault-D5")
 @ISAS
-def test_D5_classes_that_only_the_teacher_masks(isa: str) -> None:
+def test_classes_that_only_the_teacher_masks(isa: str) -> None:
     """p = 0 there, and the student's gradient is q; one teacher of two leaves half of the other's p."""
     student, teacher = logits(1, (3, 20)), logits(2, (3, 20))
     teacher[:, 4:9] = -np.inf
@@ -307,9 +312,10 @@ def test_D5_classes_that_only_the_teacher_masks(isa: str) -> None:
     assert math.isfinite(loss) and (grad[:, 4:9] > 0).all()
 
 
+@pytest.mark.promise("fault-D5")
 @pytest.mark.parametrize("ignored", [-100, -1, 3, 2**40])
 @ISAS
-def test_D5_labels_that_are_ignored(isa: str, ignored: int) -> None:
+def test_labels_that_are_ignored(isa: str, ignored: int) -> None:
     """The mean of the labels' part is over those that count; the teachers' is over all rows."""
     student, teacher = logits(4, (2, 5, 9)), logits(5, (2, 5, 9))
     labels = np.array([[0, ignored, 2, 8, ignored], [ignored, 1, 1, 4, 6]])
@@ -329,8 +335,9 @@ def test_D5_labels_that_are_ignored(isa: str, ignored: int) -> None:
     np.testing.assert_allclose(nothing[1], 0.4 * soft[1], rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.promise("fault-D5")
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint64, np.int64])
-def test_D5_ignored_labels_of_every_integer_dtype(dtype: Any) -> None:
+def test_ignored_labels_of_every_integer_dtype(dtype: Any) -> None:
     student, teacher = logits(4, (4, 9)), logits(5, (4, 9))
     want = distillation_loss(student, teacher, [0, -100, 8, 1])
     given = np.array([0, 3, 8, 1], dtype)
@@ -338,8 +345,9 @@ def test_D5_ignored_labels_of_every_integer_dtype(dtype: Any) -> None:
     assert loss == want[0] and grad.tobytes() == want[1].tobytes() and given[1] == 3
 
 
+@pytest.mark.promise("fault-D5")
 @ISAS
-def test_D5_what_masks_cannot_mean(isa: str) -> None:
+def test_what_masks_cannot_mean(isa: str) -> None:
     student, teacher = logits(6, (3, 40)), logits(7, (3, 40))
     masked, labels = student.copy(), np.array([1, 2, 3])
     masked[1, 37] = masked[2, 3] = -np.inf
@@ -368,9 +376,10 @@ def test_D5_what_masks_cannot_mean(isa: str) -> None:
         distillation_loss(masked, np.where(np.isinf(masked), masked, teacher), labels, alpha=1)
 
 
+@pytest.mark.promise("fault-D5")
 @pytest.mark.parametrize("lowest", [-np.inf, -3e38])
 @ISAS
-def test_D5_what_alpha_leaves_out_is_nothing(isa: str, lowest: float) -> None:
+def test_what_alpha_leaves_out_is_nothing(isa: str, lowest: float) -> None:
     """Also where it would be infinite: of so many classes that the student alone holds impossible."""
     student, teacher = np.full((2, 40), lowest, np.float32), np.zeros((2, 40), np.float32)
     student[:, :2] = 0
@@ -381,8 +390,9 @@ def test_D5_what_alpha_leaves_out_is_nothing(isa: str, lowest: float) -> None:
     assert not grad[:, 2:].any()
 
 
+@pytest.mark.promise("fault-D5")
 @pytest.mark.parametrize("value", [True, 1.0, "1", None, 2**63], ids=repr)
-def test_D5_ignore_index(value: Any) -> None:
+def test_ignore_index_out_of_range(value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="ignore_index must be an integer of"):
         distillation_loss(logits(0, (4, 5)), logits(1, (4, 5)), [0, 0, 0, 0], ignore_index=value)
 
@@ -390,9 +400,10 @@ def test_D5_ignore_index(value: Any) -> None:
 # Refusals
 
 
+@pytest.mark.promise("A1", "A2")
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @ISAS
-def test_A1_A2_not_finite(isa: str, bad: float) -> None:
+def test_not_finite(isa: str, bad: float) -> None:
     """In the student or any teacher, at any place: the argument, the count and the first place."""
     with qt.use_isa(isa):
         for at in (0, 15, 16, 36, 37, 73):
@@ -405,14 +416,16 @@ def test_A1_A2_not_finite(isa: str, bad: float) -> None:
                     distillation_loss(broken[0], broken[1:], [0, 1])
 
 
+@pytest.mark.promise("A13")
 @pytest.mark.parametrize("label", [-1, 5, -101, 2**62], ids=repr)
-def test_A13_label_out_of_range(label: int) -> None:
+def test_label_out_of_range(label: int) -> None:
     labels = np.array([0, 4, label, 9])
     with pytest.raises(ValueError, match=rf"labels must be 0\.\.4 or -100, not {label} at flat index 2"):
         distillation_loss(logits(0, (4, 5)), logits(1, (4, 5)), labels)
 
 
-def test_A29_labels_of_other_dtypes() -> None:
+@pytest.mark.promise("A29")
+def test_labels_of_other_dtypes() -> None:
     student, teacher = logits(0, (4, 5)), logits(1, (4, 5))
     want = bits_of(distillation_loss(student, teacher, [0, 4, 2, 2])[1])
     for dtype in ("i1", "u1", ">i2", "u8"):
@@ -424,7 +437,8 @@ def test_A29_labels_of_other_dtypes() -> None:
         distillation_loss(student, teacher, np.full(4, 2**64 - 1, np.uint64))
 
 
-def test_B46_shapes_that_do_not_match() -> None:
+@pytest.mark.promise("B46")
+def test_shapes_that_do_not_match() -> None:
     x = logits(0, (4, 5))
     for wrong in (x[:3], x.T, x[:, :4], x[None, :3], x[None, None], np.zeros((0, 4, 5), np.float32), x[0]):
         with pytest.raises(ValueError, match=r"teacher_logits must have shape \(4, 5\), or one axis more"):
@@ -438,20 +452,23 @@ def test_B46_shapes_that_do_not_match() -> None:
             distillation_loss(x, x, labels)
 
 
+@pytest.mark.promise("B44")
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, math.nan, math.inf, True, "0.5", None, 1j], ids=repr)
-def test_B44_alpha(alpha: Any) -> None:
+def test_alpha_out_of_range(alpha: Any) -> None:
     for labels in (None, np.zeros(4, int)):
         with pytest.raises((ValueError, TypeError), match=r"alpha must be a number of 0\.0\.\.1\.0, not"):
             distillation_loss(logits(0, (4, 5)), logits(1, (4, 5)), labels, alpha=alpha)
 
 
+@pytest.mark.promise("B44")
 @pytest.mark.parametrize("temperature", [0, -1.0, 1e-7, 1e7, math.nan, math.inf, True, "1", None], ids=repr)
-def test_B44_temperature(temperature: Any) -> None:
+def test_temperature_out_of_range(temperature: Any) -> None:
     with pytest.raises((ValueError, TypeError), match=r"temperature must be a number of 1e-06\.\.1000000\.0, not"):
         distillation_loss(logits(0, (4, 5)), logits(1, (4, 5)), temperature=temperature)
 
 
-def test_A32_out_may_not_share_memory_with_labels_or_logits() -> None:
+@pytest.mark.promise("A32")
+def test_out_may_not_share_memory_with_labels_or_logits() -> None:
     x = logits(0, (4, 5))
     memory = np.zeros(20, np.int64)
     with pytest.raises(ValueError, match="out must be apart from every input"):

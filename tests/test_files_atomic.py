@@ -130,15 +130,17 @@ def test_use_outside_the_with_block(target: Path) -> None:
     assert target.read_bytes() == b"1"
 
 
+@pytest.mark.promise("D101")
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError])
-def test_D101_any_exception_leaves_nothing(target: Path, error: type[BaseException]) -> None:
+def test_any_exception_leaves_nothing(target: Path, error: type[BaseException]) -> None:
     put(target, OLD)
     with nothing_written(target), pytest.raises(error), AtomicFile(target, len(NEW)) as file:
         file.write(NEW[:100])
         raise error
 
 
-def test_D101_a_file_that_is_forgotten_leaves_nothing(target: Path) -> None:
+@pytest.mark.promise("D101")
+def test_a_file_that_is_forgotten_leaves_nothing(target: Path) -> None:
     """An exception may come on entry to __exit__ itself; then only the collector is left to clean up."""
     put(target, OLD)
     with nothing_written(target):
@@ -150,7 +152,8 @@ def test_D101_a_file_that_is_forgotten_leaves_nothing(target: Path) -> None:
         del file
 
 
-def test_D99_the_order_of_calls(target: Path) -> None:
+@pytest.mark.promise("D99")
+def test_the_order_of_calls(target: Path) -> None:
     with Calls() as calls:
         write_atomic(target)
     order = [name for name in calls.names if name in ("posix_fallocate", "pwrite", "fsync", "rename")]
@@ -160,7 +163,8 @@ def test_D99_the_order_of_calls(target: Path) -> None:
     )
 
 
-def test_D99_the_order_of_calls_of_a_folder(target: Path) -> None:
+@pytest.mark.promise("D99")
+def test_the_order_of_calls_of_a_folder(target: Path) -> None:
     with Calls() as calls:
         write_folder(target)
     order = [name for name in calls.names if name in ("mkdir", "pwrite", "fsync", "rename")]
@@ -170,7 +174,8 @@ def test_D99_the_order_of_calls_of_a_folder(target: Path) -> None:
     ]  # fmt: skip
 
 
-def test_D105_mode_is_that_of_a_new_file(target: Path) -> None:
+@pytest.mark.promise("D105")
+def test_mode_is_that_of_a_new_file(target: Path) -> None:
     for umask, mode in ((0o022, 0o644), (0o077, 0o600), (0o777, 0)):
         before = os.umask(umask)
         try:
@@ -180,7 +185,8 @@ def test_D105_mode_is_that_of_a_new_file(target: Path) -> None:
         assert stat.S_IMODE(target.stat().st_mode) == mode
 
 
-def test_D105_a_link_is_replaced_and_not_followed(target: Path) -> None:
+@pytest.mark.promise("D105")
+def test_a_link_is_replaced_and_not_followed(target: Path) -> None:
     other = target.with_name("other")
     put(other, OLD)
     target.symlink_to("other")
@@ -193,7 +199,8 @@ def test_D105_a_link_is_replaced_and_not_followed(target: Path) -> None:
         assert not target.is_symlink() and snapshot(target) == NEW
 
 
-def test_D105_what_is_no_file_is_refused(target: Path) -> None:
+@pytest.mark.promise("D105")
+def test_what_is_no_file_is_refused(target: Path) -> None:
     os.mkfifo(target.with_name("fifo"))
     target.with_name("folder").mkdir()
     target.with_name("link").symlink_to("fifo")
@@ -208,8 +215,9 @@ def test_D105_what_is_no_file_is_refused(target: Path) -> None:
                 write_atomic(path)
 
 
+@pytest.mark.promise("D105")
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can make a device node, and replace one")
-def test_D105_a_device_is_refused(target: Path) -> None:
+def test_a_device_is_refused(target: Path) -> None:
     try:
         os.mknod(target, stat.S_IFCHR | 0o666, os.makedev(1, 3))
     except PermissionError:
@@ -219,11 +227,12 @@ def test_D105_a_device_is_refused(target: Path) -> None:
     assert stat.S_ISCHR(target.stat().st_mode)
 
 
+@pytest.mark.promise("D105")
 @pytest.mark.parametrize(
     "name",
     ["x" * 255, "\u00e9" * 127, "\U0001f600" * 63, "a\nb", "-rf", "\udcff", " ", "%s{}", "~", "x" * 223, "x" * 224],
 )
-def test_D105_names(target: Path, name: str) -> None:
+def test_names_of_targets(target: Path, name: str) -> None:
     path = target.with_name(name)
     write_atomic(path)
     assert snapshot(path) == NEW
@@ -232,22 +241,25 @@ def test_D105_names(target: Path, name: str) -> None:
     assert remove_stale(path) == [stale.name]
 
 
+@pytest.mark.promise("D105")
 @pytest.mark.parametrize("path", ["", ".", "..", "/", "a\0b"])
-def test_D105_paths_that_name_nothing(path: str) -> None:
+def test_paths_that_name_nothing(path: str) -> None:
     with pytest.raises(ValueError, match="must"), AtomicFile(path):
         pass
     with pytest.raises(ValueError, match="must"), AtomicFolder(path):
         pass
 
 
-def test_D105_paths_too_long_or_missing(target: Path) -> None:
+@pytest.mark.promise("D105")
+def test_paths_too_long_or_missing(target: Path) -> None:
     for path in (target.parent / "d" / "e", target.with_name("x" * 256), Path("/" + "a/" * 3000 + "x")):
         with nothing_written(target), pytest.raises(OSError, match=r"No such file|too long") as caught:
             write_atomic(path)
         assert caught.value.filename is not None
 
 
-def test_D105_directory_is_moved_during_the_write(target: Path) -> None:
+@pytest.mark.promise("D105")
+def test_directory_is_moved_during_the_write(target: Path) -> None:
     moved = target.parent.with_name("moved")
     with AtomicFile(target) as file:
         file.write(NEW)
@@ -255,7 +267,8 @@ def test_D105_directory_is_moved_during_the_write(target: Path) -> None:
     assert snapshot(moved) == {target.name: NEW}
 
 
-def test_D105_directory_is_removed_during_the_write(target: Path) -> None:
+@pytest.mark.promise("D105")
+def test_directory_is_removed_during_the_write(target: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught, AtomicFile(target) as file:
         file.write(NEW)
         next(target.parent.iterdir()).unlink()
@@ -263,7 +276,8 @@ def test_D105_directory_is_removed_during_the_write(target: Path) -> None:
     assert caught.value.filename == str(target)
 
 
-def test_D105_a_relative_target_stays_where_it_was(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.promise("D105")
+def test_a_relative_target_stays_where_it_was(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(target.parent)
     with AtomicFile("model.safetensors") as file:
         file.write(NEW)
@@ -281,7 +295,8 @@ def test_D105_a_relative_target_stays_where_it_was(target: Path, monkeypatch: py
 # Temporaries
 
 
-def test_D98_stale_temporaries_are_removed(target: Path) -> None:
+@pytest.mark.promise("D98")
+def test_stale_temporaries_are_removed(target: Path) -> None:
     dead = target.with_name(temporary_name(target.name))
     dead.write_bytes(OLD)
     dead_folder = target.with_name(temporary_name(target.name))
@@ -295,7 +310,8 @@ def test_D98_stale_temporaries_are_removed(target: Path) -> None:
     assert snapshot(outside) == OLD_FOLDER
 
 
-def test_D98_what_is_not_ours_stays(target: Path) -> None:
+@pytest.mark.promise("D98")
+def test_what_is_not_ours_stays(target: Path) -> None:
     hexes = "0123456789abcdef"
     names = [
         f".other.{hexes}{PART}", f".{target.name}.{hexes}", f".{target.name}.{hexes[1:]}{PART}",
@@ -311,7 +327,8 @@ def test_D98_what_is_not_ours_stays(target: Path) -> None:
     assert len(list(target.parent.iterdir())) == len(names) + 1
 
 
-def test_D98_temporaries_of_live_writers_stay(target: Path) -> None:
+@pytest.mark.promise("D98")
+def test_temporaries_of_live_writers_stay(target: Path) -> None:
     with AtomicFile(target) as first:
         first.write(OLD)
         assert remove_stale(target) == []
@@ -322,7 +339,8 @@ def test_D98_temporaries_of_live_writers_stay(target: Path) -> None:
         assert remove_stale(folder.path) == []
 
 
-def test_D98_a_lock_in_another_process(target: Path) -> None:
+@pytest.mark.promise("D98")
+def test_a_lock_in_another_process(target: Path) -> None:
     name = target.with_name(temporary_name(target.name))
     code = (
         f"import fcntl, sys; file = open({str(name)!r}, 'w'); fcntl.flock(file, fcntl.LOCK_EX); "
@@ -337,8 +355,9 @@ def test_D98_a_lock_in_another_process(target: Path) -> None:
         assert remove_stale(target) == [name.name]
 
 
+@pytest.mark.promise("D98")
 @pytest.mark.parametrize("write", [write_atomic, write_folder])
-def test_D98_a_temporary_is_locked_before_others_see_it(
+def test_a_temporary_is_locked_before_others_see_it(
     target: Path, write: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between its making and its lock it is like a dead run's: others wait so long."""
@@ -403,7 +422,8 @@ def test_file_systems_without_locks_or_preallocation(target: Path, monkeypatch: 
 # At once
 
 
-def test_E112_two_processes_one_target(target: Path) -> None:
+@pytest.mark.promise("E112")
+def test_two_processes_one_target(target: Path) -> None:
     context = multiprocessing.get_context("spawn")
     writers = [context.Process(target=write_many, args=(str(target), letter)) for letter in (b"a", b"b")]
     for writer in writers:
@@ -419,7 +439,8 @@ def test_E112_two_processes_one_target(target: Path) -> None:
     assert leftovers(target.parent) == []
 
 
-def test_E112_threads_one_target_and_one_file(target: Path) -> None:
+@pytest.mark.promise("E112")
+def test_threads_one_target_and_one_file(target: Path) -> None:
     errors: list[BaseException] = []
 
     def run(letter: bytes) -> None:

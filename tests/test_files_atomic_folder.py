@@ -140,9 +140,10 @@ def test_files_must_be_finished_before_their_folder(target: Path) -> None:
         file.write(b"1")
 
 
+@pytest.mark.promise("D101")
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("old", [None, OLD_FOLDER])
-def test_D101_any_exception_leaves_no_folder(target: Path, old: Any, error: type[BaseException]) -> None:
+def test_any_exception_leaves_no_folder(target: Path, old: Any, error: type[BaseException]) -> None:
     put(target, old)
     with nothing_written(target), pytest.raises(error), AtomicFolder(target, overwrite=True) as folder:
         with folder.file("a") as file:
@@ -197,7 +198,8 @@ def test_an_old_folder_that_cannot_be_removed_is_reported(target: Path, monkeypa
 # Two runs on one target
 
 
-def test_D24_E112_two_processes_one_folder(target: Path) -> None:
+@pytest.mark.promise("E112", "fault-D24")
+def test_two_processes_one_folder(target: Path) -> None:
     """Each writes it whole or says that another does, and the last one stays."""
     context = multiprocessing.get_context("spawn")
     runs = [context.Process(target=write_folders, args=(str(target), letter)) for letter in (b"a", b"b")]

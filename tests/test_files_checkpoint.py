@@ -72,7 +72,8 @@ def test_packed_rows_must_be_bytes(path: Path) -> None:
         ckpt.rows("a", 0, 1)
 
 
-def test_C69_unaligned_data(path: Path) -> None:
+@pytest.mark.promise("C69")
+def test_unaligned_data(path: Path) -> None:
     data = floats(5)
     header = {"a": entry("U8", [1], 0, 1), "b": entry("F32", [5], 1, 21)}
     for pad in range(4):
@@ -114,7 +115,7 @@ def test_shapes_of_rows(path: Path) -> None:
             ckpt.rows("two", 0.0, 1)  # type: ignore[arg-type]
 
 
-def test_parts_of_a_tensor(path: Path) -> None:
+def test_ranges_of_a_tensor(path: Path) -> None:
     data = floats(4, 6)
     raw = data.tobytes()
     write_tensors(path, {"first": floats(1), "a": data})
@@ -164,7 +165,8 @@ def test_closed(folder: Path) -> None:
     assert open_descriptors() == before
 
 
-def test_E109_threads_read_at_once(path: Path) -> None:
+@pytest.mark.promise("E109")
+def test_threads_read_at_once(path: Path) -> None:
     tensors = {f"t{i}": floats(50 + i, 64) for i in range(8)}
     write_tensors(path, tensors)
     wrong: list[str] = []
@@ -183,7 +185,8 @@ def test_E109_threads_read_at_once(path: Path) -> None:
     assert not wrong
 
 
-def test_C66_bool_bytes_are_0_or_1(path: Path) -> None:
+@pytest.mark.promise("C66")
+def test_bool_bytes_are_0_or_1(path: Path) -> None:
     path.write_bytes(raw_file({"m": entry("BOOL", [2, 3], 0, 6)}, b"\0\1\0\1\2\1"))
     with open_checkpoint(path) as ckpt:
         assert ckpt.rows("m", 0, 1).tolist() == [[False, True, False]]
@@ -193,8 +196,9 @@ def test_C66_bool_bytes_are_0_or_1(path: Path) -> None:
                 read()
 
 
+@pytest.mark.promise("C94")
 @pytest.mark.parametrize("dtype", ["u1", "i2", "f4", "c8", "f8"])
-def test_C94_big_endian_machines_swap(dtype: str) -> None:
+def test_big_endian_machines_swap(dtype: str) -> None:
     """The bytes of a little-endian file, taken apart on a machine of the other order."""
     native = np.dtype(dtype)
     values = np.arange(1, 9).astype(native)
@@ -204,7 +208,8 @@ def test_C94_big_endian_machines_swap(dtype: str) -> None:
     np.testing.assert_array_equal(from_little_endian(file, native.newbyteorder("<"), "little"), values)
 
 
-def test_G12_a_row_of_a_huge_file_needs_the_memory_of_a_row(path: Path) -> None:
+@pytest.mark.promise("G12")
+def test_a_row_of_a_huge_file_needs_the_memory_of_a_row(path: Path) -> None:
     rows = 1 << 20
     head, _ = encode_header([("a", "F32", (rows, 4096))])
     with path.open("wb") as file:
@@ -278,7 +283,8 @@ def test_side_files(folder: Path) -> None:
         assert ckpt.beside.odd == {"fifo": "a FIFO", "gone": "a link that leads nowhere: No such file or directory"}
 
 
-def test_C54_a_folder_of_pickles(tmp_path: Path) -> None:
+@pytest.mark.promise("C54")
+def test_a_folder_of_pickles(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04K\1.")
     refused_checkpoint(tmp_path, "pytorch_model.bin", "a pickle, but not of torch.save: its magic number must be")
 
@@ -289,7 +295,8 @@ def test_bad_config(folder: Path, text: str) -> None:
     refused_checkpoint(folder, "config.json")
 
 
-def test_G20_a_config_of_gigabytes_is_not_read(folder: Path) -> None:
+@pytest.mark.promise("G20")
+def test_a_config_of_gigabytes_is_not_read(folder: Path) -> None:
     (folder / "config.json").write_text("{}")
     os.truncate(folder / "config.json", JSON_LIMIT + 1)
     tracemalloc.start()
@@ -331,7 +338,7 @@ def _replaced(path: Path) -> None:
 def _rewritten(path: Path) -> None:
     with path.open("r+b") as file:
         file.write(path.read_bytes())
-    os.utime(path, ns=(0, 0))  # D105: a clock that stands at the beginning
+    os.utime(path, ns=(0, 0))  # a clock that stands at the beginning
 
 
 def _removed(path: Path) -> None:
@@ -347,9 +354,10 @@ CHANGES: dict[Callable[[Path], None], str] = {
 }
 
 
+@pytest.mark.promise("C55")
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("open_limit", [0, 256])
-def test_C55_a_file_changes_while_it_is_read(
+def test_a_file_changes_while_it_is_read(
     path: Path, change: Callable[[Path], None], open_limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source_file, "KEPT_OPEN", threading.Semaphore(open_limit))
@@ -363,7 +371,8 @@ def test_C55_a_file_changes_while_it_is_read(
         assert caught.value.path == str(path)
 
 
-def test_C55_reading_past_the_end_of_a_shrunk_file(path: Path) -> None:
+@pytest.mark.promise("C55")
+def test_reading_past_the_end_of_a_shrunk_file(path: Path) -> None:
     write_tensors(path, {"a": floats(8), "b": floats(8)})
     with open_checkpoint(path) as ckpt:
         _shrink(path)
@@ -402,7 +411,8 @@ def test_many_shards_do_not_use_up_the_descriptors(tmp_path: Path, monkeypatch: 
     assert open_descriptors() == before
 
 
-def test_C51_a_shard_cut_at_every_byte(folder: Path) -> None:
+@pytest.mark.promise("C51")
+def test_a_shard_cut_at_every_byte(folder: Path) -> None:
     shard = folder / "x-2.safetensors"
     data = shard.read_bytes()
     for size in range(len(data)):
@@ -435,7 +445,8 @@ def test_reading_runs_in_bounded_chunks(path: Path, monkeypatch: pytest.MonkeyPa
         np.testing.assert_array_equal(ckpt["a"], floats(100))
 
 
-def test_D96_a_read_error_says_where(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.promise("D96")
+def test_a_read_error_says_where(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tensors(path, {"a": floats(100)})
     real = os.preadv
 

@@ -93,20 +93,23 @@ def kill_sweep(server: Server, target: Path, writer: str) -> tuple[int, list[str
 # Kills
 
 
+@pytest.mark.promise("D98")
 @pytest.mark.parametrize("writer", ATOMIC)
-def test_D98_killed_at_every_call(server: Server, target: Path, writer: str) -> None:
+def test_killed_at_every_call(server: Server, target: Path, writer: str) -> None:
     points, faults = kill_sweep(server, target, writer)
     assert not faults
     assert points > 45
 
 
+@pytest.mark.promise("D98")
 @pytest.mark.parametrize("writer", ["write_naive", "write_naive_folder"])
-def test_D98_the_sweep_finds_a_naive_writer(server: Server, target: Path, writer: str) -> None:
+def test_the_kill_sweep_finds_a_naive_writer(server: Server, target: Path, writer: str) -> None:
     _, faults = kill_sweep(server, target, writer)
     assert sum("mixed" in fault for fault in faults) > 5
 
 
-def test_D98_killed_at_random_moments(server: Server, target: Path) -> None:
+@pytest.mark.promise("D98")
+def test_killed_at_random_moments(server: Server, target: Path) -> None:
     new = NEW * 400
     start_over(target, OLD)
     durations = []
@@ -124,10 +127,11 @@ def test_D98_killed_at_random_moments(server: Server, target: Path) -> None:
     assert snapshot(target.parent) == {target.name: new}
 
 
+@pytest.mark.promise("D98")
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace, to kill at real system calls")
 @pytest.mark.parametrize("writer", CASES)
-def test_D98_killed_at_every_system_call(target: Path, writer: str) -> None:
+def test_killed_at_every_system_call(target: Path, writer: str) -> None:
     """The same without our list of Python calls: strace kills at the k-th system call of each kind."""
     old, new = CASES[writer]
     script = Path(__file__).with_name("files_helpers.py")
@@ -179,9 +183,10 @@ def interrupted(target: Path, writer: str, interrupt: Callable[[Callable[[], Non
     return caught
 
 
+@pytest.mark.promise("D101")
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("writer", ATOMIC)
-def test_D101_interrupted_at_every_call(target: Path, writer: str, when: str) -> None:
+def test_interrupted_at_every_call(target: Path, writer: str, when: str) -> None:
     def stop() -> None:
         raise KeyboardInterrupt
 
@@ -195,8 +200,9 @@ def test_D101_interrupted_at_every_call(target: Path, writer: str, when: str) ->
     assert at > 15
 
 
+@pytest.mark.promise("D101")
 @pytest.mark.parametrize("writer", ATOMIC)
-def test_D101_interrupted_at_every_line(target: Path, writer: str) -> None:
+def test_interrupted_at_every_line(target: Path, writer: str) -> None:
     """Also where no system call is: between two lines, on entry to __exit__, in the middle of cleaning up."""
 
     def interrupt(run: Callable[[], None]) -> None:
@@ -208,7 +214,8 @@ def test_D101_interrupted_at_every_line(target: Path, writer: str) -> None:
     assert at > 100
 
 
-def test_D101_the_sweep_finds_a_writer_that_forgets_its_temporary(target: Path) -> None:
+@pytest.mark.promise("D101")
+def test_the_sweep_finds_a_writer_that_forgets_its_temporary(target: Path) -> None:
     def forgetful(run: Callable[[], None]) -> None:
         target.with_name(".target.0123456789abcdef.quantrim-part").write_bytes(NEW)
         raise KeyboardInterrupt
@@ -217,7 +224,8 @@ def test_D101_the_sweep_finds_a_writer_that_forgets_its_temporary(target: Path) 
         interrupted(target, "write_atomic", forgetful)
 
 
-def test_D101_ctrl_c_from_outside(target: Path) -> None:
+@pytest.mark.promise("D101")
+def test_ctrl_c_from_outside(target: Path) -> None:
     code = f"""
 import signal
 from quantrim.files import AtomicFile
@@ -284,22 +292,25 @@ def failing_sweep(target: Path, writer: str, code: int) -> tuple[int, list[str]]
     return len(names), faults
 
 
+@pytest.mark.promise("D95", "D96")
 @pytest.mark.parametrize("code", CODES, ids=errno.errorcode.get)
 @pytest.mark.parametrize("writer", ATOMIC)
 @pytest.mark.filterwarnings("ignore:the replaced folder could not be removed:UserWarning")
-def test_D95_D96_every_call_fails_once(target: Path, writer: str, code: int) -> None:
+def test_every_call_fails_once(target: Path, writer: str, code: int) -> None:
     count, faults = failing_sweep(target, writer, code)
     assert not faults
     assert count > 12
 
 
-def test_D96_the_sweep_finds_a_naive_writer(target: Path) -> None:
+@pytest.mark.promise("D96")
+def test_the_error_sweep_finds_a_naive_writer(target: Path) -> None:
     _, faults = failing_sweep(target, "write_naive", errno.EIO)
     assert any("yet the target is not the old one" in fault for fault in faults)
 
 
+@pytest.mark.promise("D97")
 @pytest.mark.parametrize("writer", ATOMIC)
-def test_D97_short_writes_and_interruptions(target: Path, writer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_writes_and_interruptions(target: Path, writer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = CASES[writer]
     put(target, old)
     real = os.pwrite
@@ -319,7 +330,8 @@ def test_D97_short_writes_and_interruptions(target: Path, writer: str, monkeypat
     assert calls > 30 and snapshot(target) == new
 
 
-def test_D97_a_file_that_never_takes_more(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.promise("D97")
+def test_a_file_that_never_takes_more(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(target, OLD)
     real = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[:100], at) if at < 4000 else 0)
@@ -363,7 +375,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", disk], check=True)
 
 
-def test_D95_no_space_is_known_before_the_work(small_disk: Path) -> None:
+@pytest.mark.promise("D95")
+def test_no_space_is_known_before_the_work(small_disk: Path) -> None:
     target = small_disk / "target"
     put(target, OLD)
     before = target.stat().st_mtime_ns
@@ -386,8 +399,9 @@ def test_D95_no_space_is_known_before_the_work(small_disk: Path) -> None:
     assert snapshot(small_disk) == {"target": OLD} and target.stat().st_mtime_ns == before
 
 
+@pytest.mark.promise("D95")
 @pytest.mark.parametrize("step", [1000, 4096, 100_000, 700_000])
-def test_D95_no_space_in_the_middle(small_disk: Path, step: int) -> None:
+def test_no_space_in_the_middle(small_disk: Path, step: int) -> None:
     target = small_disk / "target"
     put(target, OLD)
     with pytest.raises(OSError, match=r"needs \d+ bytes, \d+ are free") as caught, AtomicFile(target) as file:
@@ -399,7 +413,8 @@ def test_D95_no_space_in_the_middle(small_disk: Path, step: int) -> None:
         file.write(bytes(400_000))
 
 
-def test_D95_the_small_disk_finds_a_naive_writer(small_disk: Path) -> None:
+@pytest.mark.promise("D95")
+def test_the_small_disk_finds_a_naive_writer(small_disk: Path) -> None:
     target = small_disk / "target"
     put(target, OLD)
     with pytest.raises(OSError, match="No space left"):
@@ -407,7 +422,8 @@ def test_D95_the_small_disk_finds_a_naive_writer(small_disk: Path) -> None:
     assert snapshot(target) != OLD
 
 
-def test_D96_a_read_only_file_system(small_disk: Path) -> None:
+@pytest.mark.promise("D96")
+def test_a_read_only_file_system(small_disk: Path) -> None:
     target = small_disk / "target"
     put(target, OLD)
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
@@ -418,7 +434,8 @@ def test_D96_a_read_only_file_system(small_disk: Path) -> None:
     assert snapshot(small_disk) == {"target": OLD}
 
 
-def test_D95_dev_full(tmp_path: Path) -> None:
+@pytest.mark.promise("D95")
+def test_dev_full(tmp_path: Path) -> None:
     for size in (None, 5):
         writer = FileWriter(tmp_path / "name", size)
         fd = os.open("/dev/full", os.O_WRONLY)
@@ -430,7 +447,8 @@ def test_D95_dev_full(tmp_path: Path) -> None:
             os.close(fd)
 
 
-def test_D96_file_size_limit(target: Path) -> None:
+@pytest.mark.promise("D96")
+def test_file_size_limit(target: Path) -> None:
     put(target, OLD)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
@@ -448,7 +466,8 @@ def test_D96_file_size_limit(target: Path) -> None:
     assert not leftovers(target.parent)
 
 
-def test_D105_a_directory_without_permission() -> None:
+@pytest.mark.promise("D105")
+def test_a_directory_without_permission() -> None:
     folder = Path(tempfile.mkdtemp(dir="/tmp"))  # every parent must be open to a user without rights
     target = folder / "target"
     put(target, OLD)
@@ -482,8 +501,9 @@ def in_a_process(code: str) -> str:
     return run.stdout
 
 
+@pytest.mark.promise("D102")
 @pytest.mark.parametrize("closed", [(0, 1, 2), (0,), (1,), (2,), (1, 2)])
-def test_D102_closed_standard_descriptors(target: Path, closed: tuple[int, ...]) -> None:
+def test_closed_standard_descriptors(target: Path, closed: tuple[int, ...]) -> None:
     """With 0 to 2 closed, the next files would get their numbers, and every print would go into them."""
     code = f"""
 for fd in {closed}:
@@ -511,7 +531,8 @@ os._exit(0)
     assert snapshot(target.with_name("target.d")) == {"x": b"67890"}
 
 
-def test_D105_working_directory_is_removed(target: Path) -> None:
+@pytest.mark.promise("D105")
+def test_working_directory_is_removed(target: Path) -> None:
     code = f"""
 os.mkdir({str(target.parent / "d")!r})
 os.chdir({str(target.parent / "d")!r})
@@ -530,7 +551,8 @@ except FileNotFoundError:
     assert sorted(path.name for path in target.parent.iterdir()) == ["target", "target.d"]
 
 
-def test_D105_clock_jumps_back(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.promise("D105")
+def test_clock_jumps_back(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(target, OLD)
     os.utime(target, ns=(0, 0))
     for name in ("time", "monotonic", "perf_counter", "time_ns"):
@@ -539,8 +561,9 @@ def test_D105_clock_jumps_back(target: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert snapshot(target) == NEW
 
 
+@pytest.mark.promise("D105")
 @pytest.mark.parametrize("write", [WRITERS["write_atomic"], WRITERS["write_folder"]])
-def test_D105_umask_777_without_root(write: Callable[[Path], None]) -> None:
+def test_umask_777_without_root(write: Callable[[Path], None]) -> None:
     """A folder that its owner may not enter cannot be filled: an error, and nothing left."""
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     folder.chmod(0o777)

@@ -35,8 +35,9 @@ TRAVERSALS = [
 ]  # fmt: skip
 
 
+@pytest.mark.promise("C90")
 @pytest.mark.parametrize("shard", TRAVERSALS, ids=ascii)
-def test_C90_shard_names_stay_in_the_folder(folder: Path, shard: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shard_names_stay_in_the_folder(folder: Path, shard: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write_index(folder, {"a": shard, "b": "x-1.safetensors"})
     opened: list[Path] = []
     real = os.open
@@ -51,37 +52,43 @@ def test_C90_shard_names_stay_in_the_folder(folder: Path, shard: str, monkeypatc
     assert all(path.parent == folder or path == Path("/proc/self/fd") for path in opened)
 
 
+@pytest.mark.promise("C90")
 @pytest.mark.parametrize("shard", ["%2e%2e", "~", "$HOME", "file:", "x-1.safetensors "])
-def test_C90_names_are_taken_as_they_are(folder: Path, shard: str) -> None:
+def test_names_are_taken_as_they_are(folder: Path, shard: str) -> None:
     write_index(folder, {"a": shard})
     refused_checkpoint(folder, f"shard {shard!r} of the index is missing")
 
 
+@pytest.mark.promise("C90")
 @pytest.mark.parametrize("value", [1, None, ["x-1.safetensors"], {"a": 1}, True])
-def test_C90_shard_names_are_strings(folder: Path, value: Any) -> None:
+def test_shard_names_are_strings(folder: Path, value: Any) -> None:
     write_index(folder, {"a": value})
     refused_checkpoint(folder, "tensor 'a'", "must be a string")
 
 
+@pytest.mark.promise("C90")
 @pytest.mark.parametrize("weight_map", [None, [], "x", 1, {}])
-def test_C90_weight_map_is_an_object(folder: Path, weight_map: Any) -> None:
+def test_weight_map_is_an_object(folder: Path, weight_map: Any) -> None:
     write_index(folder, weight_map)
     refused_checkpoint(folder, "weight_map")
 
 
+@pytest.mark.promise("C90")
 @pytest.mark.parametrize("text", [b"", b"[]", b"null", b"{}", b"\xff", b"GGUF", b"[" * 200_000])
-def test_C90_index_is_an_object(folder: Path, text: bytes) -> None:
+def test_index_is_an_object(folder: Path, text: bytes) -> None:
     (folder / "model.safetensors.index.json").write_bytes(text)
     refused_checkpoint(folder, "the index")
 
 
-def test_C90_duplicate_keys(folder: Path) -> None:
+@pytest.mark.promise("C90")
+def test_duplicate_keys(folder: Path) -> None:
     text = '{"weight_map":{"a":"x-1.safetensors","a":"x-2.safetensors"}}'
     (folder / "model.safetensors.index.json").write_text(text)
     refused_checkpoint(folder, "'a' twice")
 
 
-def test_C90_what_the_index_lists_must_be_somewhere(folder: Path) -> None:
+@pytest.mark.promise("C90")
+def test_what_the_index_lists_must_be_somewhere(folder: Path) -> None:
     full = {"a": "x-1.safetensors", "b": "x-1.safetensors", "c": "x-2.safetensors", "d": "x-2.safetensors"}
     write_index(folder, full | {"e": "x-3.safetensors"})
     refused_checkpoint(folder, "shard 'x-3.safetensors' of the index is missing")
@@ -94,16 +101,18 @@ def test_C90_what_the_index_lists_must_be_somewhere(folder: Path) -> None:
     refused_checkpoint(folder, "tensor 'e'", "it is not there, but in 'x-3.safetensors', 'x-4.safetensors'")
 
 
+@pytest.mark.promise("fault-C5")
 def test_tensors_that_the_index_does_not_list_are_not_read(folder: Path) -> None:
-    """C5: the index decides, and a warning counts what it leaves out."""
+    """The index decides, and a warning counts what it leaves out."""
     write_index(folder, {"a": "x-1.safetensors", "c": "x-2.safetensors"})
     said = r"disagree: 2 tensors are not in it and not read \('b', 'd'\)$"
     with pytest.warns(UserWarning, match=said), open_checkpoint(folder) as ckpt:
         assert list(ckpt) == ["a", "c"] and ckpt.total_size == 4 * (2 + 4)
 
 
+@pytest.mark.promise("C58", "fault-C5")
 def test_a_tensor_in_two_shards_is_read_where_the_index_says(folder: Path) -> None:
-    """C5, C58: an overlay shard holds newer tensors beside the old ones."""
+    """An overlay shard holds newer tensors beside the old ones."""
     newer = floats(2) + 1
     write_tensors(folder / "overlay.safetensors", {"a": newer})
     index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
@@ -117,8 +126,9 @@ def test_a_tensor_in_two_shards_is_read_where_the_index_says(folder: Path) -> No
         assert list(ckpt.readers["x-1.safetensors"].tensors) == ["a", "b"]
 
 
+@pytest.mark.promise("fault-C5")
 def test_a_tensor_in_another_shard_than_the_index_says(folder: Path) -> None:
-    """C5: what the index lists is read where it is, if that is one place."""
+    """What the index lists is read where it is, if that is one place."""
     index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
     write_index(folder, index | {"a": "x-2.safetensors"})
     with pytest.warns(UserWarning, match="1 tensor is not where it says"), open_checkpoint(folder) as ckpt:
@@ -126,8 +136,9 @@ def test_a_tensor_in_another_shard_than_the_index_says(folder: Path) -> None:
         np.testing.assert_array_equal(ckpt["a"], floats(2))
 
 
+@pytest.mark.promise("C90", "fault-C5")
 def test_a_shard_that_is_not_listed(tmp_path: Path) -> None:
-    """C5, C90: it is named, whatever it is called."""
+    """It is named, whatever it is called."""
     names = [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
     for i, name in enumerate(names):
         write_tensors(tmp_path / name, {f"t{i}": floats(2)})
@@ -136,8 +147,9 @@ def test_a_shard_that_is_not_listed(tmp_path: Path) -> None:
         assert list(open_checkpoint(tmp_path)) == ["t0", "t1"]
 
 
+@pytest.mark.promise("fault-C3")
 def test_an_index_with_a_byte_order_mark(folder: Path) -> None:
-    """C3: as json and utf-8-sig read it; offsets in messages count it."""
+    """As json and utf-8-sig read it; offsets in messages count it."""
     path = folder / "model.safetensors.index.json"
     text = path.read_bytes()
     path.write_bytes(b"\xef\xbb\xbf" + text)
@@ -146,7 +158,8 @@ def test_an_index_with_a_byte_order_mark(folder: Path) -> None:
     refused_checkpoint(folder, "byte 4", "the index is not JSON")
 
 
-def test_C90_a_shard_of_another_format(folder: Path) -> None:
+@pytest.mark.promise("C90")
+def test_a_shard_of_another_format(folder: Path) -> None:
     (folder / "x-2.safetensors").write_bytes(b"GGUF\3\0\0\0" + bytes(99))
     refused_checkpoint(folder, "x-2.safetensors", "looks like a GGUF file")
     (folder / "x-2.safetensors").rename(folder / "x-2.bin")
@@ -154,34 +167,39 @@ def test_C90_a_shard_of_another_format(folder: Path) -> None:
     refused_checkpoint(folder, "x-2.bin", "not a file of torch.save; it looks like a GGUF file")
 
 
-def test_C91_an_index_that_names_itself(folder: Path) -> None:
+@pytest.mark.promise("C91")
+def test_an_index_that_names_itself(folder: Path) -> None:
     write_index(folder, {"a": "model.safetensors.index.json"})
     refused_words = ("model.safetensors.index.json", "looks like a JSON file")
     with pytest.warns(UserWarning, match="not in the checkpoint"):
         refused_checkpoint(folder, *refused_words)
 
 
+@pytest.mark.promise("C91")
 @pytest.mark.parametrize("total", [55, 57, 0, -1, "56", True, 1e300, []])
-def test_C91_a_wrong_total_size_is_a_warning(folder: Path, total: Any) -> None:
+def test_a_wrong_total_size_is_a_warning(folder: Path, total: Any) -> None:
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     write_index(folder, index["weight_map"], metadata={"total_size": total})
     with pytest.warns(UserWarning, match="total_size is .*, the tensors are 56 bytes"):
         assert len(open_checkpoint(folder)) == 4
 
 
+@pytest.mark.promise("C91")
 @pytest.mark.parametrize("fields", [{}, {"metadata": {}}, {"metadata": {"total_size": 56.0, "x": [1]}}, {"extra": 1}])
-def test_C91_metadata_may_be_missing(folder: Path, fields: dict[str, Any]) -> None:
+def test_metadata_may_be_missing(folder: Path, fields: dict[str, Any]) -> None:
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     write_index(folder, index["weight_map"], **fields)
     assert len(open_checkpoint(folder)) == 4
 
 
-def test_C91_metadata_is_an_object(folder: Path) -> None:
+@pytest.mark.promise("C91")
+def test_metadata_is_an_object(folder: Path) -> None:
     write_index(folder, {"a": "x-1.safetensors"}, metadata=[])
     refused_checkpoint(folder, "metadata of the index must be an object")
 
 
-def test_C60_a_large_index(tmp_path: Path) -> None:
+@pytest.mark.promise("C60")
+def test_a_large_index_in_linear_time(tmp_path: Path) -> None:
     count = 100_000
     names = [f"model.layers.{i}.w" for i in range(count)]
     for shard in range(4):
@@ -194,8 +212,9 @@ def test_C60_a_large_index(tmp_path: Path) -> None:
     assert time.process_time() - begin < 30  # a second; minutes where it is not linear
 
 
+@pytest.mark.promise("C90")
 @pytest.mark.parametrize("count", [50_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
-def test_C90_more_shards_than_a_folder_can_hold(folder: Path, count: int) -> None:
+def test_more_shards_than_a_folder_can_hold(folder: Path, count: int) -> None:
     write_index(folder, {f"t{i}": f"s{i}.safetensors" for i in range(count)})
     before = time.process_time()
     refused_checkpoint(folder, "shard 's0.safetensors' of the index is missing")
@@ -226,7 +245,8 @@ def hub_cache(tmp_path: Path) -> Path:
     return snapshot
 
 
-def test_C90_the_cache_of_the_hub_works(tmp_path: Path) -> None:
+@pytest.mark.promise("C90")
+def test_the_cache_of_the_hub_works(tmp_path: Path) -> None:
     snapshot = hub_cache(tmp_path)
     linked = tmp_path / "linked"
     linked.symlink_to(snapshot)
@@ -238,7 +258,8 @@ def test_C90_the_cache_of_the_hub_works(tmp_path: Path) -> None:
         assert list(ckpt) == ["a"]
 
 
-def test_C90_a_sub_folder_of_a_snapshot_works(tmp_path: Path) -> None:
+@pytest.mark.promise("C90")
+def test_a_sub_folder_of_a_snapshot_works(tmp_path: Path) -> None:
     snapshot = hub_cache(tmp_path)
     (snapshot / "unet").mkdir()
     (snapshot / "unet" / "model.safetensors").symlink_to("../../../blobs/d1")
@@ -281,9 +302,10 @@ def _index_is_a_link(snapshot: Path, outside: Path) -> None:
     _replace(snapshot / "model.safetensors.index.json", outside.parent / "d3")
 
 
+@pytest.mark.promise("fault-C6")
 @pytest.mark.parametrize("plant", [_absolute, _relative, _other_repository, _blob_is_a_link, _index_is_a_link])
 def test_links_to_files_are_read_wherever_they_lead(tmp_path: Path, plant: Callable[[Path, Path], None]) -> None:
-    """C6: who made the folder made its links; what a stranger writes are the names in an index."""
+    """Who made the folder made its links; what a stranger writes are the names in an index."""
     snapshot = hub_cache(tmp_path)
     plant(snapshot, _outside(tmp_path))
     with open_checkpoint(snapshot) as ckpt:
@@ -291,9 +313,10 @@ def test_links_to_files_are_read_wherever_they_lead(tmp_path: Path, plant: Calla
         np.testing.assert_array_equal(ckpt["a"], floats(2))
 
 
+@pytest.mark.promise("C50", "fault-C6")
 @pytest.mark.parametrize("target", ["nowhere", "x-1.safetensors", "/dev/zero", "."])
 def test_links_to_what_is_no_file(tmp_path: Path, target: str) -> None:
-    """C6, C50: a shard or a config that leads nowhere, to itself, to a device or to a folder."""
+    """A shard or a config that leads nowhere, to itself, to a device or to a folder."""
     for name in ("x-1.safetensors", "config.json"):
         snapshot = hub_cache(tmp_path / name)
         _replace(snapshot / name, name if target == "x-1.safetensors" else target)
@@ -301,14 +324,16 @@ def test_links_to_what_is_no_file(tmp_path: Path, target: str) -> None:
             open_checkpoint(snapshot)
 
 
-def test_C90_links_inside_the_folder_work(folder: Path) -> None:
+@pytest.mark.promise("C90")
+def test_links_inside_the_folder_work(folder: Path) -> None:
     (folder / "x-2.safetensors").rename(folder / "data")
     (folder / "x-2.safetensors").symlink_to("data")
     with open_checkpoint(folder) as ckpt:
         assert len(ckpt) == 4 and ckpt.side_files == ["data"]
 
 
-def test_C50_a_fifo_as_a_shard(folder: Path) -> None:
+@pytest.mark.promise("C50")
+def test_a_fifo_as_a_shard(folder: Path) -> None:
     (folder / "x-2.safetensors").unlink()
     os.mkfifo(folder / "x-2.safetensors")
     refused_checkpoint(folder, "not a FIFO")

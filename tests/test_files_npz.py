@@ -107,8 +107,9 @@ def test_what_numpy_saves(path: Path, save: Any, strip: int, monkeypatch: pytest
             checkpoint.check_unchanged()
 
 
+@pytest.mark.promise("C89")
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
-def test_C89_versions_of_npy(tmp_path: Path, version: Any) -> None:
+def test_versions_of_npy(tmp_path: Path, version: Any) -> None:
     path = tmp_path / "a.npy"
     with path.open("wb") as file:
         np.lib.format.write_array(file, floats(3, 5), version=version)
@@ -127,7 +128,8 @@ def test_a_file_without_a_suffix_is_read_as_what_it_is(path: Path) -> None:
     refused(path.rename(path.with_suffix(".safetensors")), "looks like an .npz file", "give it the suffix .npz")
 
 
-def test_G12_compressed_arrays_need_little_memory(path: Path) -> None:
+@pytest.mark.promise("G12")
+def test_compressed_arrays_need_little_memory(path: Path) -> None:
     """Of 48 MB, in any order; each read goes on at a place near it."""
     data = np.arange(12 << 20, dtype=np.uint32) // 5
     np.savez_compressed(path, a=data, b=data[:100], c=np.asfortranarray(data[: 1 << 20].reshape(1024, 1024)))
@@ -143,8 +145,9 @@ def test_G12_compressed_arrays_need_little_memory(path: Path) -> None:
             tracemalloc.stop()
 
 
+@pytest.mark.promise("E109")
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_E109_threads_read_at_once(path: Path, save: Any) -> None:
+def test_threads_read_at_once(path: Path, save: Any) -> None:
     arrays = {f"t{k}": floats(300, 100 + k) for k in range(6)}
     save(path, **arrays)
     wrong: list[str] = []
@@ -193,8 +196,9 @@ REFUSED_ARRAYS: dict[str, Any] = {
 }
 
 
+@pytest.mark.promise("C54", "C87")
 @pytest.mark.parametrize("said", REFUSED_ARRAYS)
-def test_C54_C87_arrays_of_other_things(path: Path, said: str) -> None:
+def test_arrays_of_other_things(path: Path, said: str) -> None:
     np.savez(path, fine=floats(3), bad=REFUSED_ARRAYS[said])
     refused(path, "'bad'", said)
     np.save(path.with_suffix(".npy"), REFUSED_ARRAYS[said])
@@ -250,9 +254,10 @@ BAD_NPY = {
 }
 
 
+@pytest.mark.promise("C86", "C87")
 @pytest.mark.parametrize("said", BAD_NPY)
 @pytest.mark.filterwarnings("ignore::SyntaxWarning", "ignore::DeprecationWarning")
-def test_C86_C87_bad_headers_of_arrays(tmp_path: Path, said: str) -> None:
+def test_bad_headers_of_arrays(tmp_path: Path, said: str) -> None:
     path = tmp_path / "a.npy"
     path.write_bytes(BAD_NPY[said])
     refused(path, said.rstrip())
@@ -313,13 +318,15 @@ BAD_ZIPS = {
 }
 
 
+@pytest.mark.promise("C88")
 @pytest.mark.parametrize("said", BAD_ZIPS)
-def test_C88_bad_zips(path: Path, said: str) -> None:
+def test_bad_zips(path: Path, said: str) -> None:
     path.write_bytes(BAD_ZIPS[said])
     refused(path, said.rstrip())
 
 
-def test_C88_names(path: Path) -> None:
+@pytest.mark.promise("C88")
+def test_names_of_members(path: Path) -> None:
     """Those that lead elsewhere are names like others, as nothing is unpacked; none is there twice."""
     names = ["../x", "/etc/x", "a\\b", "A", "a", "a.npy", ".", ""]
     path.write_bytes(zip_of(*((f"{name}.npy", ARRAY) for name in names)))
@@ -334,8 +341,9 @@ def test_C88_names(path: Path) -> None:
     refused(path, "'y'", "must have the same name")
 
 
+@pytest.mark.promise("C51", "G2")
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, DEFLATED])
-def test_C51_G2_truncated_and_with_flipped_bits(path: Path, method: int) -> None:
+def test_truncated_and_with_flipped_bits(path: Path, method: int) -> None:
     """What is read is what was there, or it is refused: all bytes of arrays are under a checksum."""
     whole = zip_of(("x.npy", ARRAY), ("y.npy", ARRAY), method=method)
     for size in range(0, len(whole), 3):

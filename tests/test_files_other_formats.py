@@ -27,8 +27,9 @@ def refused(path: Path) -> str:
     return message
 
 
+@pytest.mark.promise("fault-D9")
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_D9_other_formats_by_suffix(tmp_path: Path, suffix: str) -> None:
+def test_other_formats_by_suffix(tmp_path: Path, suffix: str) -> None:
     """Where the bytes say nothing. What is safetensors after all is read."""
     path = tmp_path / f"model{suffix}"
     path.write_bytes(b"\xde" * 99)
@@ -38,24 +39,28 @@ def test_D9_other_formats_by_suffix(tmp_path: Path, suffix: str) -> None:
     assert list(read_header(path)[0]) == ["a"]
 
 
-def test_D25_a_config_is_not_a_model(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-D25")
+def test_a_config_is_not_a_model(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text('{"model_type": "bert"}')
     message = refused(path)
     assert f"a JSON file; give the model's folder, {str(tmp_path)!r}" in message and "found" not in message
 
 
-def test_D25_a_missing_pickle_is_missing(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-D25")
+def test_a_missing_pickle_is_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         open_checkpoint(tmp_path / "pytorch_model.bin")
 
 
-def test_D25_an_empty_file_is_empty(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-D25")
+def test_an_empty_file_is_empty(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.touch()
     assert refused(path).endswith("an empty file: file ends at byte 0")
 
 
+@pytest.mark.promise("fault-D25")
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -65,13 +70,14 @@ def test_D25_an_empty_file_is_empty(tmp_path: Path) -> None:
         ("tf_model.h5", "'tf_model.h5' is an HDF5 file"),
     ],
 )
-def test_D25_a_folder_of_another_format(tmp_path: Path, name: str, said: str) -> None:
+def test_a_folder_of_another_format(tmp_path: Path, name: str, said: str) -> None:
     (tmp_path / name).write_bytes(bytes(9))
     (tmp_path / "config.json").write_text("{}")
     assert said in refused(tmp_path)
 
 
-def test_D25_a_folder_whose_weights_are_further_down(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-D25")
+def test_a_folder_whose_weights_are_further_down(tmp_path: Path) -> None:
     (tmp_path / "transformer").mkdir()
     (tmp_path / "transformer" / "model.safetensors").write_bytes(READABLE)
     (tmp_path / "vae").mkdir()

@@ -21,7 +21,8 @@ def target(tmp_path: Path) -> Path:
     return folder / "model.safetensors"
 
 
-def test_C56_the_same_file(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.promise("C56")
+def test_the_same_file(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(target, OLD)
     monkeypatch.chdir(target.parent)
     hard, link, chain = target.with_name("hard"), target.with_name("link"), target.with_name("chain")
@@ -48,7 +49,8 @@ def test_C56_the_same_file(target: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     refuse_same_file([], target)
 
 
-def test_C56_folders(target: Path) -> None:
+@pytest.mark.promise("C56")
+def test_folders_that_overlap(target: Path) -> None:
     source = target.parent
     put(target, OLD)
     outside = source.with_name("outside")
@@ -74,7 +76,8 @@ def test_C56_folders(target: Path) -> None:
         refuse_same_file(target, source)
 
 
-def test_C56_a_shard_behind_a_link(tmp_path: Path) -> None:
+@pytest.mark.promise("C56")
+def test_a_shard_behind_a_link(tmp_path: Path) -> None:
     blobs, snapshot_folder = tmp_path / "blobs", tmp_path / "snapshots" / "r"
     snapshot_folder.mkdir(parents=True)
     blobs.mkdir()
@@ -84,7 +87,8 @@ def test_C56_a_shard_behind_a_link(tmp_path: Path) -> None:
         refuse_same_file(snapshot_folder, blobs / "d1")
 
 
-def test_C56_messages_are_escaped(tmp_path: Path) -> None:
+@pytest.mark.promise("C56")
+def test_messages_are_escaped(tmp_path: Path) -> None:
     bad = tmp_path / "a\x1b\n"
     with pytest.raises(ValueError, match="must not be the source") as caught:
         refuse_same_file(bad, bad)

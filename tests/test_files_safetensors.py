@@ -88,12 +88,14 @@ def test_matrix_shape(path: Path, shape: tuple[int, ...], matrix: tuple[int, int
 # What cannot be a file
 
 
+@pytest.mark.promise("C50")
 @pytest.mark.parametrize("size", range(8))
-def test_C50_too_short_for_a_length(path: Path, size: int) -> None:
+def test_too_short_for_a_length(path: Path, size: int) -> None:
     refused(path, bytes([8] * size), f"ends at byte {size}")
 
 
-def test_C50_not_a_regular_file(tmp_path: Path, path: Path) -> None:
+@pytest.mark.promise("C50")
+def test_not_a_regular_file(tmp_path: Path, path: Path) -> None:
     refused(tmp_path, None, "not a directory")
     refused(Path("/dev/zero"), None, "not a character device")
     os.mkfifo(tmp_path / "fifo")
@@ -106,7 +108,8 @@ def test_C50_not_a_regular_file(tmp_path: Path, path: Path) -> None:
         read_header(tmp_path / "link")
 
 
-def test_C50_replaced_by_a_fifo_between_check_and_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.promise("C50")
+def test_replaced_by_a_fifo_between_check_and_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_bytes(SMALL)
     fifo = path.with_name("fifo")
     os.mkfifo(fifo)
@@ -115,20 +118,23 @@ def test_C50_replaced_by_a_fifo_between_check_and_open(path: Path, monkeypatch: 
     refused(path, None, "not a FIFO")
 
 
+@pytest.mark.promise("C50")
 @pytest.mark.parametrize("path", ["", "a\0b"])
-def test_C50_a_path_that_is_none(path: str) -> None:
+def test_a_path_that_is_none(path: str) -> None:
     with pytest.raises(ValueError, match="must be a path"):
         read_header(path)
 
 
-def test_C51_truncated_at_every_byte(path: Path) -> None:
+@pytest.mark.promise("C51")
+def test_truncated_at_every_byte(path: Path) -> None:
     for size in range(len(SMALL)):
         refused(path, SMALL[:size], f"file ends at byte {size}")
     refused(path, SMALL[:-1], "tensor 'b\u00e9'", f"needs byte {len(SMALL)}")
 
 
+@pytest.mark.promise("C52")
 @pytest.mark.parametrize("tail", [b"\0", b"PK\3\4", bytes(1000)])
-def test_C52_bytes_after_the_data(path: Path, tail: bytes) -> None:
+def test_bytes_after_the_data(path: Path, tail: bytes) -> None:
     refused(path, SMALL + tail, f"{len(tail)} bytes follow", f"byte {len(SMALL)}")
 
 
@@ -159,9 +165,10 @@ OTHERS = {
 }
 
 
+@pytest.mark.promise("C53", "fault-D9")
 @pytest.mark.parametrize("name", OTHERS)
-def test_C53_other_formats_are_named(path: Path, name: str) -> None:
-    """D9: as what they are; none of them is said to hold code."""
+def test_other_formats_are_named(path: Path, name: str) -> None:
+    """As what they are; none of them is said to hold code."""
     message = refused(path, OTHERS[name], "looks like", name)
     assert "pickle" not in message and "(found" not in message
 
@@ -174,23 +181,27 @@ PICKLES = {
 }
 
 
+@pytest.mark.promise("C54")
 @pytest.mark.parametrize("name", PICKLES)
-def test_C54_pickles_by_content(path: Path, name: str) -> None:
+def test_pickles_by_content(path: Path, name: str) -> None:
     refused(path, PICKLES[name], "looks like", "give it the suffix .pt or .pth")
 
 
+@pytest.mark.promise("C54")
 @pytest.mark.parametrize("suffix", [".pkl", ".PICKLE"])
-def test_C54_pickles_by_suffix(path: Path, suffix: str) -> None:
+def test_pickles_by_suffix(path: Path, suffix: str) -> None:
     refused(path.with_suffix(suffix), SMALL, "never opened")
 
 
-def test_C54_a_header_length_that_begins_like_a_pickle(path: Path) -> None:
+@pytest.mark.promise("C54")
+def test_a_header_length_that_begins_like_a_pickle(path: Path) -> None:
     header = json.dumps(ONE).encode().ljust(0x480)  # the file begins with 80 04
     path.write_bytes(raw_file(header, bytes(8)))
     assert list(read_header(path)[0]) == ["a"]
 
 
-def test_C54_no_pickle_is_ever_imported() -> None:
+@pytest.mark.promise("C54")
+def test_no_pickle_is_ever_imported() -> None:
     folder = Path(read_header.__code__.co_filename).parent
     modules: set[str] = set()
     for file in folder.glob("*.py"):
@@ -211,19 +222,22 @@ NAMES = [
 ]  # fmt: skip
 
 
+@pytest.mark.promise("C57")
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name[:12]))
-def test_C57_names_are_kept_and_escaped(path: Path, name: str) -> None:
+def test_names_are_kept_and_escaped(path: Path, name: str) -> None:
     path.write_bytes(raw_file({name: entry("U8", [1], 0, 1)}, b"1"))
     assert list(read_header(path)[0]) == [name]
     refused(path, raw_file({name: entry("U8", [2], 0, 1)}, b"1"), quote(name))
 
 
-def test_C58_the_same_name_twice(path: Path) -> None:
+@pytest.mark.promise("C58")
+def test_the_same_name_twice(path: Path) -> None:
     one = json.dumps(entry("U8", [1], 0, 1))
     refused(path, raw_file(f'{{"q":{one},"q":{one}}}'.encode(), b"1"), "'q' twice")
 
 
-def test_C59_names_that_look_equal_are_distinct(path: Path) -> None:
+@pytest.mark.promise("C59")
+def test_names_that_look_equal_are_distinct(path: Path) -> None:
     names = ["\u00e9", "e\u0301", "A", "a"]
     header = {name: entry("U8", [1], at, at + 1) for at, name in enumerate(names)}
     path.write_bytes(raw_file(header, b"1234"))
@@ -253,17 +267,20 @@ def _assert_linear(path: Path, count: int, read: Reader = read_header) -> None:
     assert _seconds_to_read(path, count, read) < 30 * few
 
 
-def test_C60_a_hundred_thousand_tensors_in_linear_time(path: Path) -> None:
+@pytest.mark.promise("C60")
+def test_a_hundred_thousand_tensors_in_linear_time(path: Path) -> None:
     _assert_linear(path, 100_000)
 
 
+@pytest.mark.promise("C60")
 @pytest.mark.slow
-def test_C60_a_million_tensors_in_linear_time(path: Path) -> None:
+def test_a_million_tensors_in_linear_time(path: Path) -> None:
     """2 s to read, where nothing else is at work."""
     _assert_linear(path, 1_000_000)
 
 
-def test_C60_a_reader_that_compares_all_names_is_found(path: Path) -> None:
+@pytest.mark.promise("C60")
+def test_a_reader_that_compares_all_names_is_found(path: Path) -> None:
     def careless(source: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         tensors, metadata = read_header(source)
         seen: list[str] = []
@@ -279,17 +296,20 @@ def test_C60_a_reader_that_compares_all_names_is_found(path: Path) -> None:
 # The header
 
 
+@pytest.mark.promise("C61")
 @pytest.mark.parametrize("length", [0, 1, HEADER_LIMIT + 1, 2**31, 2**63, 2**63 - 8, 2**64 - 1, 2**64 - 8])
-def test_C61_header_length_out_of_range(path: Path, length: int) -> None:
+def test_header_length_out_of_range(path: Path, length: int) -> None:
     refused(path, raw_file(b"{}", length=length), "header's length", str(length))
 
 
+@pytest.mark.promise("C61")
 @pytest.mark.parametrize("length", [3, 10, HEADER_LIMIT])
-def test_C61_header_longer_than_the_file(path: Path, length: int) -> None:
+def test_header_longer_than_the_file(path: Path, length: int) -> None:
     refused(path, raw_file(b"{}", length=length), "file ends at byte 10", str(8 + length))
 
 
-def test_C61_refused_before_memory_is_taken(path: Path) -> None:
+@pytest.mark.promise("C61")
+def test_refused_before_memory_is_taken(path: Path) -> None:
     path.write_bytes(raw_file(b"{}", length=HEADER_LIMIT + 1))
     os.truncate(path, 4 * HEADER_LIMIT)
     tracemalloc.start()
@@ -326,17 +346,20 @@ BAD_JSON = {
 }
 
 
+@pytest.mark.promise("C62")
 @pytest.mark.parametrize("words", BAD_JSON)
-def test_C62_bad_json(path: Path, words: str) -> None:
+def test_bad_json(path: Path, words: str) -> None:
     refused(path, raw_file(BAD_JSON[words]), words.rstrip())
 
 
-def test_C62_unknown_fields_are_ignored_unless_they_nest(path: Path) -> None:
+@pytest.mark.promise("C62")
+def test_unknown_fields_are_ignored_unless_they_nest(path: Path) -> None:
     path.write_bytes(raw_file({"a": ONE["a"] | {"note": "x", "n": -1.5}}, bytes(8)))
     assert list(read_header(path)[0]) == ["a"]
     refused(path, raw_file({"a": ONE["a"] | {"note": [[]]}}, bytes(8)), "'note' must not nest")
 
 
+@pytest.mark.promise("C63")
 @pytest.mark.parametrize(
     "header",
     [
@@ -346,7 +369,7 @@ def test_C62_unknown_fields_are_ignored_unless_they_nest(path: Path) -> None:
         b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0],"x":1,"x":1}}',
     ],
 )
-def test_C63_duplicate_keys(path: Path, header: bytes) -> None:
+def test_duplicate_keys(path: Path, header: bytes) -> None:
     refused(path, raw_file(header), "twice in one object")
 
 
@@ -356,13 +379,15 @@ BAD_OFFSETS = [
 ]  # fmt: skip
 
 
+@pytest.mark.promise("C64")
 @pytest.mark.parametrize("offsets", BAD_OFFSETS)
-def test_C64_bad_offsets(path: Path, offsets: str) -> None:
+def test_bad_offsets(path: Path, offsets: str) -> None:
     text = f'{{"a":{{"dtype":"F32","shape":[2],"data_offsets":{offsets}}}}}'
     refused(path, raw_file(text.encode(), bytes(8)), "tensor 'a'", "bad data_offsets", "allowed [begin, end]")
 
 
-def test_C65_overlaps_and_holes(path: Path) -> None:
+@pytest.mark.promise("C65")
+def test_overlaps_and_holes(path: Path) -> None:
     cases = [(0, "overlaps tensor 'b'"), (4, "overlaps tensor 'a'"), (7, "overlaps"), (9, "a hole")]
     for begin, words in cases:
         header = ONE | {"b": entry("U8", [4], begin, begin + 4)}
@@ -373,46 +398,53 @@ def test_C65_overlaps_and_holes(path: Path) -> None:
     refused(path, raw_file(ONE | {"b": entry("U8", [0], 4, 4)}, bytes(8)), "overlaps")
 
 
+@pytest.mark.promise("C66")
 @pytest.mark.parametrize("dtype", ["I4", "f32", "", "F32 ", "BOOL\0", 1, None, ["F32"], {"a": 1}, True])
-def test_C66_unknown_dtype(path: Path, dtype: object) -> None:
+def test_unknown_dtype(path: Path, dtype: object) -> None:
     header = {"a": {"dtype": dtype, "shape": [2**62], "data_offsets": [0, 2**62]}}
     refused(path, raw_file(header, bytes(8)), "unknown dtype", "tensor 'a'", "BF16")
 
 
+@pytest.mark.promise("C67")
 @pytest.mark.parametrize("shape", [[2**32, 2**32], [2**62, 2], [0, 2**62, 4], [2**62, 4, 0], [2**61, 8], [2**31] * 8])
 @pytest.mark.parametrize("dtype", ["U8", "F32", "F4"])
-def test_C67_shape_product_out_of_range(path: Path, shape: list[int], dtype: str) -> None:
+def test_shape_product_out_of_range(path: Path, shape: list[int], dtype: str) -> None:
     refused(path, raw_file({"a": entry(dtype, shape, 0, 0)}), "2^63-1 bits", "tensor 'a'")
 
 
+@pytest.mark.promise("C67")
 @pytest.mark.parametrize(
     "shape", ["[-1]", "[2.0]", '["2"]', "2", "null", "[true]", "[9223372036854775808]", "[[2]]", "[-0]"]
 )
-def test_C67_bad_shape(path: Path, shape: str) -> None:
+def test_bad_shape(path: Path, shape: str) -> None:
     text = f'{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":[0,8]}}}}'
     refused(path, raw_file(text.encode(), bytes(8)), "tensor 'a'", "bad shape")
 
 
-def test_C67_too_many_dimensions(path: Path) -> None:
+@pytest.mark.promise("C67")
+def test_too_many_dimensions(path: Path) -> None:
     path.write_bytes(raw_file({"a": entry("U8", [1] * DIMS_LIMIT, 0, 1)}, b"1"))
     assert read_header(path)[0]["a"].size == 1
     refused(path, raw_file({"a": entry("U8", [1] * (DIMS_LIMIT + 1), 0, 1)}, b"1"), "bad shape")
 
 
+@pytest.mark.promise("C68")
 @pytest.mark.parametrize(("dtype", "shape"), [("F32", [3]), ("F32", [1]), ("U8", []), ("F16", [2, 2, 2]), ("U8", [0])])
-def test_C68_shape_and_range_disagree(path: Path, dtype: str, shape: list[int]) -> None:
+def test_shape_and_range_disagree(path: Path, dtype: str, shape: list[int]) -> None:
     refused(path, raw_file({"a": entry(dtype, shape, 0, 8)}, bytes(8)), "data_offsets give 8", "tensor 'a'")
 
 
+@pytest.mark.promise("C70")
 @pytest.mark.parametrize(
     ("dtype", "count", "nbytes"), [("F4", 3, 1), ("F4", 3, 2), ("F6_E2M3", 2, 2), ("F6_E3M2", 5, 4)]
 )
-def test_C70_packed_codes_that_end_inside_a_byte(path: Path, dtype: str, count: int, nbytes: int) -> None:
+def test_packed_codes_that_end_inside_a_byte(path: Path, dtype: str, count: int, nbytes: int) -> None:
     refused(path, raw_file({"a": entry(dtype, [count], 0, nbytes)}, bytes(nbytes)), "not whole bytes")
 
 
+@pytest.mark.promise("C70")
 @pytest.mark.parametrize(("dtype", "shape", "nbytes"), [("F4", [2, 3], 3), ("F6_E2M3", [4], 3), ("F6_E3M2", [8], 6)])
-def test_C70_packed_codes_are_bytes(path: Path, dtype: str, shape: list[int], nbytes: int) -> None:
+def test_packed_codes_are_bytes(path: Path, dtype: str, shape: list[int], nbytes: int) -> None:
     path.write_bytes(raw_file({"a": entry(dtype, shape, 0, nbytes)}, bytes(nbytes)))
     tensor = read_header(path)[0]["a"]
     assert (tensor.nbytes, tensor.numpy_dtype.name, tensor.packed) == (nbytes, "uint8", True)
@@ -421,7 +453,8 @@ def test_C70_packed_codes_are_bytes(path: Path, dtype: str, shape: list[int], nb
 # Reading under faults
 
 
-def test_D97_short_reads_and_interruptions(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.promise("D97")
+def test_short_reads_and_interruptions(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_bytes(SMALL)
     expected = read_header(path)
     real = os.preadv
@@ -439,7 +472,8 @@ def test_D97_short_reads_and_interruptions(path: Path, monkeypatch: pytest.Monke
     assert calls > len(SMALL) / 3
 
 
-def test_D96_a_read_error_names_the_path(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.promise("D96")
+def test_a_read_error_names_the_path(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_bytes(SMALL)
 
     def fail(fd: int, views: list[memoryview], offset: int) -> int:
@@ -451,7 +485,8 @@ def test_D96_a_read_error_names_the_path(path: Path, monkeypatch: pytest.MonkeyP
     assert (caught.value.errno, caught.value.filename) == (5, str(path))
 
 
-def test_C55_file_shrinks_while_the_header_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.promise("C55")
+def test_file_shrinks_while_the_header_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_bytes(SMALL)
     real = os.preadv
 
@@ -466,7 +501,8 @@ def test_C55_file_shrinks_while_the_header_is_read(path: Path, monkeypatch: pyte
 # Messages
 
 
-def test_G21_errors_quote_what_they_are_about() -> None:
+@pytest.mark.promise("G21")
+def test_errors_quote_what_they_are_about() -> None:
     error = FormatError("bad", path="a\nb", tensor="x\x1b" * 500, offset=7, found="\u202e", allowed="less")
     assert str(error).isprintable() and len(str(error)) < 400
     assert str(error).startswith("'a\\nb', tensor 'x\\x1b")
@@ -477,7 +513,8 @@ def test_G21_errors_quote_what_they_are_about() -> None:
     assert str(FormatError("bad")) == "bad"
 
 
-def test_G21_quote_cuts() -> None:
+@pytest.mark.promise("G21")
+def test_quote_cuts() -> None:
     assert quote("abc") == "'abc'"
     assert quote(Path("a b")) == "'a b'"
     assert quote("a" * 200) == f"'{'a' * 200}'"
@@ -532,7 +569,8 @@ def test_types_of_entries() -> None:
     assert encode_header([("a", "F32", [1] * DIMS_LIMIT)])[1] == {"a": (0, 4)}
 
 
-def test_D23_a_shape_that_equals_another_is_looked_at_itself() -> None:
+@pytest.mark.promise("fault-D23")
+def test_a_shape_that_equals_another_is_checked_itself() -> None:
     """Shapes that tensors have in common are checked once; 1.0 is equal to 1 and no size."""
     one = (1,)
     assert len(encode_header([("a", "F32", one), ("b", "F16", one), ("c", "F32", (1,))])[1]) == 3

@@ -66,7 +66,8 @@ STRICTER = (
 )
 
 
-def test_G2_every_bit_of_the_header_flipped() -> None:
+@pytest.mark.promise("G2")
+def test_every_bit_of_the_header_flipped() -> None:
     header_bits = (len(SMALL) - 14) * 8
     accepted = 0
     for bit in range(header_bits):
@@ -236,14 +237,16 @@ def fuzz(read: Callable[[bytes], Reading | str], count: int) -> tuple[list[tuple
 FUZZ_COUNT = 30_000
 
 
-def test_G1_G3_fuzz_against_the_library() -> None:
+@pytest.mark.promise("G1", "G3")
+def test_fuzz_against_the_library() -> None:
     guilty, accepted, seen = fuzz(quantrim_reads, FUZZ_COUNT)
     assert not guilty, guilty[:3]
     assert FUZZ_COUNT // 10 < accepted < FUZZ_COUNT * 9 // 10
     assert set(STRICTER) - seen == set(), "a reason that never occurs is no reason"
 
 
-def test_G1_the_fuzz_finds_a_lenient_reader() -> None:
+@pytest.mark.promise("G1")
+def test_the_fuzz_finds_a_lenient_reader() -> None:
     guilty, _, _ = fuzz(lenient_reads, FUZZ_COUNT // 30)
     assert len(guilty) > 50
 

@@ -64,21 +64,24 @@ def data_size(header: bytes) -> int:
     return max([0, *(int(end) for end in re.findall(rb",([0-9]{1,9})\]", header))])
 
 
+@pytest.mark.promise("C60")
 @pytest.mark.parametrize("header", USUAL)
-def test_C60_usual_headers_are_read_in_bulk(header: bytes) -> None:
+def test_usual_headers_are_read_in_bulk(header: bytes) -> None:
     size = 8 + len(header) + data_size(header)
     fast, other = both_readers(header, size)
     assert fast == other and other is not None
     assert both_readers(header, size + 1) == (None, None)
 
 
+@pytest.mark.promise("C60")
 @pytest.mark.parametrize("header", UNUSUAL + WRONG)
-def test_C60_other_headers_are_not(header: bytes) -> None:
+def test_other_headers_are_not(header: bytes) -> None:
     fast, other = both_readers(header, 8 + len(header) + data_size(header))
     assert fast is None and (other is None) == (header in WRONG)
 
 
-def test_C60_the_fast_reader_accepts_nothing_that_the_other_refuses() -> None:
+@pytest.mark.promise("C60")
+def test_the_fast_reader_accepts_nothing_that_the_other_refuses() -> None:
     rng = random.Random(0)
     pieces = [*(bytes([letter]) for letter in b'"{},:[]01-\\\n \xc3'), b"18", b'"a"', b"},"]
     accepted = 0

@@ -113,9 +113,10 @@ MORE: dict[str, Callable[[], Any]] = {
 ROWS = {f.name: (lambda f=f: f.call(W)) for f in FUNCTIONS if f.kind == "floats"} | MORE
 
 
+@pytest.mark.promise("A6", "F121")
 @pytest.mark.parametrize("isa", [qt.isas()[0], "reference"])
 @pytest.mark.parametrize("call", ROWS.values(), ids=ROWS)
-def test_A6_F121_same_bits_in_every_mode(call: Callable[[], Any], isa: str, control: ctypes.CDLL) -> None:
+def test_same_bits_in_every_mode(call: Callable[[], Any], isa: str, control: ctypes.CDLL) -> None:
     with qt.use_isa(isa):
         want = bits_of(call())
         for name, bits in MODES.items():
@@ -124,7 +125,8 @@ def test_A6_F121_same_bits_in_every_mode(call: Callable[[], Any], isa: str, cont
                     assert bits_of(in_mode(control, bits, call)) == want, name
 
 
-def test_A6_F121_same_file_in_every_mode(control: ctypes.CDLL, tmp_path: Path) -> None:
+@pytest.mark.promise("A6", "F121")
+def test_same_file_in_every_mode(control: ctypes.CDLL, tmp_path: Path) -> None:
     """Threads that compress starts inherit a mode; its report is arithmetic too."""
     options = {"group_size": 32, "symmetric": False, "prune": 0.3, "min_elements": 0}
     save(tmp_path / "model.safetensors", {"a.weight": W, "b.weight": SUBNORMAL, "c.weight": DOUBLES})
@@ -139,13 +141,15 @@ def test_A6_F121_same_file_in_every_mode(control: ctypes.CDLL, tmp_path: Path) -
         assert in_mode(control, bits, partial(run, name)) == want, name
 
 
-def test_A6_F121_a_mode_outlives_an_error(control: ctypes.CDLL) -> None:
+@pytest.mark.promise("A6", "F121")
+def test_a_mode_outlives_an_error(control: ctypes.CDLL) -> None:
     for bits in MODES.values():
         with pytest.raises(ValueError, match="NaN or infinite"):
             in_mode(control, bits, lambda: qt.quantize(np.array([[np.nan]], np.float32)))
 
 
-def test_A6_control_a_step_outside_is_found(control: ctypes.CDLL) -> None:
+@pytest.mark.promise("A6")
+def test_control_a_step_outside_is_found(control: ctypes.CDLL) -> None:
     """The same functions without what guards them show the caller's mode."""
     bare = qt.importance.share.__wrapped__  # type: ignore[attr-defined]
     want = bits_of(qt.importance.share(W))

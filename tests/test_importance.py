@@ -70,7 +70,8 @@ def test_norms_of_everything(dtype: Any) -> None:
     assert imp.l1(w) == lane_sum([norm(row, 1) for row in w.reshape(-1, 33)])
 
 
-def test_A19_norms_of_nothing_are_zero() -> None:
+@pytest.mark.promise("A19")
+def test_norms_of_nothing_are_zero() -> None:
     for shape in ((0,), (0, 3), (3, 0), (0, 0, 2)):
         empty = np.zeros(shape, np.float32)
         assert imp.l1(empty) == imp.l2(empty) == 0
@@ -137,7 +138,8 @@ def test_random_is_uniform() -> None:
     assert abs(np.corrcoef(draw[:-1], draw[1:])[0, 1]) < 5 / math.sqrt(n)
 
 
-def test_A10_scores_beyond_float32_are_infinite() -> None:
+@pytest.mark.promise("A10")
+def test_scores_beyond_float32_are_infinite() -> None:
     """What the docstrings say; weights as such are finite, so that this is no error."""
     w = np.array([[3e38, 3e38]], np.float32)
     assert qt.importance.l1(w) == qt.importance.l1(w, 1)[0] == np.inf
@@ -156,10 +158,11 @@ def tiny_slices(scale: float, dtype: Any = np.float32) -> Array:
     return w.astype(dtype)
 
 
+@pytest.mark.promise("fault-D14")
 @pytest.mark.parametrize("dtype", [np.float32, FLOATS["bfloat16"]], ids=str)
 @pytest.mark.parametrize("scale", [1e-16, 1e-20, 1e-23, 1e-30, 1e-37])
 @pytest.mark.parametrize("isa", qt.isas())
-def test_D14_norms_of_slices_whose_squares_underflow(isa: str, scale: float, dtype: Any) -> None:
+def test_norms_of_slices_whose_squares_underflow(isa: str, scale: float, dtype: Any) -> None:
     """Rows, columns, blocks, more axes and the whole, as near to the true norm as others."""
     w = tiny_slices(scale, dtype)
     exact = w.astype(np.float64)
@@ -182,7 +185,8 @@ def test_D14_norms_of_slices_whose_squares_underflow(isa: str, scale: float, dty
         assert imp.l2(w) == np.float32(imp.l2(w[1]))
 
 
-def test_D14_scaling_changes_no_bit_where_no_square_underflows(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.promise("fault-D14")
+def test_scaling_changes_no_bit_where_no_square_underflows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Squares of 1e-30 are normal numbers, and so are those of 2**100 times such weights."""
     w = np.random.default_rng(2).uniform(1e-15, 2e-15, (64, 50)).astype(np.float32)
     plain = [bits_of(imp.l2(w, **how)) for how in ({"axis": 1}, {"axis": 0}, {"block": (4, 5)}, {})]
@@ -192,8 +196,9 @@ def test_D14_scaling_changes_no_bit_where_no_square_underflows(monkeypatch: pyte
     assert scaled == plain
 
 
+@pytest.mark.promise("fault-D14")
 @pytest.mark.parametrize("axis", [0, 1])
-def test_D14_shrink_leaves_small_slices_that_no_penalty_reaches(axis: int) -> None:
+def test_shrink_leaves_small_slices_that_no_penalty_reaches(axis: int) -> None:
     w = tiny_slices(1e-23) if axis else np.ascontiguousarray(tiny_slices(1e-23).T)
     assert bits_of(qt.pruning.shrink(w, l1=0, axis=axis)) == bits_of(w)
     half = qt.pruning.shrink(w, l1=float(imp.l2(w, axis)[0] / 2), axis=axis)

@@ -50,29 +50,32 @@ def check_groups(w: Array, bits: int, symmetric: bool, rule: str, scale_dtype: s
     assert q.scales[:, 0][span / steps > least].all(), "only what rounds to 0 may be 0"
 
 
+@pytest.mark.promise("A3", "A5", "A10", "G9")
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("rule", ["absmax", "mse", "power_of_two"])
 @pytest.mark.parametrize("scale_dtype", ["float32", "bfloat16"])
-def test_A3_A5_A10_adversarial_groups(symmetric: bool, rule: str, scale_dtype: str) -> None:
-    """G9: scales finite, negative only by least squares, 0 only where they may round to it; results finite; zeros stay
+def test_adversarial_groups(symmetric: bool, rule: str, scale_dtype: str) -> None:
+    """Scales finite, negative only by least squares, 0 only where they may round to it; results finite; zeros stay
     zeros."""
     for bits in range(2, 9):
         check_groups(adversarial(bits, 3000), bits, symmetric, rule, scale_dtype)
 
 
+@pytest.mark.promise("A3", "A5", "A10")
 @pytest.mark.slow
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("rule", ["absmax", "power_of_two"])
-def test_A3_A5_A10_millions_of_adversarial_groups(symmetric: bool, rule: str) -> None:
+def test_millions_of_adversarial_groups(symmetric: bool, rule: str) -> None:
     for bits in (2, 4, 8):
         for seed in range(4):
             check_groups(adversarial(100 + seed, 200_000), bits, symmetric, rule, "float32")
 
 
+@pytest.mark.promise("A10", "G9")
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("bits", range(2, 9))
-def test_A10_error_is_at_most_half_a_step(bits: int, symmetric: bool) -> None:
-    """G9: with exact fractions, for every weight whose scale is a normal number."""
+def test_error_is_at_most_half_a_step(bits: int, symmetric: bool) -> None:
+    """With exact fractions, for every weight whose scale is a normal number."""
     w = adversarial(bits, 240)
     q = qt.quantize(w, bits, symmetric=symmetric)
     zeros = np.zeros(len(w), np.int64) if q.zero_points is None else q.zero_points[:, 0].astype(np.int64)
@@ -86,9 +89,10 @@ def test_A10_error_is_at_most_half_a_step(bits: int, symmetric: bool) -> None:
     assert checked > 3000
 
 
+@pytest.mark.promise("A7")
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_A7_error_with_rounded_scales(dtype: str, symmetric: bool) -> None:
+def test_error_with_rounded_scales(dtype: str, symmetric: bool) -> None:
     """Symmetric codes keep the bound. An asymmetric end moves by the rounding of 2**bits - 1 steps."""
     unit = {"float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]  # of the scale before rounding
     w = np.random.default_rng(0).standard_normal((500, 32)).astype(np.float32)
@@ -98,9 +102,10 @@ def test_A7_error_with_rounded_scales(dtype: str, symmetric: bool) -> None:
         assert (np.abs(w - q.dequantize().astype(np.float64)) <= q.scales * most).all()
 
 
+@pytest.mark.promise("A5", "A7")
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize(("dtype", "unit"), [("float32", -149), ("float16", -24), ("bfloat16", -133)])
-def test_A5_A7_error_with_subnormal_scales(dtype: str, unit: int, symmetric: bool) -> None:
+def test_error_with_subnormal_scales(dtype: str, unit: int, symmetric: bool) -> None:
     """Half a step, and a unit for each of the steps to the far end, exactly."""
     rng = np.random.default_rng(0)
     for bits in (2, 4, 8):
@@ -114,8 +119,9 @@ def test_A5_A7_error_with_subnormal_scales(dtype: str, unit: int, symmetric: boo
                 assert worst <= Fraction(s) / 2 + steps * Fraction(2) ** unit
 
 
+@pytest.mark.promise("A5")
 @pytest.mark.parametrize("tiny", [1e-38, 1e-40, 1e-44, 1e-45])
-def test_A5_tiny_groups(tiny: float) -> None:
+def test_tiny_groups(tiny: float) -> None:
     """The inverse of a tiny scale overflows float32; codes come out right all the same."""
     w = np.array([[tiny * 127, -tiny * 127, tiny * 64, 0]], np.float32)
     q = qt.quantize(w, 8)
@@ -126,7 +132,8 @@ def test_A5_tiny_groups(tiny: float) -> None:
     assert least.dequantize().tolist() == [[2.0**-149, 0]]
 
 
-def test_A11_range_beyond_float32() -> None:
+@pytest.mark.promise("A11")
+def test_range_beyond_float32() -> None:
     for bits in (3, 4, 8):
         w = np.array([[3e38, -3e38, 1e38, 0]], np.float32)
         q = qt.quantize(w, bits, symmetric=False)
@@ -138,8 +145,9 @@ def test_A11_range_beyond_float32() -> None:
         assert q.dequantize()[0, 3] == 0
 
 
+@pytest.mark.promise("A11")
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_A11_the_largest_weights_decode_to_finite_ones(dtype: Any) -> None:
+def test_the_largest_weights_decode_to_finite_ones(dtype: Any) -> None:
     """Zero points round, and so do scales: 128 steps of 65504 / 127.5 would exceed float16."""
     top = float(np.finfo(dtype).max)
     w = np.array([[top, -top, top / 3, 0]], dtype)
@@ -154,7 +162,8 @@ def test_A11_the_largest_weights_decode_to_finite_ones(dtype: Any) -> None:
                     assert (np.abs(decoded - w) <= 1.01 * q.scales.astype(np.float64)).all()
 
 
-def test_A11_the_largest_float16_weights_with_float16_scales() -> None:
+@pytest.mark.promise("A11")
+def test_the_largest_float16_weights_with_float16_scales() -> None:
     """Readers of such files multiply in float16: the scale rounds down where rounding up would overflow there."""
     w = np.array([[65504.0, -65504.0, 1.0, 0.0]], np.float16)
     for bits in range(2, 9):
@@ -164,7 +173,8 @@ def test_A11_the_largest_float16_weights_with_float16_scales() -> None:
         assert np.isfinite(product).all()
 
 
-def test_A11_weights_beyond_the_dtype_of_scales_are_refused() -> None:
+@pytest.mark.promise("A11")
+def test_weights_beyond_the_dtype_of_scales_are_refused() -> None:
     w = np.array([[70000.0, 1.0]], np.float32)
     for bits in (2, 4, 8):
         for symmetric in (True, False):
@@ -186,8 +196,9 @@ def zero_pages(dtype: Any, needed: int) -> Array:
     return np.zeros(HUGE, dtype)
 
 
+@pytest.mark.promise("A34")
 @pytest.mark.slow
-def test_A34_huge_counts_sums_and_errors() -> None:
+def test_huge_counts_sums_and_errors() -> None:
     w = zero_pages(np.float16, 0)
     for k, spot in enumerate(SPOTS):
         w[spot] = k + 1
@@ -201,8 +212,9 @@ def test_A34_huge_counts_sums_and_errors() -> None:
         qt.importance.l1(w)
 
 
+@pytest.mark.promise("A34")
 @pytest.mark.slow
-def test_A34_huge_masks() -> None:
+def test_huge_masks() -> None:
     w = zero_pages(np.float16, 2 * HUGE)
     w[list(SPOTS)] = [4, -3, 2, 1]
     keep = qt.prune_mask(w, 1 - 3 / HUGE)
@@ -215,9 +227,10 @@ def test_A34_huge_masks() -> None:
     assert keep[2**31 :].all()
 
 
+@pytest.mark.promise("A34")
 @pytest.mark.slow
 @pytest.mark.parametrize("group_size", [64, "tensor"])
-def test_A34_huge_codes(group_size: Any) -> None:
+def test_huge_codes(group_size: Any) -> None:
     w = zero_pages(ml_dtypes.bfloat16, HUGE // 2 + HUGE // 8)
     w[list(SPOTS)] = [7, -7, 3, -5]
     q = qt.quantize(w, 4, group_size=group_size)
@@ -231,8 +244,9 @@ def test_A34_huge_codes(group_size: Any) -> None:
         assert q.scales.reshape(-1).nonzero()[0].tolist() == sorted({s // 64 for s in SPOTS})
 
 
+@pytest.mark.promise("A34")
 @pytest.mark.slow
-def test_A34_huge_pack() -> None:
+def test_huge_pack() -> None:
     codes = zero_pages(np.uint8, HUGE // 2)
     codes[list(SPOTS)] = [1, 2, 3, 7]
     packed = qt.pack(codes, 3)

@@ -58,10 +58,11 @@ def check(isa: str, case: Case, dtype: str, rows: int, cols: int) -> None:
         assert same_bits(g, w), (case.name, isa, dtype, rows, cols, np.argwhere(g != w)[:5])
 
 
+@pytest.mark.promise("G7")
 @pytest.mark.parametrize("isa", COMPILED)
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_same_bits_as_reference(isa: str, case: Case) -> None:
-    """G7: lengths around every vector width and group, in all three dtypes; rows enough for three threads once."""
+    """Lengths around every vector width and group, in all three dtypes; rows enough for three threads once."""
     for dtype in DTYPES if case.typed else ["float32"]:
         with qt.use_threads(1):
             for cols in COLS:
@@ -168,11 +169,12 @@ NOT_TELLING = (  # of their input whether it was finite
 )  # fmt: skip
 
 
+@pytest.mark.promise("A1", "A2", "fault-D5")
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("isa", COMPILED)
 @pytest.mark.parametrize("case", [c for c in CASES if c.typed and c.function not in NOT_TELLING], ids=lambda c: c.name)
-def test_A1_A2_nonfinite_weights_are_seen(isa: str, case: Case, bad: float) -> None:
-    """Wherever the bad value stands, the kernel says so, as the reference does. D5: -inf where the teachers, too, mask
+def test_nonfinite_weights_are_seen(isa: str, case: Case, bad: float) -> None:
+    """Wherever the bad value stands, the kernel says so, as the reference does. -inf where the teachers, too, mask
     a class, and at no label, is not bad."""
     may_mask = "masked" in case.name and bad == -np.inf
     for dtype in DTYPES.values():

@@ -121,7 +121,8 @@ def test_zero_points_may_come_in_pieces(bits: int, rows: int) -> None:
     assert np.array_equal(unpack_zero_points(whole, bits, rows), zeros)
 
 
-def test_A39_padding_bits_are_written_as_zero_and_not_read() -> None:
+@pytest.mark.promise("A39")
+def test_padding_bits_are_written_as_zero_and_not_read() -> None:
     q = qt.quantize(weights(3, 5), 3, scale_dtype="float16")
     stored = encode(q)
     assert (stored["weight_packed"].view(np.uint32) >> 15 == 0).all()
@@ -150,6 +151,7 @@ def scales(value: float) -> NDArray[np.float16]:
     return good
 
 
+@pytest.mark.promise("A38", "B44")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -184,7 +186,7 @@ def scales(value: float) -> NDArray[np.float16]:
         ({"weight_zero_point": np.zeros((1, 1), np.int32)}, r"weight_zero_point .* must have shape \(1, 2\)"),
     ],
 )
-def test_A38_A44_parts_that_do_not_fit(changes: dict[str, Any], message: str) -> None:
+def test_tensors_that_do_not_fit(changes: dict[str, Any], message: str) -> None:
     assert decode(packed()).shape == (6, 64)
     with pytest.raises(ValueError, match=message):
         decode(packed(**changes))

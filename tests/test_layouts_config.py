@@ -45,8 +45,9 @@ def check(schemes: dict[str, CompressedTensors], others: list[str], prefix: str 
     return config
 
 
+@pytest.mark.promise("fault-A13")
 def test_targets_name_modules_and_no_class() -> None:
-    """A13: a reader may add linear modules of its own, which the class name "Linear" would hit."""
+    """A reader may add linear modules of its own, which the class name "Linear" would hit."""
     schemes = {f"model.layers.{k}.mlp.{name}": FOUR for k in range(3) for name in ("up", "down")}
     config = check(schemes, ["lm_head", "model.embed_tokens"])
     assert [group["targets"] for group in config["config_groups"].values()] == [
@@ -68,7 +69,8 @@ def test_targets_name_modules_and_no_class() -> None:
     }
 
 
-def test_A9_modules_that_the_checkpoint_lacks_are_ignored() -> None:
+@pytest.mark.promise("fault-A9")
+def test_modules_that_the_checkpoint_lacks_are_ignored() -> None:
     schemes = {"model.layers.0.up": FOUR, "model.layers.0.gate": FOUR}
     absent = ["lm_head", "cls.predictions.decoder", "blocks.*.gate", "up"]
     config = quantization_config(schemes, [], absent)
@@ -78,7 +80,7 @@ def test_A9_modules_that_the_checkpoint_lacks_are_ignored() -> None:
     assert found_bits(config, "model.layers.0.gate") == 4
 
 
-def test_mixed_schemes_are_patterns_of_layers() -> None:
+def test_mixed_layouts_are_patterns_of_layers() -> None:
     schemes: dict[str, CompressedTensors] = {f"model.layers.{k}.mlp.up": FOUR for k in range(100)}
     schemes |= {f"model.layers.{k}.mlp.down": THREE for k in range(100)}
     config = check(schemes | {"model.embed_tokens": EIGHT}, ["lm_head"])
@@ -116,12 +118,13 @@ PART = st.sampled_from(["a", "b", "layers", "0", "1", "17", "up", "embed_tokens"
         max_size=12,
     )
 )
-def test_every_module_comes_to_its_scheme(modules: dict[str, CompressedTensors | None]) -> None:
+def test_every_module_gets_its_layout(modules: dict[str, CompressedTensors | None]) -> None:
     schemes = {module: scheme for module, scheme in modules.items() if scheme}
     check(schemes, [module for module, scheme in modules.items() if not scheme])
 
 
-def test_B47_patterns_of_strangers_take_no_time() -> None:
+@pytest.mark.promise("B47")
+def test_patterns_of_strangers_take_no_time() -> None:
     group = {"targets": [r"re:(a+)+$"], "weights": {"num_bits": 4}}
     config = {"config_groups": {"group_0": group, "group_1": {"targets": ["b"], "weights": {"num_bits": 3}}}}
     begin = time.perf_counter()

@@ -95,6 +95,7 @@ def test_pruned_and_quantized_is_smaller_than_either() -> None:
     assert both < 0.6 * q.nbytes and both < 0.25 * pruned_only
 
 
+@pytest.mark.promise("C64", "C66")
 @pytest.mark.parametrize(
     "changes,words",
     [
@@ -105,7 +106,7 @@ def test_pruned_and_quantized_is_smaller_than_either() -> None:
     ],
     ids=str,
 )
-def test_C64_C66_arrays_that_do_not_agree(changes: dict[str, Array], words: str) -> None:
+def test_arrays_that_do_not_agree(changes: dict[str, Array], words: str) -> None:
     layout, tensors = arrays_of(pruned())
     with pytest.raises(ValueError, match=words):
         memory.decode(layout, tensors | changes, (9, 44))
@@ -114,6 +115,7 @@ def test_C64_C66_arrays_that_do_not_agree(changes: dict[str, Array], words: str)
 ENTRY = {"layout": "sparse", "version": 2, "shape": [9, 44], "dtype": "F32"}
 
 
+@pytest.mark.promise("C64", "C66")
 @pytest.mark.parametrize(
     "changes,arrays,words",
     [
@@ -127,7 +129,7 @@ ENTRY = {"layout": "sparse", "version": 2, "shape": [9, 44], "dtype": "F32"}
     ],
     ids=str,
 )
-def test_C64_C66_entries_that_do_not_agree(
+def test_entries_that_do_not_agree(
     changes: dict[str, Any], arrays: dict[str, Any], words: str
 ) -> None:
     layout, tensors = arrays_of(pruned())

@@ -77,8 +77,9 @@ def same_everywhere(w: Array, bits: int, **options: Any) -> qt.QuantizedTensor:
     return want
 
 
+@pytest.mark.promise("fault-D11")
 @pytest.mark.parametrize("bits", BITS)
-def test_D11_codes_use_the_whole_range_with_scales_of_either_sign(bits: int) -> None:
+def test_codes_use_the_whole_range_with_scales_of_either_sign(bits: int) -> None:
     half = 2 ** (bits - 1)
     w = groups_of("normal")
     q = qt.quantize(w, bits, scale="mse")
@@ -90,9 +91,10 @@ def test_D11_codes_use_the_whole_range_with_scales_of_either_sign(bits: int) -> 
     assert np.array_equal(q.dequantize(), exact)
 
 
+@pytest.mark.promise("fault-D11")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [1, 2, 3, 16, 32, 128, 300])
-def test_D11_no_group_has_more_error_than_with_absmax(kind: str, size: int) -> None:
+def test_no_group_has_more_error_than_with_absmax(kind: str, size: int) -> None:
     w = groups_of(kind, 400 if size < 128 else 60, size)
     least = ROUNDING * 2.0**-24 * (w.astype(np.float64) ** 2).sum(-1)
     for bits in BITS:
@@ -104,9 +106,10 @@ def test_D11_no_group_has_more_error_than_with_absmax(kind: str, size: int) -> N
                 assert (mse <= absmax * (1 + ROUNDING) + least).all(), (bits, options)
 
 
+@pytest.mark.promise("fault-D11")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [32, 128])
-def test_D11_less_error_than_the_best_of_48_clips(kind: str, size: int) -> None:
+def test_less_error_than_the_best_of_48_clips(kind: str, size: int) -> None:
     """Over all groups, for every kind of them; of normal weights few groups have more, and none much more."""
     w = groups_of(kind, 500, size)
     for bits in BITS:
@@ -152,10 +155,11 @@ def test_mse_has_the_same_bits_everywhere(kind: str, size: int) -> None:
             same_everywhere(flat, 4, scale="mse", symmetric=symmetric, group_size=group_size, scale_dtype="bfloat16")
 
 
+@pytest.mark.promise("fault-D2", "fault-D15")
 @pytest.mark.parametrize("scale_dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("rule", ["absmax", "mse", "power_of_two"])
-def test_D2_D15_ends_of_the_number_range_have_the_same_bits_everywhere(
+def test_ends_of_the_number_range_have_the_same_bits_everywhere(
     rule: str, symmetric: bool, scale_dtype: str
 ) -> None:
     rng = np.random.default_rng(5)
@@ -174,8 +178,9 @@ def test_D2_D15_ends_of_the_number_range_have_the_same_bits_everywhere(
             same_everywhere(x, bits, scale=rule, symmetric=symmetric, scale_dtype=scale_dtype)
 
 
+@pytest.mark.promise("fault-D11")
 @pytest.mark.parametrize("bits", BITS)
-def test_D11_scales_of_either_sign_are_read_where_others_are(bits: int) -> None:
+def test_scales_of_either_sign_are_read_where_others_are(bits: int) -> None:
     """As sparse codes, in products with them, and recognized in decoded weights."""
     w = groups_of("pruned", 40, 96)
     q = qt.quantize(w, bits, group_size=32, scale="mse")
@@ -196,10 +201,11 @@ def test_D11_scales_of_either_sign_are_read_where_others_are(bits: int) -> None:
 # Subnormal scales
 
 
+@pytest.mark.promise("fault-D2")
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize(("scale_dtype", "unit"), [("float32", -149), ("float16", -24), ("bfloat16", -133)])
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_D2_subnormal_scales_are_those_of_least_error(bits: int, scale_dtype: str, unit: int, symmetric: bool) -> None:
+def test_subnormal_scales_are_those_of_least_error(bits: int, scale_dtype: str, unit: int, symmetric: bool) -> None:
     """Of the two multiples of 2**unit around the exact scale, exactly."""
     rng, least = np.random.default_rng(bits), 2.0**unit
     w = (rng.standard_normal((500, 32)) * 2.0 ** rng.uniform(unit - 2, unit + 7, (500, 1))).astype(np.float32)
@@ -224,7 +230,8 @@ def test_D2_subnormal_scales_are_those_of_least_error(bits: int, scale_dtype: st
         assert ((options[0] > options[1]) & small).any()
 
 
-def test_D2_groups_of_absmax_1e_7_are_not_zeros_in_float16() -> None:
+@pytest.mark.promise("fault-D2")
+def test_groups_of_absmax_1e_7_are_not_zeros_in_float16() -> None:
     """The figures of the report: 0.21 where 0.09 is possible, or zeros."""
     rng = np.random.default_rng(0)
     for absmax in (5e-8, 1e-7, 3e-7, 6e-7):
@@ -238,7 +245,8 @@ def test_D2_groups_of_absmax_1e_7_are_not_zeros_in_float16() -> None:
             assert noise.mean() < {5e-8: 0.63, 1e-7: 0.31, 3e-7: 0.1, 6e-7: 0.1}[absmax]
 
 
-def test_D2_lost_groups_are_counted(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-D2")
+def test_lost_groups_are_counted(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
     w = np.random.default_rng(0).uniform(-1, 1, (64, 64)).astype(np.float32)
@@ -257,9 +265,10 @@ def test_D2_lost_groups_are_counted(tmp_path: Path) -> None:
 # The largest weights
 
 
+@pytest.mark.promise("fault-D15")
 @pytest.mark.parametrize("rule", ["absmax", "mse"])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "bfloat16"])
-def test_D15_asymmetric_weights_near_the_largest_are_within_half_a_step(dtype: str, rule: str) -> None:
+def test_asymmetric_weights_near_the_largest_are_within_half_a_step(dtype: str, rule: str) -> None:
     """Where a code for the end would stand for more than the dtype holds, the grid changes, not the end. With "mse"
     the error is that of absmax at most."""
     kind = np.dtype(FLOATS[dtype])

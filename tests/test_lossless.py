@@ -61,7 +61,7 @@ def there_and_back(source: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16, np.float64])
-def test_every_byte_comes_back_and_less_is_stored(tmp_path: Path, dtype: Any) -> None:
+def test_every_byte_comes_back_from_a_smaller_file(tmp_path: Path, dtype: Any) -> None:
     source = save(tmp_path / "source.safetensors", small_model(dtype))
     planes = there_and_back(source, tmp_path)
     assert planes.stat().st_size < source.stat().st_size
@@ -106,8 +106,9 @@ def test_folders_come_back_whole(tmp_path: Path, shards: int) -> None:
         assert a.tensors.keys() == b.tensors.keys() and a.config == b.config and a.metadata == b.metadata
 
 
+@pytest.mark.promise("fault-C1")
 def test_all_files_come_back_and_what_does_not_is_named(tmp_path: Path) -> None:
-    """C1: what cannot be packed is carried as it is, also in subfolders and in other formats."""
+    """What cannot be packed is carried as it is, also in subfolders and in other formats."""
     source = save_folder(tmp_path / "model", small_model(), 1)
     others = {
         ".gitattributes": b"*", "1_Pooling/config.json": b"{}", "a/b/c.txt": b"deep", "onnx/model.onnx": b"graph",
@@ -133,16 +134,18 @@ def test_all_files_come_back_and_what_does_not_is_named(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.promise("fault-C1")
 def test_files_whose_names_the_list_cannot_hold(tmp_path: Path) -> None:
-    """C1: else restore could not read the list."""
+    """Else restore could not read the list."""
     source = save_folder(tmp_path / "model", small_model(), 1)
     (source / os.fsdecode(b"\xff.txt")).write_bytes(b"x")
     with nothing_written(tmp_path / "planes"), pytest.raises(ValueError, match="names of files must be UTF-8"):
         compress_lossless(source, tmp_path / "planes")
 
 
+@pytest.mark.promise("fault-C5")
 def test_shards_that_the_index_does_not_wholly_list(tmp_path: Path) -> None:
-    """C5: the files come back whole, unlisted tensors and second copies too."""
+    """The files come back whole, unlisted tensors and second copies too."""
     source = two_shards(tmp_path / "model")
     write_tensors(source / "x-3.safetensors", {"a": floats(2) + 1, "e": floats(40)})
     write_index(source, {"a": "x-3.safetensors", "b": "x-1.safetensors", "c": "x-2.safetensors"})
@@ -238,7 +241,8 @@ def test_packed_codes_have_no_statistics(tmp_path: Path) -> None:
     assert tensor.label == "F4 as byte planes" and tensor.statistics is None
 
 
-def test_C93_files_of_the_first_version_are_read_for_ever(tmp_path: Path) -> None:
+@pytest.mark.promise("C93")
+def test_files_of_the_first_version_are_read_for_ever(tmp_path: Path) -> None:
     restored = restore(GOLDEN, tmp_path / "again.safetensors")
     found = (tmp_path / "again.safetensors").read_bytes()
     assert hashlib.sha256(found).hexdigest() == GOLDEN_ORIGINAL == restored.files[GOLDEN.name]
@@ -275,7 +279,8 @@ def test_without_zstandard_nothing_begins(tmp_path: Path, monkeypatch: pytest.Mo
         assert model.read("scalar") == 3.5
 
 
-def test_C56_targets_that_are_in_the_way(tmp_path: Path) -> None:
+@pytest.mark.promise("C56")
+def test_targets_that_are_in_the_way(tmp_path: Path) -> None:
     source = save(tmp_path / "source.safetensors", small_model())
     planes = there_and_back(source, tmp_path)
     for call, path in ((compress_lossless, source), (restore, planes)):
@@ -287,7 +292,8 @@ def test_C56_targets_that_are_in_the_way(tmp_path: Path) -> None:
             call(path, tmp_path / "folder")
 
 
-def test_C55_a_source_that_changes_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.promise("C55")
+def test_a_source_that_changes_leaves_nothing(tmp_path: Path) -> None:
     source = save(tmp_path / "source.safetensors", small_model())
     planes = there_and_back(source, tmp_path)
 
@@ -316,6 +322,7 @@ def test_commands_there_and_back(tmp_path: Path) -> None:
     assert run("compare", source, tmp_path / "planes").exit_code == 0
 
 
+@pytest.mark.promise("B48")
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -323,14 +330,15 @@ def test_commands_there_and_back(tmp_path: Path) -> None:
         (["--dry-run"], "--lossless must be given without --dry-run: only compressing tells the size"),
     ],
 )
-def test_B48_options_that_do_not_go_together(tmp_path: Path, options: list[str], said: str) -> None:
+def test_options_that_do_not_go_together(tmp_path: Path, options: list[str], said: str) -> None:
     source = save(tmp_path / "source.safetensors", small_model())
     with nothing_written(tmp_path / "x.safetensors"):
         done = run("compress", source, tmp_path / "x.safetensors", "--lossless", *options)
         assert done.exit_code == 2 and said in done.stderr
 
 
-def test_D101_exit_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.promise("D101")
+def test_exit_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = save(tmp_path / "source.safetensors", small_model())
     target = tmp_path / "x.safetensors"
     with nothing_written(target):
@@ -355,7 +363,8 @@ print(1024 * int(status.split("VmHWM:")[1].split()[0]))
 """
 
 
-def test_G12_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
+@pytest.mark.promise("G12")
+def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     if not Path("/proc/self/status").exists():
         pytest.skip("needs /proc/self/status, to see the peak of a process")
     source = sparse_checkpoint(tmp_path / "m.safetensors", [("w", "F32", [16384, 4096]), ("b", "BF16", [1 << 25])])

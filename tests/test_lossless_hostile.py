@@ -54,7 +54,8 @@ def refused(path: Path, *words: str) -> str:
     return message
 
 
-def test_C92_a_flipped_bit_anywhere_is_found(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+@pytest.mark.promise("C92")
+def test_a_flipped_bit_anywhere_is_found(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     """Every byte of the file, one bit of it at a time: refused, or, where it means nothing, the original as it was."""
     original, whole = pair[0].read_bytes(), pair[1].read_bytes()
     path, out = tmp_path / "flipped.safetensors", tmp_path / "out.safetensors"
@@ -75,7 +76,8 @@ def test_C92_a_flipped_bit_anywhere_is_found(tmp_path: Path, pair: tuple[Path, P
     assert len(harmless) < 8  # such as the reserved bit of a frame
 
 
-def test_C92_flips_in_data_name_tensor_and_offset(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+@pytest.mark.promise("C92")
+def test_flips_in_data_name_tensor_and_offset(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     whole = pair[1].read_bytes()
     header, data = parts_of(pair[1])
     path, harmless, count = tmp_path / "flipped.safetensors", 0, 0
@@ -99,7 +101,8 @@ def test_C92_flips_in_data_name_tensor_and_offset(tmp_path: Path, pair: tuple[Pa
     assert harmless < count / 20
 
 
-def test_C51_truncated_at_every_byte(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+@pytest.mark.promise("C51")
+def test_truncated_at_every_byte(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     whole = pair[1].read_bytes()
     path = tmp_path / "short.safetensors"
     for length in range(len(whole)):
@@ -134,6 +137,7 @@ def test_the_editor_changes_nothing_by_itself(tmp_path: Path, pair: tuple[Path, 
     assert (tmp_path / "out.safetensors").read_bytes() == pair[0].read_bytes()
 
 
+@pytest.mark.promise("C61", "C64", "C93")
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
@@ -160,7 +164,7 @@ def test_the_editor_changes_nothing_by_itself(tmp_path: Path, pair: tuple[Path, 
         ("raw", "[" * 100_000, "nested too deeply"),
     ],
 )
-def test_C61_C64_C93_what_the_metadata_says(
+def test_what_the_metadata_says(
     tmp_path: Path, pair: tuple[Path, Path], field: str, value: Any, said: str
 ) -> None:
     def edit(header: Any, blobs: Any, key: dict[str, Any]) -> None:
@@ -235,6 +239,7 @@ def bomb(header: Any, blobs: dict[str, bytes], key: Any) -> None:
     blobs[TABLE] = numbers.tobytes()
 
 
+@pytest.mark.promise("C64", "C65", "C66", "C67", "C68", "C86")
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
@@ -261,7 +266,7 @@ def bomb(header: Any, blobs: dict[str, bytes], key: Any) -> None:
     ],
     ids=range(20),
 )  # fmt: skip
-def test_C64_C65_C66_C67_C68_C86_tables_that_lie(
+def test_tables_that_are_wrong(
     tmp_path: Path, pair: tuple[Path, Path], edit: Edit, words: tuple[str, ...]
 ) -> None:
     refused(rewritten(pair, tmp_path / "x.safetensors", edit), *words)
@@ -284,13 +289,15 @@ def refused_folder(folder: Path, *words: str) -> None:
         assert word in str(caught.value), str(caught.value)
 
 
-def test_C92_other_files_of_a_folder_are_checked(folder: Path) -> None:
+@pytest.mark.promise("C92")
+def test_other_files_of_a_folder_are_checked(folder: Path) -> None:
     (folder / "tokenizer.json").write_bytes(b"{}")
     refused_folder(folder, "tokenizer.json", "SHA-256 mismatch: expected")
     (folder / "tokenizer.json").unlink()
     refused_folder(folder, "'tokenizer.json' of the list is missing")
 
 
+@pytest.mark.promise("C90")
 @pytest.mark.parametrize(
     ("listing", "said"),
     [
@@ -302,12 +309,13 @@ def test_C92_other_files_of_a_folder_are_checked(folder: Path) -> None:
         ("{", "is not JSON"),
     ],
 )
-def test_C90_lists_that_lie(folder: Path, listing: str, said: str) -> None:
+def test_lists_that_are_wrong(folder: Path, listing: str, said: str) -> None:
     (folder / lossless.LISTING).write_text(listing)
     refused_folder(folder, said)
 
 
-def test_C90_a_shard_that_is_no_planes(folder: Path) -> None:
+@pytest.mark.promise("C90")
+def test_a_shard_that_is_no_planes(folder: Path) -> None:
     shard = sorted(folder.glob("*.safetensors"))[0]
     shard.write_bytes((folder.with_name("source") / shard.name).read_bytes())
     refused_folder(folder, shard.name, "must be a file that compress_lossless wrote")

@@ -25,7 +25,7 @@ STATE = "a.weight.quant_state.bitsandbytes__nf4"
 
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
 @pytest.mark.parametrize("group", [32, 64, 128])
-def test_every_stored_byte(tmp_path: Path, kind: str, group: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_byte_of_the_tensors(tmp_path: Path, kind: str, group: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 1 << 9)
     w = weights(40, 384, dtype=np.float16)
     w[3, :128] = 0
@@ -118,8 +118,9 @@ BAD: list[tuple[str, Any, str]] = [
 ]
 
 
+@pytest.mark.promise("C51")
 @pytest.mark.parametrize("change,words", [row[1:] for row in BAD], ids=[row[0] for row in BAD])
-def test_C51_parts_that_lie(tmp_path: Path, change: Any, words: str) -> None:
+def test_tensors_that_are_wrong(tmp_path: Path, change: Any, words: str) -> None:
     source = save(tmp_path / "m.safetensors", {"a.weight": weights(64, 128)})
     compress(source, tmp_path / "t.safetensors", codebook="nf4")
     tensors = stored_tensors(tmp_path / "t.safetensors")
@@ -142,8 +143,9 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.promise("C51")
 @pytest.mark.parametrize("values,words", VARIANTS, ids=str)
-def test_C51_variants_whose_parts_lie(tmp_path: Path, values: dict[str, Any], words: str) -> None:
+def test_variants_whose_tensors_are_wrong(tmp_path: Path, values: dict[str, Any], words: str) -> None:
     source = save(tmp_path / "m.safetensors", {"a.weight": weights(64, 128)})
     compress(source, tmp_path / "t.safetensors", codebook="nf4")
     tensors = stored_tensors(tmp_path / "t.safetensors")
@@ -192,6 +194,7 @@ def test_rows_of_llm_int8(tmp_path: Path) -> None:
         assert tensor.rows(2, 3).tobytes() == expected[2:5].tobytes()
 
 
+@pytest.mark.promise("C51")
 @pytest.mark.parametrize(
     "changes,words",
     [
@@ -200,13 +203,13 @@ def test_rows_of_llm_int8(tmp_path: Path) -> None:
         ({"a.SCB": np.full(6, np.inf, np.float32)}, "SCB must be finite"),
     ],
 )
-def test_C51_llm_int8_that_lies(tmp_path: Path, changes: Any, words: str) -> None:
+def test_llm_int8_that_is_wrong(tmp_path: Path, changes: Any, words: str) -> None:
     source = save(tmp_path / "m.safetensors", int8(**changes))
     with open_checkpoint(source) as checkpoint, pytest.raises(FormatError, match=words):
         logical_tensors(checkpoint)["a.weight"].rows(0, 6)
 
 
-def test_tiles_of_llm_int8_appear_as_they_are_stored(tmp_path: Path) -> None:
+def test_tiles_of_llm_int8_appear_as_they_are_in_the_file(tmp_path: Path) -> None:
     tensors = int8(**{"a.weight_format": np.ones((), np.uint8)})
     with open_checkpoint(save(tmp_path / "m.safetensors", tensors)) as checkpoint:
         found = logical_tensors(checkpoint)

@@ -87,8 +87,9 @@ def test_bytes_are_those_of_whole_tensors(tmp_path: Path, dtype: DTypeLike, opti
     assert_same_arrays(stored_tensors(tmp_path / "t.safetensors"), expected_file(arrays, options))
 
 
+@pytest.mark.promise("G18")
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_G18_one_file_whatever_the_chunks_threads_and_isa(
+def test_one_file_whatever_the_chunks_threads_and_isa(
     tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target = (
@@ -164,9 +165,10 @@ WHOLE_ROWS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.promise("fault-D23")
 @pytest.mark.parametrize("dtype", float_dtypes(), ids=str)
 @pytest.mark.parametrize("options", WHOLE_ROWS, ids=str)
-def test_D23_a_row_under_one_scale_is_cut_like_any_other(
+def test_a_row_under_one_scale_is_cut_like_any_other(
     tmp_path: Path, options: dict[str, Any], dtype: DTypeLike, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also of a convolution, in a form of ours; the second row has no scale in float16, the third is of zeros."""
@@ -187,7 +189,8 @@ def test_D23_a_row_under_one_scale_is_cut_like_any_other(
         assert [t.snr_db for t in report.tensors] == pytest.approx([t.snr_db for t in whole.tensors])
 
 
-def test_D23_the_pieces_of_a_row_are_not_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.promise("fault-D23")
+def test_the_pieces_of_a_row_are_not_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not finite is named where it stands, whatever piece it is in."""
     w = weights(2, 5000, dtype=np.float16)
     w[1, 4321] = np.inf
@@ -285,6 +288,7 @@ def bad_weights(value: float, at: int, dtype: DTypeLike = np.float32) -> Arrays:
     return {"fine.weight": weights(200, 64), "model.bad.weight": w}
 
 
+@pytest.mark.promise("A1", "A2")
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("at", [0, 5000, 200 * 64 - 1])
 @pytest.mark.parametrize(
@@ -293,7 +297,7 @@ def bad_weights(value: float, at: int, dtype: DTypeLike = np.float32) -> Arrays:
     ids=str,
 )
 @pytest.mark.parametrize("chunk_bytes", [1 << 10, 1 << 21])
-def test_A1_A2_not_finite(
+def test_not_finite(
     tmp_path: Path,
     value: float,
     at: int,
@@ -314,9 +318,10 @@ def test_A1_A2_not_finite(
     assert (error.path, error.tensor, error.offset) == (str(source), "model.bad.weight", offset)
 
 
+@pytest.mark.promise("A1")
 @pytest.mark.parametrize("pattern", [0x7F81, 0xFF81, 0x7FC0, 0xFFFF])
 @pytest.mark.parametrize("options", [{}, {"bits": 4, "prune": 0.5}], ids=str)
-def test_A1_every_kind_of_nan_in_bfloat16(tmp_path: Path, pattern: int, options: dict[str, Any]) -> None:
+def test_every_kind_of_nan_in_bfloat16(tmp_path: Path, pattern: int, options: dict[str, Any]) -> None:
     arrays = bad_weights(0, 5, ml_dtypes.bfloat16)
     arrays["model.bad.weight"].view(np.uint16).reshape(-1)[5000] = pattern
     source = save(tmp_path / "m.safetensors", arrays)
@@ -324,7 +329,8 @@ def test_A1_every_kind_of_nan_in_bfloat16(tmp_path: Path, pattern: int, options:
         compress(source, tmp_path / "t.safetensors", **options)
 
 
-def test_A1_the_first_is_named_whatever_the_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.promise("A1")
+def test_the_first_is_named_whatever_the_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 1 << 10)
     arrays = bad_weights(np.nan, 7000)
     arrays["model.bad.weight"].reshape(-1)[7001::97] = np.nan
@@ -334,7 +340,8 @@ def test_A1_the_first_is_named_whatever_the_threads(tmp_path: Path, monkeypatch:
             compress(source, tmp_path / "t.safetensors")
 
 
-def test_A8_scales_beyond_float16(tmp_path: Path) -> None:
+@pytest.mark.promise("A8")
+def test_scales_beyond_float16(tmp_path: Path) -> None:
     source = save(tmp_path / "m.safetensors", bad_weights(1e6, 77))
     with (
         nothing_written(tmp_path / "t.safetensors"),
@@ -347,7 +354,8 @@ def test_A8_scales_beyond_float16(tmp_path: Path) -> None:
     compress(source, tmp_path / "t.safetensors", scale_dtype="float32")
 
 
-def test_A29_float64_that_does_not_fit(tmp_path: Path) -> None:
+@pytest.mark.promise("A29")
+def test_float64_that_does_not_fit(tmp_path: Path) -> None:
     source = save(tmp_path / "m.safetensors", bad_weights(1e40, 77, np.float64))
     with (
         nothing_written(tmp_path / "t.safetensors"),
@@ -356,7 +364,8 @@ def test_A29_float64_that_does_not_fit(tmp_path: Path) -> None:
         compress(source, tmp_path / "t.safetensors")
 
 
-def test_A7_scales_below_float16_are_counted(tmp_path: Path) -> None:
+@pytest.mark.promise("A7")
+def test_scales_below_float16_are_counted(tmp_path: Path) -> None:
     w = weights(200, 64)
     w[3, :32], w[5], w[7] = 1e-9, 0, 3e-7
     source = save(tmp_path / "m.safetensors", {"a.weight": w})
@@ -369,8 +378,9 @@ def test_A7_scales_below_float16_are_counted(tmp_path: Path) -> None:
     assert not report.notes
 
 
+@pytest.mark.promise("A19")
 @pytest.mark.parametrize("shape", [(0, 8), (8, 0), (0, 0), (0,)])
-def test_A19_empty_tensors_are_copied(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_empty_tensors_are_copied(tmp_path: Path, shape: tuple[int, ...]) -> None:
     arrays = {"a.weight": np.zeros(shape, np.float32), "b.weight": weights(100, 64)}
     compress(save(tmp_path / "m.safetensors", arrays), tmp_path / "t.safetensors", min_elements=0)
     assert_same_arrays(
@@ -378,8 +388,9 @@ def test_A19_empty_tensors_are_copied(tmp_path: Path, shape: tuple[int, ...]) ->
     )
 
 
+@pytest.mark.promise("A22")
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (3, 5), (1, 4096)])
-def test_A22_small_shapes(tmp_path: Path, shape: tuple[int, int]) -> None:
+def test_small_shapes(tmp_path: Path, shape: tuple[int, int]) -> None:
     for bits in (2, 3, 8):
         w = weights(*shape)
         source, target = save(tmp_path / "m.safetensors", {"a.weight": w}), tmp_path / "t.safetensors"
@@ -389,7 +400,8 @@ def test_A22_small_shapes(tmp_path: Path, shape: tuple[int, int]) -> None:
         assert_same_arrays(stored_tensors(target), expected)
 
 
-def test_C56_source_and_target_the_same(tmp_path: Path) -> None:
+@pytest.mark.promise("C56")
+def test_source_and_target_the_same(tmp_path: Path) -> None:
     source = save(tmp_path / "m.safetensors", small_model())
     folder = save_folder(tmp_path / "s", small_model())
     os.link(source, tmp_path / "hard.safetensors")
@@ -422,8 +434,9 @@ def test_targets_that_are_there_or_of_the_wrong_kind(tmp_path: Path) -> None:
     assert not (tmp_path / "full" / "x").exists()
 
 
+@pytest.mark.promise("C55")
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_C55_a_source_that_changes_meanwhile(tmp_path: Path, kind: str) -> None:
+def test_a_source_that_changes_meanwhile(tmp_path: Path, kind: str) -> None:
     if kind == "file":
         source = changing = save(tmp_path / "m.safetensors", small_model())
         target = tmp_path / "t.safetensors"
@@ -442,10 +455,11 @@ def test_C55_a_source_that_changes_meanwhile(tmp_path: Path, kind: str) -> None:
 # Progress, threads, reports
 
 
+@pytest.mark.promise("E115")
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("stop"), SystemExit(3)])
 @pytest.mark.parametrize("kind", ["file", "folder"])
 @pytest.mark.parametrize("at", [1, 10, 40])
-def test_E115_what_progress_raises_ends_the_work(
+def test_what_progress_raises_ends_the_work(
     tmp_path: Path, error: Any, kind: str, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 1 << 10)
@@ -483,7 +497,8 @@ def test_progress_counts_every_byte_in_the_calling_thread(tmp_path: Path, monkey
     assert {each[2] for each in seen} == set(arrays)
 
 
-def test_E110_two_at_once_leave_the_threads_as_they_were(tmp_path: Path) -> None:
+@pytest.mark.promise("E110")
+def test_two_at_once_leave_the_threads_as_they_were(tmp_path: Path) -> None:
     source = save(tmp_path / "m.safetensors", small_model())
     with qt.use_threads(3):
         targets = [tmp_path / f"{k}.safetensors" for k in range(6)]
@@ -496,7 +511,8 @@ def test_E110_two_at_once_leave_the_threads_as_they_were(tmp_path: Path) -> None
     assert len({target.read_bytes() for target in targets}) == 1
 
 
-def test_G24_nothing_stays_open(tmp_path: Path) -> None:
+@pytest.mark.promise("G24")
+def test_nothing_stays_open(tmp_path: Path) -> None:
     source = save_folder(tmp_path / "s", small_model())
     compress(source, tmp_path / "t")
     before = open_descriptors()

@@ -58,7 +58,7 @@ def same_tensors(found: Arrays, expected: Arrays, dtype: DTypeLike = None) -> No
 
 @pytest.mark.parametrize("dtype", float_dtypes(), ids=str)
 @pytest.mark.parametrize("options", FORMS, ids=str)
-def test_every_form_comes_back_as_it_decodes(
+def test_every_layout_comes_back_as_it_decodes(
     tmp_path: Path, options: dict[str, Any], dtype: DTypeLike, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if dtype == np.float64 and (options.get("bits", 4) is None or options.get("recognize")):
@@ -73,9 +73,10 @@ def test_every_form_comes_back_as_it_decodes(
     assert done.nbytes == (tmp_path / "floats.safetensors").stat().st_size and done.snr_db is None
 
 
+@pytest.mark.promise("fault-A8")
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16], ids=str)
 @pytest.mark.parametrize("options", FORMS, ids=str)
-def test_A8_weights_of_several_dimensions_come_back_in_their_shapes(
+def test_weights_of_several_dimensions_come_back_in_their_shapes(
     tmp_path: Path, options: dict[str, Any], dtype: DTypeLike, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes = {
@@ -129,7 +130,7 @@ def test_folders_keep_their_files(tmp_path: Path, options: dict[str, Any], shard
     assert not done.notes
 
 
-def test_parts_in_several_files_are_one_tensor(tmp_path: Path) -> None:
+def test_arrays_in_several_files_are_one_tensor(tmp_path: Path) -> None:
     compress(save(tmp_path / "m.safetensors", small_model()), tmp_path / "small.safetensors", bits=4, group_size=16)
     qt.model.split_checkpoint(tmp_path / "small.safetensors", tmp_path / "parts", max_size=8_000)
     assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 3

@@ -37,9 +37,10 @@ def small(tmp_path: Path) -> Path:
     return tmp_path / "small"
 
 
+@pytest.mark.promise("D95")
 @pytest.mark.parametrize("kind", ["file", "folder"])
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_D95_a_full_disk(small: Path, kind: str, overwrite: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_nothing(small: Path, kind: str, overwrite: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     source = small if kind == "folder" else small.with_suffix(".safetensors")
     target = small.parent / ("target" if kind == "folder" else "target.safetensors")
     if overwrite:
@@ -60,7 +61,8 @@ def test_D95_a_full_disk(small: Path, kind: str, overwrite: bool, monkeypatch: p
     assert calls >= 25
 
 
-def test_D101_what_progress_raises_ends_the_work(small: Path) -> None:
+@pytest.mark.promise("D101")
+def test_what_progress_raises_ends_the_work(small: Path) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -106,8 +108,9 @@ def packed(path: Path, rows: int, count: int = 1) -> Path:
     return path
 
 
+@pytest.mark.promise("D101")
 @pytest.mark.parametrize("delay", [0.0, 0.1])
-def test_D101_ctrl_c_stops_and_cleans(tmp_path: Path, delay: float) -> None:
+def test_ctrl_c_stops_and_cleans(tmp_path: Path, delay: float) -> None:
     source, target = packed(tmp_path / "source.safetensors", 8192, 8), tmp_path / "target.safetensors"
     target.write_bytes(b"old")
     command = [sys.executable, "-c", INTERRUPTED, str(source), str(target)]
@@ -132,7 +135,8 @@ def test_a_source_that_changes(small: Path) -> None:
         decompress(small, small.parent / "target", progress=touch)
 
 
-def test_A44_scales_that_are_none_are_seen_before_the_target_is(small: Path) -> None:
+@pytest.mark.promise("B44")
+def test_scales_that_are_none_are_seen_before_the_target_is(small: Path) -> None:
     tensors = stored_tensors(small.with_suffix(".safetensors"))
     name = "model.layers.0.up.weight_scale"
     tensors[name] = tensors[name].copy()
@@ -143,6 +147,7 @@ def test_A44_scales_that_are_none_are_seen_before_the_target_is(small: Path) -> 
         decompress(bad, target)
 
 
+@pytest.mark.promise("B44")
 @pytest.mark.parametrize(
     "name,array,words",
     [
@@ -153,7 +158,7 @@ def test_A44_scales_that_are_none_are_seen_before_the_target_is(small: Path) -> 
     ],
     ids=["nan", "inf", "exponent", "scale"],
 )
-def test_A44_float8_that_is_no_number(tmp_path: Path, name: str, array: np.ndarray, words: str) -> None:  # type: ignore[type-arg]
+def test_float8_that_is_no_number(tmp_path: Path, name: str, array: np.ndarray, words: str) -> None:  # type: ignore[type-arg]
     tensors = {"m.weight": np.ones((4, 32), ml_dtypes.float8_e4m3fn), "m.weight_scale": np.ones((4, 1), np.float32)}
     write_tensors(tmp_path / "m.safetensors", tensors | {name: array})
     with nothing_written(tmp_path / "t.safetensors"), pytest.raises(FormatError, match=words):
@@ -182,7 +187,8 @@ def peak(folder: Path, chunk: int) -> int:
     return int(printed(code, limit=600))
 
 
-def test_G12_memory_is_that_of_some_chunks(tmp_path: Path) -> None:
+@pytest.mark.promise("G12")
+def test_memory_is_that_of_some_chunks(tmp_path: Path) -> None:
     """A tensor of 128 MiB; the positive control is one chunk for all of it."""
     few = peak(tmp_path, chunks.CHUNK_BYTES)
     (tmp_path / "target.safetensors").unlink()

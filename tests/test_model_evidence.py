@@ -1,4 +1,4 @@
-"""B1, B2, B3: a checkpoint that is quantized already is refused by what its tensors show, and one of floats is not."""
+"""A checkpoint that is quantized already is refused by what its tensors show, and one of floats is not."""
 
 from __future__ import annotations
 
@@ -105,9 +105,10 @@ def given_away_by(name: str) -> tuple[str, Tensors]:
     return next(iter(tensors)), tensors
 
 
+@pytest.mark.promise("fault-B1", "fault-B2", "fault-B3")
 @pytest.mark.parametrize("name", SCHEMES)
-def test_B1_B2_B3_codes_and_their_companions_are_refused(tmp_path: Path, name: str) -> None:
-    """B1, B2, B3: without a word in config.json; the message names scheme, tensors, dtypes and the way out."""
+def test_codes_and_their_companions_are_refused(tmp_path: Path, name: str) -> None:
+    """Without a word in config.json; the message names scheme, tensors, dtypes and the way out."""
     teller, tensors = given_away_by(name)
     source = write(tmp_path / "m.safetensors", FLOAT | tensors)
     with nothing_written(tmp_path / "t.safetensors"), pytest.raises(ValueError, match="is quantized already") as error:
@@ -174,9 +175,10 @@ FALSE_POSITIVES = {
 }
 
 
+@pytest.mark.promise("fault-B3")
 @pytest.mark.parametrize("name", FALSE_POSITIVES)
 def test_float_checkpoints_are_not_refused(tmp_path: Path, name: str) -> None:
-    """B3: what looks like quantization and is none."""
+    """What looks like quantization and is none."""
     source = write(tmp_path / "m.safetensors", FLOAT | tensors_of(FALSE_POSITIVES[name]))
     with open_checkpoint(source) as checkpoint:
         assert quantized_evidence(checkpoint) is None
@@ -204,9 +206,10 @@ FLOAT_CONFIGS = {
 }  # fmt: skip
 
 
+@pytest.mark.promise("fault-B2", "fault-B3")
 @pytest.mark.parametrize("name", CONFIGS)
-def test_B2_config_says_so_wherever_nested(tmp_path: Path, name: str) -> None:
-    """B2, B3: the key is named, and what to do where it is stale."""
+def test_config_says_so_wherever_nested(tmp_path: Path, name: str) -> None:
+    """The key is named, and what to do where it is stale."""
     config, key = CONFIGS[name]
     source = save_folder(tmp_path / "m", {"a.weight": weights(64, 64)}, 1, config=config)
     with nothing_written(tmp_path / "t"), pytest.raises(ValueError, match="is quantized already") as error:
@@ -220,9 +223,10 @@ def test_config_that_says_nothing(tmp_path: Path, name: str) -> None:
     assert [t.label for t in plan(source).tensors] == ["int4 group 32 symmetric"]
 
 
+@pytest.mark.promise("fault-B1")
 @pytest.mark.parametrize("name", SIDE_FILES)
-def test_B1_files_beside_config_say_so(tmp_path: Path, name: str) -> None:
-    """B1: settings that are in a file of their own."""
+def test_files_beside_config_say_so(tmp_path: Path, name: str) -> None:
+    """Settings that are in a file of their own."""
     source = save_folder(tmp_path / "m", {"a.weight": weights(64, 64)}, 1, config={})
     said = {"producer": {"name": "x"}, "quantization": {"quant_algo": "NVFP4"}}
     content = {"quanto_qmap.json": {"a": {"weights": "qint4"}}, "hf_quant_config.json": said}

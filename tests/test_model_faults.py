@@ -101,29 +101,33 @@ def sweep(server: CompressServer, writer: str, target: Path, step: int) -> tuple
     return points, faults
 
 
+@pytest.mark.promise("D98", "D100")
 @pytest.mark.parametrize("writer", KILLED)
-def test_D98_D100_killed_at_some_calls(server: CompressServer, target: Path, writer: str) -> None:
+def test_killed_at_some_calls(server: CompressServer, target: Path, writer: str) -> None:
     points, faults = sweep(server, writer, target, 15)
     assert points > 10 and not faults
 
 
+@pytest.mark.promise("D98", "D100")
 @pytest.mark.slow
 @pytest.mark.parametrize("writer", KILLED)
-def test_D98_D100_killed_at_every_call(server: CompressServer, target: Path, writer: str) -> None:
+def test_killed_at_every_call(server: CompressServer, target: Path, writer: str) -> None:
     """Every other call of those that write as the first does."""
     points, faults = sweep(server, writer, target, 1 if writer == KILLED[0] else 2)
     assert points > 100 and not faults
 
 
-def test_D98_the_sweep_finds_a_writer_in_place(server: CompressServer, target: Path) -> None:
+@pytest.mark.promise("D98")
+def test_the_sweep_finds_a_writer_in_place(server: CompressServer, target: Path) -> None:
     finished(server, "compress_in_place", target)
     _, faults = sweep(server, "compress_in_place", target, 3)
     assert sum("mixed" in fault for fault in faults) > 5
 
 
+@pytest.mark.promise("D98")
 @pytest.mark.slow
 @pytest.mark.parametrize("writer", ["compress_file", "compress_folder"])
-def test_D98_killed_at_random_moments(server: CompressServer, target: Path, writer: str) -> None:
+def test_killed_at_random_moments(server: CompressServer, target: Path, writer: str) -> None:
     if writer == "compress_folder":
         target = target.with_name("target")
     new = finished(server, writer, target)
@@ -167,9 +171,10 @@ INTERRUPTED = textwrap.dedent(
 )
 
 
+@pytest.mark.promise("D101")
 @pytest.mark.parametrize("presses", [1, 5])
 @pytest.mark.parametrize("delay", [0.0, 0.03, 0.15])
-def test_D101_ctrl_c_stops_and_cleans(tmp_path: Path, presses: int, delay: float) -> None:
+def test_ctrl_c_stops_and_cleans(tmp_path: Path, presses: int, delay: float) -> None:
     """Within a fraction of a second, even where the user presses again and again."""
     entries = [(f"{k}.weight", "F32", [8192, 4096]) for k in range(12)]
     source, target = (
@@ -201,8 +206,9 @@ def test_D101_ctrl_c_stops_and_cleans(tmp_path: Path, presses: int, delay: float
 # Errors of the system
 
 
+@pytest.mark.promise("D95")
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_D95_a_full_disk(target: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_nothing(target: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = (target.parent / "source.safetensors", target) if kind == "file" else (
         target.parent / "source",
         target.parent / "target",
@@ -223,13 +229,15 @@ def test_D95_a_full_disk(target: Path, kind: str, monkeypatch: pytest.MonkeyPatc
     assert caught.value.errno == errno.ENOSPC
 
 
-def test_D96_a_folder_that_may_not_be_written(target: Path) -> None:
+@pytest.mark.promise("D96")
+def test_a_folder_that_may_not_be_written(target: Path) -> None:
     absent = target.parent / "absent" / "target.safetensors"
     with pytest.raises(FileNotFoundError):
         compress(target.parent / "source.safetensors", absent)
 
 
-def test_D103_no_memory_for_a_chunk(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.promise("D103")
+def test_no_memory_for_a_chunk(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from quantrim.model.streaming import workers
 
     monkeypatch.setattr(workers.np, "empty", lambda *_: (_ for _ in ()).throw(MemoryError))

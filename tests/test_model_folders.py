@@ -69,13 +69,14 @@ RUNS: dict[str, Callable[[Path, Path], Any]] = {
 }
 
 
-# C1: files beside the tensors
+# files beside the tensors
 
 
+@pytest.mark.promise("fault-C1")
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.filterwarnings("ignore:.*not in the checkpoint")
 def test_subfolders_and_hidden_files_come_along(folder: Path, run: str) -> None:
-    """C1: byte for byte, with the weights of modules; other weights are named with their bytes."""
+    """Byte for byte, with the weights of modules; other weights are named with their bytes."""
     put(folder, OTHERS | LEFT | HIDDEN)
     target = folder.with_name("out")
     done = RUNS[run](folder, target)
@@ -112,8 +113,9 @@ def test_many_other_weights_are_one_short_note(folder: Path) -> None:
     assert "'w09.onnx' (9 bytes) and 20 more, 435 bytes in all" in note and "w10" not in note
 
 
+@pytest.mark.promise("fault-C6")
 def test_links_in_subfolders_are_followed(folder: Path, tmp_path: Path) -> None:
-    """C6: to files and to folders, into a cache or anywhere; what leads nowhere or in circles is named."""
+    """To files and to folders, into a cache or anywhere; what leads nowhere or in circles is named."""
     put(tmp_path / "cache", {"blob": b"{}", "pooling/config.json": b"pool", "pooling/x": b"x"})
     (folder / "2_Dense").mkdir()
     (folder / "2_Dense" / "config.json").symlink_to("../../cache/blob")
@@ -137,8 +139,9 @@ def test_links_in_subfolders_are_followed(folder: Path, tmp_path: Path) -> None:
             compress(folder, target, bits=8, overwrite=True)
 
 
+@pytest.mark.promise("fault-C6")
 def test_folders_that_lead_to_each_other_without_end(folder: Path, tmp_path: Path) -> None:
-    """C6: twelve folders, each with links to all others, have more ways than can be gone."""
+    """Twelve folders, each with links to all others, have more ways than can be gone."""
     names = [f"f{k}" for k in range(12)]
     for name in names:
         (tmp_path / "many" / name).mkdir(parents=True)
@@ -152,9 +155,10 @@ def test_folders_that_lead_to_each_other_without_end(folder: Path, tmp_path: Pat
         compress(folder, tmp_path / "out", bits=8)
 
 
+@pytest.mark.promise("fault-D22")
 @pytest.mark.parametrize("kind", ["FIFO", "directory", "link", "device"])
 def test_a_config_that_is_no_file(folder: Path, kind: str) -> None:
-    """D22: the model would be written without it."""
+    """The model would be written without it."""
     config = folder / "config.json"
     config.unlink()
     if kind == "FIFO":
@@ -170,8 +174,9 @@ def test_a_config_that_is_no_file(folder: Path, kind: str) -> None:
         refused_checkpoint(folder, "config.json", "must be a regular file, not a")
 
 
+@pytest.mark.promise("fault-C1", "fault-D22")
 def test_other_special_files_are_named(folder: Path) -> None:
-    """D22, C1: they are no part of a model, and nobody waits for what comes out of them."""
+    """They are no part of a model, and nobody waits for what comes out of them."""
     (folder / "sub").mkdir()
     os.mkfifo(folder / "sub" / "tokenizer.json")
     (folder / "zero").symlink_to("/dev/zero")
@@ -182,7 +187,7 @@ def test_other_special_files_are_named(folder: Path) -> None:
     assert report.notes == ("left out: 'sub/tokenizer.json' (a FIFO), 'zero' (a character device)",)
 
 
-# C2: metadata
+# metadata
 
 
 def metadata_of(path: Path) -> Any:
@@ -190,8 +195,9 @@ def metadata_of(path: Path) -> Any:
         return file.metadata()
 
 
+@pytest.mark.promise("fault-C2")
 def test_a_format_where_the_source_has_none(tmp_path: Path) -> None:
-    """C2: transformers opens files without metadata, and refuses those whose metadata have no format."""
+    """transformers opens files without metadata, and refuses those whose metadata have no format."""
     bare = tmp_path / "bare"
     bare.mkdir()
     put(bare, {"config.json": b"{}"})
@@ -222,11 +228,12 @@ def test_a_format_where_the_source_has_none(tmp_path: Path) -> None:
             assert found.get("format") == (None if own and wanted == "pt" else wanted) and "quantrim_version" in found
 
 
-# C4: the index
+# the index
 
 
+@pytest.mark.promise("fault-C4")
 def test_what_an_index_says_is_kept(folder: Path) -> None:
-    """C4: total_size is that of the new tensors, total_parameters loses what is gone, all else stays."""
+    """total_size is that of the new tensors, total_parameters loses what is gone, all else stays."""
     path = folder / "model.safetensors.index.json"
     index = json.loads(path.read_text())
     count = sum(a.size for a in small_model().values())
@@ -251,8 +258,8 @@ def test_what_an_index_says_is_kept(folder: Path) -> None:
     assert index_of(folder.with_name("dropped"))["metadata"]["total_parameters"] == count - gone
 
 
+@pytest.mark.promise("fault-C4")
 def test_parameters_follow_units_that_are_removed(tmp_path: Path) -> None:
-    """C4"""
     arrays = {"fc1.weight": weights(64, 32), "fc1.bias": weights(64), "fc2.weight": weights(16, 64)}
     source = save_folder(tmp_path / "model", arrays, 2)
     path = source / "model.safetensors.index.json"
@@ -265,7 +272,7 @@ def test_parameters_follow_units_that_are_removed(tmp_path: Path) -> None:
     assert found == 10_000 + 32 * 32 + 32 + 16 * 32
 
 
-# C7: the same bytes
+# the same bytes
 
 
 def unusual_files() -> dict[str, bytes]:
@@ -288,9 +295,10 @@ def unusual_files() -> dict[str, bytes]:
     }
 
 
+@pytest.mark.promise("fault-C3", "fault-C7")
 @pytest.mark.parametrize("kind", unusual_files())
 def test_a_file_of_any_header_split_and_merged_is_the_same_file(tmp_path: Path, kind: str) -> None:
-    """C7, C3: also out of a folder, through two splits, and out of byte planes."""
+    """Also out of a folder, through two splits, and out of byte planes."""
     source = tmp_path / "in" / "model.safetensors"
     put(source.parent, {source.name: unusual_files()[kind], "config.json": b"{}"})
     split_checkpoint(source, tmp_path / "parts", layers=1)
@@ -305,8 +313,9 @@ def test_a_file_of_any_header_split_and_merged_is_the_same_file(tmp_path: Path, 
     assert (tmp_path / "folder" / "model.safetensors").read_bytes() == source.read_bytes()
 
 
+@pytest.mark.promise("fault-C7")
 def test_a_header_that_is_kept_is_used_for_its_own_tensors_only(tmp_path: Path) -> None:
-    """C7: not where tensors are dropped or changed, and not where somebody has written nonsense."""
+    """Not where tensors are dropped or changed, and not where somebody has written nonsense."""
     source = tmp_path / "m.safetensors"
     source.write_bytes(unusual_files()["much padding"])
     split_checkpoint(source, tmp_path / "parts", layers=1)

@@ -89,6 +89,7 @@ def refused(path: Path, arrays: Arrays, message: str, metadata: dict[str, str] |
     assert caught.value.path == str(path) and (caught.value.tensor or "").startswith("m.weight")
 
 
+@pytest.mark.promise("A38", "B44")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -104,7 +105,7 @@ def refused(path: Path, arrays: Arrays, message: str, metadata: dict[str, str] |
         ({"weight": np.zeros((6, 64), np.float32)}, "must not both be there"),
     ],
 )
-def test_A38_A44_compressed_tensors_that_are_not_whole(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_compressed_tensors_that_are_not_whole(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     refused(tmp_path / "m.safetensors", parts(**changes), message)
 
 
@@ -134,7 +135,7 @@ def test_own_files_of_few_columns_are_read(tmp_path: Path) -> None:
     assert found == {name: 5 if name == "layers.1.down.weight" else bits[name.split(".")[2]] for name in arrays}
 
 
-def test_other_formats_are_shown_as_they_are_stored(tmp_path: Path) -> None:
+def test_other_formats_are_shown_as_they_are_in_the_file(tmp_path: Path) -> None:
     """ModelOpt's NVFP4 has its bytes under the weight's own name; scales of float8 codes that fit no block."""
     arrays: Arrays = {
         "a.weight": np.zeros((4, 8), np.uint8),

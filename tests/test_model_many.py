@@ -27,7 +27,7 @@ from quantrim.model.streaming import chunks
 from quantrim.model.streaming.overlay import Overlay
 
 TENSORS = 300
-# Python functions for each tensor; what they were before D23: 480, 178, 240, 263, 97
+# Python functions for each tensor; what they were when each was planned alone: 480, 178, 240, 263, 97
 LIMITS = {"compress": 200, "copied": 150, "plan": 115, "decompress": 240, "inspect": 90}
 
 
@@ -53,8 +53,9 @@ def layers(count: int, *shape: int) -> Arrays:
     return {f"layers.{k}.up.weight": weights(*shape, seed=k) for k in range(count)} | {"head.weight": weights(64, 64)}
 
 
+@pytest.mark.promise("fault-D23")
 @pytest.mark.parametrize("what", LIMITS)
-def test_D23_few_functions_are_called_for_each_tensor(what: str, tmp_path: Path) -> None:
+def test_few_functions_are_called_for_each_tensor(what: str, tmp_path: Path) -> None:
     counts = []
     for count in (TENSORS, 2 * TENSORS):
         path = save(tmp_path / f"{count}.safetensors", layers(count, 4, 16))
@@ -72,7 +73,8 @@ def test_D23_few_functions_are_called_for_each_tensor(what: str, tmp_path: Path)
     assert (counts[1] - counts[0]) / TENSORS < LIMITS[what]
 
 
-def test_D23_tensors_that_are_alike_are_planned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.promise("fault-D23")
+def test_tensors_that_are_alike_are_planned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "m.safetensors", layers(20, 8, 16) | {"norm.weight": weights(16), "bias": weights(16)})
     planned, settings = [], []
     real, with_codes = TensorPlanner._plan, Settings.with_codes
@@ -87,7 +89,8 @@ def test_D23_tensors_that_are_alike_are_planned_once(tmp_path: Path, monkeypatch
         assert (t.info.name, t.stored_bytes) == (t.name, 8 * 8 + 8 * 2 + 16)
 
 
-def test_D23_names_decide_where_they_mean_something(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-D23")
+def test_names_decide_where_they_mean_something(tmp_path: Path) -> None:
     """Alike in shape and settings, but no matrix `weight` of a module."""
     arrays = {name: weights(8, 16) for name in ("a.weight", "weight", "a.kernel", "b.weight")}
     path = save(tmp_path / "m.safetensors", arrays)
@@ -127,9 +130,10 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.promise("fault-D23")
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16, np.float64])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_D23_together_they_become_what_each_becomes(
+def test_together_they_become_what_each_becomes(
     options: dict[str, Any], dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arrays = mixed(dtype)
@@ -150,7 +154,8 @@ def test_D23_together_they_become_what_each_becomes(
     assert (alone.snr_db, alone.sparsity) == pytest.approx((report.snr_db, report.sparsity), abs=0)
 
 
-def test_D23_stacks_are_written_in_few_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.promise("fault-D23")
+def test_stacks_are_written_in_few_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     count = 100
     path = save(tmp_path / "m.safetensors", {f"layers.{k:03}.up.weight": weights(8, 16, seed=k) for k in range(count)})
     written: list[int] = []
@@ -165,7 +170,8 @@ def test_D23_stacks_are_written_in_few_calls(tmp_path: Path, monkeypatch: pytest
     assert len(written) == 4  # header, codes, scales, shapes
 
 
-def test_D23_which_tensors_are_stacked(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-D23")
+def test_which_tensors_are_stacked(tmp_path: Path) -> None:
     path = save(tmp_path / "m.safetensors", mixed() | {"large.weight": weights(700, 700)})
     found: dict[str, tuple[TensorPlan, ...]] = {
         kind: plan(path, min_elements=0, **options).tensors
@@ -190,8 +196,9 @@ def test_D23_which_tensors_are_stacked(tmp_path: Path) -> None:
             assert not together, kind
 
 
+@pytest.mark.promise("fault-D23")
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_D23_what_is_wrong_in_a_stack_is_said_of_its_tensor(bad: float, tmp_path: Path) -> None:
+def test_what_is_wrong_in_a_stack_is_said_of_its_tensor(bad: float, tmp_path: Path) -> None:
     arrays = mixed()
     arrays["layers.7.down.weight"][3, 4] = bad
     path = save(tmp_path / "m.safetensors", arrays)
@@ -200,7 +207,8 @@ def test_D23_what_is_wrong_in_a_stack_is_said_of_its_tensor(bad: float, tmp_path
     assert not (tmp_path / "out.safetensors").exists()
 
 
-def test_D23_groups_lost_in_a_stack_are_noted_of_their_tensor(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-D23")
+def test_groups_lost_in_a_stack_are_noted_of_their_tensor(tmp_path: Path) -> None:
     arrays = mixed()
     arrays["layers.7.up.weight"][1] = 1e-12  # whose scale is no float16
     path = save(tmp_path / "m.safetensors", arrays)
@@ -212,7 +220,8 @@ def test_D23_groups_lost_in_a_stack_are_noted_of_their_tensor(tmp_path: Path) ->
 # Reading many at once
 
 
-def test_D23_tensors_are_read_one_after_the_other(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-D23")
+def test_tensors_are_read_one_after_the_other(tmp_path: Path) -> None:
     arrays = {name: weights(3, 5, seed=k) for k, name in enumerate("abcde")}
     path = save(tmp_path / "m.safetensors", arrays)
     with open_checkpoint(path) as checkpoint:
@@ -232,7 +241,8 @@ def test_D23_tensors_are_read_one_after_the_other(tmp_path: Path) -> None:
             checkpoint.read_many_into(["a", "b"], bytearray(79))
 
 
-def test_D23_tensors_of_several_shards_are_read_together(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-D23")
+def test_tensors_of_several_shards_are_read_together(tmp_path: Path) -> None:
     arrays = {name: weights(3, 5, seed=k) for k, name in enumerate("abcd")}
     with open_checkpoint(save_folder(tmp_path / "m", arrays, shards=2)) as checkpoint:
         buffer = bytearray(4 * 60)
@@ -243,7 +253,8 @@ def test_D23_tensors_of_several_shards_are_read_together(tmp_path: Path) -> None
 # Configs that list modules one by one
 
 
-def test_D23_modules_that_a_config_lists_are_looked_up(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-D23")
+def test_modules_that_a_config_lists_are_looked_up(tmp_path: Path) -> None:
     """Of narrow matrices the config says the bits; in names without a pattern each was compared with each."""
     counts = []
     for count in (50, 100):
@@ -257,6 +268,7 @@ def test_D23_modules_that_a_config_lists_are_looked_up(tmp_path: Path) -> None:
     assert (counts[1] - counts[0]) / 50 < 150
 
 
+@pytest.mark.promise("fault-D23")
 @pytest.mark.parametrize(
     ("target", "named", "others"),
     [
@@ -268,7 +280,7 @@ def test_D23_modules_that_a_config_lists_are_looked_up(tmp_path: Path) -> None:
         (r"re:(a+)+$", [], ["a", "aa"]),  # no pattern of ours
     ],
 )
-def test_D23_bits_are_those_of_the_groups_that_name_a_module(target: str, named: list[str], others: list[str]) -> None:
+def test_bits_are_those_of_the_groups_that_name_a_module(target: str, named: list[str], others: list[str]) -> None:
     of = StatedBits(
         {
             "config_groups": {

@@ -1,4 +1,4 @@
-"""G12: the memory of compress does not depend on the size of the model. Sources are sparse files of zeros."""
+"""The memory of compress does not depend on the size of the model. Sources are sparse files of zeros."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ def some(total: int) -> list[tuple[str, str, list[int]]]:
     ]
 
 
+@pytest.mark.promise("G12")
 @pytest.mark.parametrize(
     "options",
     [
@@ -55,19 +56,21 @@ def some(total: int) -> list[tuple[str, str, list[int]]]:
     ],
     ids=str,
 )
-def test_G12_half_a_gigabyte(tmp_path: Path, options: dict[str, object]) -> None:
+def test_memory_for_half_a_gigabyte(tmp_path: Path, options: dict[str, object]) -> None:
     found = peak(sparse_checkpoint(tmp_path / "m.safetensors", some(512 * MIB)), **options)
     assert found < 200 * MIB, f"{found / MIB:.0f} MiB"
 
 
-def test_G12_D23_a_row_with_one_scale(tmp_path: Path) -> None:
+@pytest.mark.promise("G12", "fault-D23")
+def test_a_row_with_one_scale(tmp_path: Path) -> None:
     """Five times the limit, were it read whole."""
     source = sparse_checkpoint(tmp_path / "m.safetensors", [("long.weight", "F16", [1, 128 * MIB])])
     found = peak(source, bits=8)
     assert found < 200 * MIB, f"{found / MIB:.0f} MiB"
 
 
-def test_G12_the_measure_sees_a_tensor_that_is_read_whole(tmp_path: Path) -> None:
+@pytest.mark.promise("G12")
+def test_the_measure_sees_a_tensor_that_is_read_whole(tmp_path: Path) -> None:
     """The positive control: one chunk for everything."""
     larger = f"from quantrim.model.streaming import chunks\nchunks.CHUNK_BYTES = {256 * CHUNK_BYTES}\nwith qt"
     code = RUN.replace("with qt", larger)
@@ -76,12 +79,14 @@ def test_G12_the_measure_sees_a_tensor_that_is_read_whole(tmp_path: Path) -> Non
     assert found > LIMIT
 
 
+@pytest.mark.promise("D104", "G12")
 @pytest.mark.slow
-def test_G12_C104_eight_gigabytes(tmp_path: Path) -> None:
+def test_memory_for_eight_gigabytes(tmp_path: Path) -> None:
     found = peak(sparse_checkpoint(tmp_path / "m.safetensors", some(8192 * MIB)))
     assert found < LIMIT, f"{found / MIB:.0f} MiB"
 
 
+@pytest.mark.promise("D104", "G12")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
@@ -96,18 +101,19 @@ def test_G12_C104_eight_gigabytes(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_G12_C104_a_gigabyte(tmp_path: Path, options: dict[str, object]) -> None:
+def test_memory_for_a_gigabyte(tmp_path: Path, options: dict[str, object]) -> None:
     found = peak(sparse_checkpoint(tmp_path / "m.safetensors", some(1024 * MIB)), **options)
     assert found < LIMIT, f"{found / MIB:.0f} MiB"
 
 
+@pytest.mark.promise("D104", "G12")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{"prune_pattern": (4, 8)}, {"prune_pattern": "row"}, {"prune_pattern": "column", "prune_scope": "global"}],
     ids=str,
 )
-def test_G12_C104_patterns_hold_some_rows(tmp_path: Path, options: dict[str, object]) -> None:
+def test_patterns_hold_some_rows(tmp_path: Path, options: dict[str, object]) -> None:
     """Those of a block, or the sixteen that column sums are added up in; here rows are as long as in large models."""
     tensors = [("big.weight", "F32", [1 << 14, 1 << 14])]
     found = peak(sparse_checkpoint(tmp_path / "m.safetensors", tensors), prune=0.5, **options)

@@ -54,7 +54,7 @@ def test_only_matrices_of_floats_named_weight(tmp_path: Path) -> None:
         (64, 64, "channel"),
     ],
 )
-def test_F_groups_that_do_not_divide(tmp_path: Path, cols: int, group: int | str | None, label: str) -> None:
+def test_groups_that_do_not_divide(tmp_path: Path, cols: int, group: int | str | None, label: str) -> None:
     source = save(tmp_path / "m.safetensors", {"a.weight": weights(200, cols)})
     found = plan(source, group_size=group)
     assert found.tensors[0].label == f"int4 {label} symmetric"

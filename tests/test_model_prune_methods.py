@@ -173,6 +173,7 @@ def test_tensors_are_left_out(tmp_path: Path) -> None:
     assert not (tmp_path / "u").exists()
 
 
+@pytest.mark.promise("fault-D7")
 @pytest.mark.parametrize("drop", [None, "c.*"])
 def test_folders_are_cut_anew(tmp_path: Path, drop: str | None) -> None:
     """The same bytes in files of a size, with an index over them that readers accept."""
@@ -188,7 +189,7 @@ def test_folders_are_cut_anew(tmp_path: Path, drop: str | None) -> None:
         assert files == {shard.name: shard.size for shard in wish.shards}
         assert max(files.values()) <= {"20KB": 20_000, "1GiB": 2**30}.get(str(size), 13_000)
     assert [path.name for path in target.glob("*.safetensors*")] == ["model.safetensors"]
-    report = compress(source, tmp_path / "alone", bits=8, max_shard_size=5000, drop=drop)  # D7
+    report = compress(source, tmp_path / "alone", bits=8, max_shard_size=5000, drop=drop)
     said = f"{7 - bool(drop)} files of one tensor each are larger than max_shard_size 5,000, since tensors stay whole"
     assert [note for note in report.notes if note.startswith(said)]
     assert_same_arrays(stored_tensors(tmp_path / "alone"), stored_tensors(tmp_path / "whole"))
@@ -204,6 +205,7 @@ def test_folders_are_cut_anew(tmp_path: Path, drop: str | None) -> None:
 # What cannot be asked for
 
 
+@pytest.mark.promise("B42", "B46", "B48")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -232,13 +234,14 @@ def test_folders_are_cut_anew(tmp_path: Path, drop: str | None) -> None:
     ],
     ids=str,
 )
-def test_B42_B46_B48_what_does_not_go_together(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+def test_what_does_not_go_together(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     source = save(tmp_path / "m.safetensors", {NAME: matrix()})
     with pytest.raises(ValueError, match=message):
         compress(source, tmp_path / "t.safetensors", **options)
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
 
 
+@pytest.mark.promise("B46")
 @pytest.mark.parametrize(
     ("score", "data", "message"),
     [
@@ -252,7 +255,7 @@ def test_B42_B46_B48_what_does_not_go_together(tmp_path: Path, options: dict[str
         ("obd", {NAME: np.full((96, 64), 3e38, np.float32)}, "scores overflow float32"),
     ],
 )
-def test_B46_data_that_does_not_fit(
+def test_data_that_does_not_fit(
     tmp_path: Path, score: str, data: Arrays, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chunks, "CHUNK_BYTES", SMALL)
@@ -265,8 +268,9 @@ def test_B46_data_that_does_not_fit(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.safetensors", "m.safetensors"]
 
 
+@pytest.mark.promise("C56")
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_C56_the_data_is_no_target(tmp_path: Path, overwrite: bool) -> None:
+def test_the_data_is_no_target(tmp_path: Path, overwrite: bool) -> None:
     source = save(tmp_path / "m.safetensors", {NAME: matrix()})
     data = save(tmp_path / "data.safetensors", {NAME: np.ones(64, np.float32)})
     before = data.read_bytes()
@@ -279,8 +283,9 @@ def test_C56_the_data_is_no_target(tmp_path: Path, overwrite: bool) -> None:
 WAYS_TO_LOOK = [{"prune_score": "random"}, {"prune_pattern": "row"}, {"prune_scope": "global"}]
 
 
+@pytest.mark.promise("A1", "A2")
 @pytest.mark.parametrize("options", WAYS_TO_LOOK, ids=str)
-def test_A1_A2_weights_that_are_not_finite(
+def test_weights_that_are_not_finite(
     tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chunks, "CHUNK_BYTES", SMALL)

@@ -63,8 +63,9 @@ def pruned(w: NDArray[Any], options: dict[str, Any]) -> NDArray[Any]:
     return qt.prune(w, options["prune"], axis=options.get("prune_axis"))
 
 
+@pytest.mark.promise("G18")
 @pytest.mark.parametrize("options", PRUNINGS, ids=str)
-def test_G18_pruned_only_whatever_the_chunks_and_threads(
+def test_pruned_only_whatever_the_chunks_and_threads(
     tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arrays = {"a.weight": weights(40, 300), "b.weight": weights(3, 5000, seed=1)}
@@ -103,7 +104,8 @@ def test_nothing_to_prune_and_nothing_to_round(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d.safetensors", "m.safetensors"]
 
 
-def test_A1_pruned_only_is_finite_too(tmp_path: Path) -> None:
+@pytest.mark.promise("A1")
+def test_pruned_only_is_finite_too(tmp_path: Path) -> None:
     w = weights(100, 64)
     w[7, 3] = np.nan
     source = save(tmp_path / "m.safetensors", {"a.weight": w})

@@ -39,10 +39,11 @@ def run_all(
         assert_same_arrays(stored_tensors(target), {**arrays, **expected})
 
 
+@pytest.mark.promise("B43")
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=str)
 @pytest.mark.parametrize("pattern", ["row", "column", (4, 32)], ids=str)
 @pytest.mark.parametrize("score", ["l1", "l2"])
-def test_B43_norms_of_units(
+def test_norms_of_units(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: DTypeLike, pattern: Any, score: str
 ) -> None:
     arrays = model(dtype)
@@ -61,9 +62,10 @@ def test_B43_norms_of_units(
     run_all(tmp_path, monkeypatch, arrays, expected, {"prune": 0.5, "prune_pattern": pattern, "prune_score": score})
 
 
+@pytest.mark.promise("fault-D14")
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16], ids=str)
 @pytest.mark.parametrize("pattern", ["row", "column", (4, 16)], ids=str)
-def test_D14_norms_whose_squares_underflow(
+def test_norms_whose_squares_underflow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: Any, dtype: DTypeLike
 ) -> None:
     """Streamed and in memory alike; every square is 0 in float32, and the lowest norms lie at the end."""
@@ -81,8 +83,9 @@ def test_D14_norms_whose_squares_underflow(
     run_all(tmp_path, monkeypatch, arrays, expected, {"prune": 0.5, "prune_pattern": pattern, "prune_score": "l2"})
 
 
+@pytest.mark.promise("B43")
 @pytest.mark.parametrize("pattern", ["row", "column", (4, 16)], ids=str)
-def test_B43_one_budget_for_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: Any) -> None:
+def test_one_budget_for_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: Any) -> None:
     arrays = model()
     axis = {"row": {"axis": 1}, "column": {"axis": 0}}.get(pattern, {"block": pattern})
     masks = qt.pruning.global_masks({name: importance.l1(arrays[name], **axis) for name in SHAPES}, 0.5)
@@ -98,7 +101,8 @@ def test_B43_one_budget_for_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     run_all(tmp_path, monkeypatch, arrays, expected, options)
 
 
-def test_B43_blocks_by_scores_of_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.promise("B43")
+def test_blocks_by_scores_of_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums of scores that are negative, too, in one budget."""
     arrays = model()
     data = {name: np.round(weights(*shape, seed=9) * 16) / 16 for name, shape in SHAPES.items()}
@@ -110,9 +114,10 @@ def test_B43_blocks_by_scores_of_weights(tmp_path: Path, monkeypatch: pytest.Mon
     run_all(tmp_path, monkeypatch, arrays, expected, options)
 
 
+@pytest.mark.promise("B43")
 @pytest.mark.parametrize("pattern", ["row", "column", (4, 16), (2, 1)], ids=str)
 @pytest.mark.parametrize("scope", ["tensor", "global"])
-def test_B43_the_first_among_equals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: Any, scope: str) -> None:
+def test_the_first_among_equals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: Any, scope: str) -> None:
     """Every unit scores the same."""
     arrays: Arrays = {name: np.ones(shape, np.float32) for name, shape in SHAPES.items()}
     expected = {name: qt.prune(w, 0.3, pattern=pattern) for name, w in arrays.items()}
@@ -159,7 +164,8 @@ def test_sums_of_columns_are_those_of_importance(rows: int) -> None:
     assert found.tobytes() == importance.reduce(w, axis=0).tobytes()
 
 
-def test_A1_sums_that_overflow(tmp_path: Path) -> None:
+@pytest.mark.promise("A1")
+def test_sums_that_overflow(tmp_path: Path) -> None:
     source = save(tmp_path / "m.safetensors", {"a.weight": np.full((64, 64), 3e38, np.float32)})
     for pattern in ("row", "column", (4, 4)):
         for scope in ("tensor", "global"):
@@ -170,7 +176,7 @@ def test_A1_sums_that_overflow(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
 
 
-def test_data_lies_beside_the_recipe(tmp_path: Path) -> None:
+def test_data_is_found_beside_the_recipe(tmp_path: Path) -> None:
     """Its path is relative to the recipe's file, and no folder of this machine gets into the output."""
     arrays = model()
     source, target = save(tmp_path / "m.safetensors", arrays), tmp_path / "t.safetensors"

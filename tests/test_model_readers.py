@@ -47,7 +47,8 @@ def config_of(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_A1_the_plain_command_rounds_linear_layers_alone(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-A1")
+def test_the_plain_command_rounds_linear_layers_alone(tmp_path: Path) -> None:
     arrays = decoder() | {"lm_head.weight": weights(300, 64, seed=9)}
     found = plan(save_folder(tmp_path / "m", arrays, 1, llama(tie_word_embeddings=False)))
     assert rounded(found) == {name for name in arrays if ".layers." in name}
@@ -56,13 +57,14 @@ def test_A1_the_plain_command_rounds_linear_layers_alone(tmp_path: Path) -> None
     assert any("head" in note and "reader='any' rounds it too" in note for note in found.notes)
 
 
+@pytest.mark.promise("fault-A2", "fault-A10")
 @pytest.mark.parametrize("reader", [None, "transformers", "vllm"])
-def test_A2_A10_a_tied_head_follows_its_embedding(tmp_path: Path, reader: str | None) -> None:
+def test_a_tied_head_follows_its_embedding(tmp_path: Path, reader: str | None) -> None:
     source = save_folder(tmp_path / "m", decoder(), 1, llama(tie_word_embeddings=True))
     assert "model.embed_tokens.weight" in kept(plan(source, bits=8, reader=reader))
 
 
-def test_one_scheme_is_decoded_as_transformers_opens_it(tmp_path: Path) -> None:
+def test_one_layout_is_decoded_as_transformers_opens_it(tmp_path: Path) -> None:
     """Then embeddings and zero points open too; of several schemes it would take one for all."""
     arrays = decoder() | {"model.layers.0.mlp.up_proj.weight": weights(64, 192)}
     source = save_folder(tmp_path / "m", arrays, 1, llama(tie_word_embeddings=False))
@@ -80,7 +82,8 @@ def test_one_scheme_is_decoded_as_transformers_opens_it(tmp_path: Path) -> None:
     assert any(re.match(t[3:], "model.embed_tokens") for group in targets for t in group)
 
 
-def test_A3_routers_are_kept(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-A3")
+def test_routers_are_kept(tmp_path: Path) -> None:
     arrays = decoder()
     for k in range(2):
         arrays[f"model.layers.{k}.mlp.gate.weight"] = weights(64, 64)
@@ -93,7 +96,8 @@ def test_A3_routers_are_kept(tmp_path: Path) -> None:
         }
 
 
-def test_A4_nf4_names_exactly_what_stays(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-A4")
+def test_nf4_names_exactly_what_stays(tmp_path: Path) -> None:
     source = save_folder(tmp_path / "m", decoder(), 1, llama())
     compress(source, tmp_path / "out", codebook="nf4")
     skipped = config_of(tmp_path / "out")["llm_int8_skip_modules"]
@@ -105,7 +109,8 @@ def test_A4_nf4_names_exactly_what_stays(tmp_path: Path) -> None:
     assert config_of(tmp_path / "default") == config_of(tmp_path / "out")
 
 
-def test_A5_transposed_layers_are_kept(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-A5")
+def test_transposed_layers_are_kept(tmp_path: Path) -> None:
     arrays = {"wte.weight": weights(300, 64), "h.0.mlp.c_fc.weight": weights(64, 256)}
     source = save_folder(tmp_path / "m", arrays, 1, {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]})
     with pytest.raises(ValueError, match=r"stored as \(in, out\), which no reader opens compressed .*reader='any'"):
@@ -114,7 +119,8 @@ def test_A5_transposed_layers_are_kept(tmp_path: Path) -> None:
     assert rounded(plan(source, reader="any")) == set(arrays)
 
 
-def test_A6_experts_in_one_tensor_stay_aloud_or_are_ours(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-A6")
+def test_experts_in_one_tensor_stay_aloud_or_are_ours(tmp_path: Path) -> None:
     arrays = decoder() | {"model.layers.0.mlp.experts.gate_up_proj": weights(4, 256, 64)}
     source = save_folder(tmp_path / "m", arrays, 1, {"model_type": "qwen3_moe"})
     note = next(note for note in plan(source).notes if "262,144 bytes" in note)
@@ -125,9 +131,10 @@ def test_A6_experts_in_one_tensor_stay_aloud_or_are_ours(tmp_path: Path) -> None
     assert found.shape == (4, 256, 64) and not np.array_equal(found, arrays["model.layers.0.mlp.experts.gate_up_proj"])
 
 
+@pytest.mark.promise("fault-A7")
 @pytest.mark.parametrize("reader", [None, "transformers", "vllm", "any"])
 @pytest.mark.parametrize("tied", [True, False])
-def test_A7_no_codes_under_a_plain_name_that_no_target_claims(
+def test_no_codes_under_a_plain_name_that_no_target_claims(
     tmp_path: Path, reader: str | None, tied: bool
 ) -> None:
     source = save_folder(tmp_path / "m", decoder(), 1, llama(tie_word_embeddings=tied))
@@ -155,8 +162,9 @@ SHAPES = {
 FORMS = [{"bits": 4}, {"bits": 8}, {"prune": 0.5}, {"prune": "2:4"}, {"clusters": 16}, {"codebook": "ternary"}]
 
 
+@pytest.mark.promise("fault-A8")
 @pytest.mark.parametrize("options", FORMS, ids=str)
-def test_A8_weights_of_every_shape_and_name(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_weights_of_every_shape_and_name(tmp_path: Path, options: dict[str, Any]) -> None:
     arrays = {name: weights(*shape, seed=k) for k, (name, shape) in enumerate(SHAPES.items())}
     arrays |= {"rnn.bias_ih_l0": weights(256), "conv1.bias": weights(64)}
     source = save(tmp_path / "m.safetensors", arrays)
@@ -189,7 +197,8 @@ def test_simulated_values_are_those_of_the_codes(tmp_path: Path, dtype: Any, opt
             assert np.array_equal(found[name], wanted), name
 
 
-def test_A9_heads_that_the_checkpoint_lacks_are_ignored(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-A9", "fault-A13")
+def test_heads_that_the_checkpoint_lacks_are_ignored(tmp_path: Path) -> None:
     arrays = {
         "bert.embeddings.word_embeddings.weight": weights(300, 64),
         "bert.encoder.layer.0.output.dense.weight": weights(64, 256),
@@ -198,10 +207,11 @@ def test_A9_heads_that_the_checkpoint_lacks_are_ignored(tmp_path: Path) -> None:
     compress(source, tmp_path / "out")
     config = config_of(tmp_path / "out")
     assert any(re.match(each[3:], "cls.predictions.decoder") for each in config["ignore"] if each.startswith("re:"))
-    assert not any("Linear" in group["targets"] for group in config["config_groups"].values())  # A13
+    assert not any("Linear" in group["targets"] for group in config["config_groups"].values())
 
 
-def test_A11_experts_are_of_one_scheme_that_opens(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-A11")
+def test_experts_have_one_layout_that_opens(tmp_path: Path) -> None:
     arrays = decoder()
     for e in range(2):
         arrays |= {
@@ -222,7 +232,7 @@ def test_A11_experts_are_of_one_scheme_that_opens(tmp_path: Path) -> None:
     assert rounded(plan(source, reader="vllm", symmetric=False)) >= {name for name in arrays if "experts" in name}
 
 
-def test_zero_points_are_stored_where_readers_open_them(tmp_path: Path) -> None:
+def test_zero_points_are_written_where_readers_open_them(tmp_path: Path) -> None:
     """The library makes modules for packed codes with zero points that are not packed, into which none fit, unless it
     decodes all as it opens the model."""
     source = save_folder(tmp_path / "m", decoder(), 1, llama())
@@ -235,8 +245,9 @@ def test_zero_points_are_stored_where_readers_open_them(tmp_path: Path) -> None:
     assert len(rounded(plan(source, recipe={"symmetric": False, "reader": "vllm", "rule": rules}))) == 10
 
 
+@pytest.mark.promise("fault-A12")
 @pytest.mark.parametrize("model_type", ["opt", "bart", "whisper"])
-def test_A12_embeddings_of_special_classes_are_kept(tmp_path: Path, model_type: str) -> None:
+def test_embeddings_of_special_classes_are_kept(tmp_path: Path, model_type: str) -> None:
     arrays = {
         "model.decoder.embed_positions.weight": weights(300, 64),
         "model.decoder.layers.0.fc1.weight": weights(64, 64),
@@ -245,7 +256,8 @@ def test_A12_embeddings_of_special_classes_are_kept(tmp_path: Path, model_type: 
     assert rounded(plan(source, bits=8, reader="transformers")) == {"model.decoder.layers.0.fc1.weight"}
 
 
-def test_A14_exclude_that_matches_nothing_is_a_note(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-A14")
+def test_exclude_that_matches_nothing_is_a_note(tmp_path: Path) -> None:
     source = save_folder(tmp_path / "m", decoder(), 1, llama())
     found = plan(source, exclude=["*embed*", "lm_head*"])
     assert "exclude='lm_head*' matched 0 tensors" in found.notes and rounded(found)
@@ -258,7 +270,8 @@ def test_A14_exclude_that_matches_nothing_is_a_note(tmp_path: Path) -> None:
         plan(source, recipe={"rule": [{"match": "lm_head*", "keep": True}]})
 
 
-def test_A14_what_is_advised_works_as_printed(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-A14")
+def test_what_is_advised_works_as_printed(tmp_path: Path) -> None:
     source = save_folder(tmp_path / "m", decoder(), 1, llama(tie_word_embeddings=False))
     said = run("compress", source, tmp_path / "out").stdout
     advised = set(re.findall(r"--for [a-z]+", said))
@@ -323,7 +336,8 @@ def test_what_a_dtype_cannot_hold_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_D3_a_pattern_that_does_not_fit_one_layer(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-D3")
+def test_a_pattern_that_does_not_fit_one_layer(tmp_path: Path) -> None:
     arrays = {"a.weight": weights(100, 126), "b.weight": weights(100, 128)}
     source = save(tmp_path / "m.safetensors", arrays)
     report = compress(source, tmp_path / "out.safetensors", prune="2:4")
@@ -334,7 +348,8 @@ def test_D3_a_pattern_that_does_not_fit_one_layer(tmp_path: Path) -> None:
     assert not (tmp_path / "strict.safetensors").exists()
 
 
-def test_D4_pruning_alone_keeps_the_dtype(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-D4")
+def test_pruning_alone_keeps_the_dtype(tmp_path: Path) -> None:
     arrays = {"a.weight": weights(100, 64).astype(ml_dtypes.bfloat16)}
     source = save(tmp_path / "m.safetensors", arrays)
     report = compress(source, tmp_path / "out.safetensors", prune=0.5)

@@ -64,25 +64,29 @@ def test_the_usual_group_follows_the_bits() -> None:
     assert [found[name].group for name in "abc"] == ["channel", 32, 32]
 
 
-def test_B47_a_rule_that_matches_nothing() -> None:
+@pytest.mark.promise("B47")
+def test_a_rule_that_matches_nothing() -> None:
     with pytest.raises(ValueError, match=r"rule 1, match 'lm_head\.\*', matched 0 tensors"):
         Recipe.from_toml(TEXT).assign(["a.down.weight", "a.norm1.weight"])
 
 
-def test_B47_a_rule_that_is_never_reached() -> None:
+@pytest.mark.promise("B47")
+def test_a_rule_that_is_never_reached() -> None:
     recipe = Recipe(rules=(Rule("a*", settings_of(bits=2)), Rule("ab", settings_of(bits=3))))
     with pytest.raises(ValueError, match="rule 2, match 'ab', matched 1 tensor, but rules before it match all"):
         recipe.assign(["ab", "ac"])
 
 
+@pytest.mark.promise("B47")
 @pytest.mark.parametrize("pattern", ["*a" * 400, "?*" * 400 + "b", "*" * 900 + "b", "[a-z]*" * 150 + "b"])
-def test_B47_pathological_patterns_take_little_time(pattern: str) -> None:
+def test_pathological_patterns_take_little_time(pattern: str) -> None:
     begin = time.perf_counter()
     with pytest.raises(ValueError, match="matched 0 tensors"):
         Recipe(rules=(Rule(pattern, Settings()),)).assign(["a" * 20_000 + "!"])
     assert time.perf_counter() - begin < 20  # or for ever
 
 
+@pytest.mark.promise("B40", "B41", "B42", "B48")
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
@@ -123,7 +127,7 @@ def test_B47_pathological_patterns_take_little_time(pattern: str) -> None:
         ("a = " + "[" * 100_000, ValueError, "recipe must be TOML"),
     ],
 )
-def test_B40_B41_B42_B48_what_a_recipe_may_not_say(text: str, error: type[Exception], message: str) -> None:
+def test_what_a_recipe_may_not_say(text: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         Recipe.from_toml(text)
 
@@ -180,9 +184,10 @@ def test_options_make_the_same_recipes() -> None:
     assert recipe_from_options(prune=None, scale=None) == Recipe()
 
 
+@pytest.mark.promise("fault-D4")
 def test_bits_none_in_a_recipe() -> None:
     recipe = Recipe.from_toml('prune = 0.5\n[[rule]]\nmatch = "a"\nbits = "none"\n[[rule]]\nmatch = "b"\nbits = 8')
-    assert [recipe.assign("abc")[name].bits for name in "abc"] == [None, 8, None]  # D4: pruning alone rounds nothing
+    assert [recipe.assign("abc")[name].bits for name in "abc"] == [None, 8, None]  # pruning alone rounds nothing
     assert 'bits = "none"' in recipe.to_toml()
     for key, value in {"group_size": 32, "symmetric": False, "scale": "mse", "seed": 3}.items():
         with pytest.raises(ValueError, match=f"{key}={value!r} must not be given with bits=None, which"):
@@ -197,13 +202,15 @@ def test_a_recipe_comes_as_table_object_or_file(tmp_path: Path) -> None:
     assert recipe_from_options(recipe.as_dict()) == recipe
 
 
+@pytest.mark.promise("B48")
 @pytest.mark.parametrize("extra", [{"bits": 4}, {"exclude": "*"}, {"include": ["a"]}, {"min_elements": 0}])
-def test_B48_recipe_and_options_together(extra: dict[str, Any]) -> None:
+def test_recipe_and_options_together(extra: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"either a recipe or options, not recipe and {next(iter(extra))}"):
         recipe_from_options(Recipe(), **extra)
 
 
-def test_B48_options_that_are_none_of_ours() -> None:
+@pytest.mark.promise("B48")
+def test_options_that_are_none_of_ours() -> None:
     with pytest.raises(ValueError, match="options must have keys among"):
         recipe_from_options(nbits=4)
     with pytest.raises(TypeError, match="recipe must be a Recipe, a table, or the path"):

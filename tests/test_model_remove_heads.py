@@ -63,9 +63,10 @@ def removed(tmp_path: Path, arrays: Arrays, config: dict[str, Any], **table: Any
     )
 
 
+@pytest.mark.promise("fault-D6")
 @pytest.mark.parametrize("biases", [True, False])
 @pytest.mark.parametrize(("queries", "groups"), [(8, 4), (8, 8), (8, 2), (12, 4)])
-def test_D6_heads_of_keys_go_with_their_queries(tmp_path: Path, queries: int, groups: int, biases: bool) -> None:
+def test_heads_of_keys_go_with_their_queries(tmp_path: Path, queries: int, groups: int, biases: bool) -> None:
     arrays = model(queries, groups, biases=biases)
     config = CONFIG | {"num_attention_heads": queries, "num_key_value_heads": groups}
     found, after, notes = removed(tmp_path, arrays, config)
@@ -78,31 +79,35 @@ def test_D6_heads_of_keys_go_with_their_queries(tmp_path: Path, queries: int, gr
     assert f"in config.json num_attention_heads becomes {queries // 2}, not {queries}" in notes
 
 
+@pytest.mark.promise("fault-D6")
 @pytest.mark.parametrize(("sparsity", "multiple", "left"), [(0.6, 1, 2), (0.6, 2, 2), (0.3, 2, 4), (0.8, 1, 1)])
-def test_D6_multiples_of_heads(tmp_path: Path, sparsity: float, multiple: int, left: int) -> None:
+def test_multiples_of_heads(tmp_path: Path, sparsity: float, multiple: int, left: int) -> None:
     arrays = model()
     found, after, _ = removed(tmp_path, arrays, CONFIG, sparsity=sparsity, multiple_of=multiple)
     assert_same_arrays(found, smaller(arrays, 4, 1 - left / 4))
     assert after["num_key_value_heads"] == left and after["num_attention_heads"] == 2 * left
 
 
+@pytest.mark.promise("fault-D6")
 @pytest.mark.parametrize(
     "change", [{"num_hidden_layers": 3}, {"num_attention_heads": 4}, {"num_key_value_heads": None}], ids=str
 )
-def test_D6_a_config_that_says_something_else_stays(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_config_that_says_something_else_stays(tmp_path: Path, change: dict[str, Any]) -> None:
     found, after, notes = removed(tmp_path, model(), CONFIG | change)
     assert_same_arrays(found, smaller(model()))
     assert after == CONFIG | change and "config.json stays as it is" in notes
 
 
-def test_D6_a_config_without_head_dim_or_groups_stays(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-D6")
+def test_a_config_without_head_dim_or_groups_stays(tmp_path: Path) -> None:
     """Its reader would divide hidden_size by the heads that are left."""
     config = {"num_hidden_layers": 2, "num_attention_heads": 8, "hidden_size": 64}
     _, after, notes = removed(tmp_path, model(8, 8), config)
     assert after == config and "config.json stays as it is" in notes
 
 
-def test_D6_neurons_and_heads_in_one_recipe(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-D6")
+def test_neurons_and_heads_in_one_recipe(tmp_path: Path) -> None:
     arrays = model()
     for block in range(2):
         arrays[f"model.layers.{block}.mlp.up.weight"] = weights(96, 48)
@@ -119,6 +124,7 @@ def test_D6_neurons_and_heads_in_one_recipe(tmp_path: Path) -> None:
     assert [after[key] for key in sizes] == [64, 4, 2, 8]
 
 
+@pytest.mark.promise("fault-D6")
 @pytest.mark.parametrize(
     ("names", "message"),
     [
@@ -131,7 +137,7 @@ def test_D6_neurons_and_heads_in_one_recipe(tmp_path: Path) -> None:
         (["SelfAttention.v", "SelfAttention.o"], r"v\.weight' must lose whole heads"),
     ],
 )
-def test_D6_rows_of_attention_are_no_neurons(tmp_path: Path, names: list[Any], message: str) -> None:
+def test_rows_of_attention_are_no_neurons(tmp_path: Path, names: list[Any], message: str) -> None:
     flat = [name for entry in names for name in ([entry] if isinstance(entry, str) else entry)]
     source = save(tmp_path / "m.safetensors", {f"{name}.weight": weights(16, 16) for name in flat})
     with pytest.raises(ValueError, match=message):
@@ -143,6 +149,7 @@ def test_D6_rows_of_attention_are_no_neurons(tmp_path: Path, names: list[Any], m
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
 
 
+@pytest.mark.promise("fault-D6")
 @pytest.mark.parametrize(
     ("table", "message"),
     [
@@ -161,12 +168,13 @@ def test_D6_rows_of_attention_are_no_neurons(tmp_path: Path, names: list[Any], m
         ({"head_dim": 0}, "head_dim must be an integer of 1"),
     ],
 )
-def test_D6_what_are_no_heads(tmp_path: Path, table: dict[str, Any], message: str) -> None:
+def test_what_are_no_heads(tmp_path: Path, table: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         removed(tmp_path, model(), CONFIG, **table)
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
+@pytest.mark.promise("fault-D6")
 @pytest.mark.parametrize(
     ("name", "shape", "seen"),
     [
@@ -182,7 +190,7 @@ def test_D6_what_are_no_heads(tmp_path: Path, table: dict[str, Any], message: st
         ("self_attn2.norm.weight", (96,), False),
     ],
 )
-def test_D6_what_else_has_a_value_for_each_head(tmp_path: Path, name: str, shape: tuple[int, ...], seen: bool) -> None:
+def test_what_else_has_a_value_for_each_head(tmp_path: Path, name: str, shape: tuple[int, ...], seen: bool) -> None:
     """Is refused, or said to be something else."""
     arrays = {k: a for k, a in model(size=12).items() if "q_norm" not in k}
     more = {f"model.layers.1.{name}": weights(*shape)}
@@ -199,7 +207,8 @@ def test_D6_what_else_has_a_value_for_each_head(tmp_path: Path, name: str, shape
     assert_same_arrays(found, smaller(arrays) | more)
 
 
-def test_D6_given_scores_are_those_of_groups(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-D6")
+def test_given_scores_are_those_of_groups(tmp_path: Path) -> None:
     arrays = model()
     scores = {f"model.layers.{k}.self_attn.q_proj.weight": np.float32([4, 1, 3, 2]) for k in range(2)}
     data = save(tmp_path / "scores.safetensors", scores)

@@ -41,15 +41,17 @@ def smaller(arrays: Arrays, keep: Any, names: tuple[str, str, str] = ("fc1", "bn
     return arrays | {name: arrays[name][keep] for name in rows if name in arrays} | {weight: arrays[weight][:, keep]}
 
 
+@pytest.mark.promise("fault-D6")
 @pytest.mark.parametrize("kernel", [(), (3, 3)], ids=["linear", "convolution"])
-def test_D6_a_batch_norm_follows(tmp_path: Path, kernel: tuple[int, ...]) -> None:
+def test_a_batch_norm_follows(tmp_path: Path, kernel: tuple[int, ...]) -> None:
     """Its four tensors; its count of batches stays."""
     arrays = model(*kernel)
     keep = qt.prune_mask(qt.importance.l2(arrays["fc1.weight"].reshape(24, -1), axis=1), 0.5)
     assert_same_arrays(removed(tmp_path, arrays), smaller(arrays, keep))
 
 
-def test_D6_the_smaller_network_answers_as_the_whole_one_does_without_these_columns(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-D6")
+def test_the_smaller_network_answers_as_the_whole_one_does_without_these_columns(tmp_path: Path) -> None:
     arrays = model()
 
     def run(p: Arrays, x: Any) -> Any:
@@ -63,7 +65,8 @@ def test_D6_the_smaller_network_answers_as_the_whole_one_does_without_these_colu
     np.testing.assert_allclose(run(removed(tmp_path, arrays), x), run(cleared, x), rtol=1e-4, atol=1e-4)
 
 
-def test_D6_a_layer_norm_and_one_of_gated_layers_follow(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-D6")
+def test_a_layer_norm_and_one_of_gated_layers_follow(tmp_path: Path) -> None:
     arrays = model(names=("b.0.up", "b.0.norm", "b.0.down"))
     for part in ("running_mean", "running_var", "num_batches_tracked"):
         del arrays[f"b.0.norm.{part}"]
@@ -75,8 +78,9 @@ def test_D6_a_layer_norm_and_one_of_gated_layers_follow(tmp_path: Path) -> None:
     assert_same_arrays(found, want | {"b.0.gate.weight": arrays["b.0.gate.weight"][keep]})
 
 
+@pytest.mark.promise("fault-D6")
 @pytest.mark.parametrize("part", PARTS)
-def test_D6_a_norm_that_is_not_named_is_refused(tmp_path: Path, part: str) -> None:
+def test_a_norm_that_is_not_named_is_refused(tmp_path: Path, part: str) -> None:
     """Or said to be elsewhere; nothing is written."""
     arrays = {name: a for name, a in model().items() if not name.startswith("bn1") or name == f"bn1.{part}"}
     told = f"tensor 'bn1.{part}' has a value for each of 24 units of 'fc1'.* name 'bn1' in layers, or in apart"
@@ -88,8 +92,9 @@ def test_D6_a_norm_that_is_not_named_is_refused(tmp_path: Path, part: str) -> No
     assert_same_arrays(found, smaller(arrays, keep) | {f"bn1.{part}": arrays[f"bn1.{part}"]})
 
 
+@pytest.mark.promise("fault-D6")
 @pytest.mark.parametrize(("number", "seen"), [(1, True), (2, True), (5, False), (0, False)])
-def test_D6_of_numbered_modules_only_those_between_the_layers_are_meant(
+def test_of_numbered_modules_only_those_between_the_layers_are_meant(
     tmp_path: Path, number: int, seen: bool
 ) -> None:
     names = "net.0.fc" if number else "net.1.fc", f"net.{number}.norm", "net.4.fc"
@@ -102,7 +107,8 @@ def test_D6_of_numbered_modules_only_those_between_the_layers_are_meant(
         assert removed(tmp_path, arrays, layers=layers)[names[1] + ".weight"].shape == (24,)
 
 
-def test_D6_sizes_elsewhere_are_no_matter(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-D6")
+def test_sizes_elsewhere_are_no_matter(tmp_path: Path) -> None:
     """Other sizes, other branches, biases of other layers, and modules that are named."""
     arrays = model() | {"fc3.weight": weights(24, 30), "fc3.bias": weights(24), "ln.weight": weights(7)}
     assert removed(tmp_path, arrays)["bn1.running_var"].shape == (12,)
@@ -111,6 +117,7 @@ def test_D6_sizes_elsewhere_are_no_matter(tmp_path: Path) -> None:
     assert removed(tmp_path, inner, layers=layers)["other.norm.weight"].shape == (24,)
 
 
+@pytest.mark.promise("fault-D6")
 @pytest.mark.parametrize(
     ("change", "table", "message"),
     [
@@ -127,15 +134,16 @@ def test_D6_sizes_elsewhere_are_no_matter(tmp_path: Path) -> None:
         ({}, {"multiple_of": 0}, r"multiple_of must be an integer of 1\.\.2147483648, not 0"),
     ],
 )
-def test_D6_what_cannot_follow(tmp_path: Path, change: Arrays, table: dict[str, Any], message: str) -> None:
+def test_what_cannot_follow(tmp_path: Path, change: Arrays, table: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         removed(tmp_path, model() | change, **table)
 
 
+@pytest.mark.promise("fault-D6")
 @pytest.mark.parametrize(
     ("sparsity", "multiple", "left"), [(0.5, 8, 16), (0.3, 8, 24), (0.5, 5, 15), (0.9, 16, 16), (0.7, 1, 7)]
 )
-def test_D6_what_is_left_is_a_multiple(tmp_path: Path, sparsity: float, multiple: int, left: int) -> None:
+def test_what_is_left_is_a_multiple(tmp_path: Path, sparsity: float, multiple: int, left: int) -> None:
     """Rounded up: those that go are the lowest all the same."""
     arrays = model()
     found = removed(tmp_path, arrays, sparsity=sparsity, multiple_of=multiple)
@@ -145,7 +153,8 @@ def test_D6_what_is_left_is_a_multiple(tmp_path: Path, sparsity: float, multiple
     assert_same_arrays(found, smaller(arrays, keep))
 
 
-def test_D6_remove_units_of_arrays_takes_what_stands_between() -> None:
+@pytest.mark.promise("fault-D6")
+def test_remove_units_of_arrays_takes_what_is_between() -> None:
     arrays = model()
     norm = tuple(arrays[f"bn1.{part}"] for part in PARTS)
     keep = np.arange(24) % 3 > 0

@@ -159,6 +159,7 @@ def test_a_config_stays_where_blocks_are_not_alike(tmp_path: Path, other: int) -
     assert json.loads((tmp_path / "t" / "config.json").read_text()) == CONFIG
 
 
+@pytest.mark.promise("B42")
 @pytest.mark.parametrize(
     ("table", "message"),
     [
@@ -170,13 +171,14 @@ def test_a_config_stays_where_blocks_are_not_alike(tmp_path: Path, other: int) -
         ({"activation": "silu"}, "activation must not be given where modules share their units"),
     ],
 )
-def test_B42_units_that_cannot_be_shared(tmp_path: Path, table: dict[str, Any], message: str) -> None:
+def test_units_that_cannot_be_shared(tmp_path: Path, table: dict[str, Any], message: str) -> None:
     source = save(tmp_path / "m.safetensors", gated())
     with pytest.raises((ValueError, TypeError), match=message):
         compress(source, tmp_path / "t.safetensors", recipe=recipe(table=GATED | table))
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
 
 
+@pytest.mark.promise("B42", "B47", "B48")
 @pytest.mark.parametrize(
     ("table", "message"),
     [
@@ -199,7 +201,7 @@ def test_B42_units_that_cannot_be_shared(tmp_path: Path, table: dict[str, Any], 
         ),
     ],
 )
-def test_B42_B47_B48_what_is_no_chain(tmp_path: Path, table: dict[str, Any], message: str) -> None:
+def test_what_is_no_chain(tmp_path: Path, table: dict[str, Any], message: str) -> None:
     source = save(tmp_path / "m.safetensors", model())
     with pytest.raises((ValueError, TypeError), match=message):
         compress(source, tmp_path / "t.safetensors", recipe=recipe(table=table))
@@ -225,7 +227,8 @@ def test_layers_that_cannot_lose_units(tmp_path: Path) -> None:
         plan(source, recipe={**twice, "remove_units": twice["remove_units"] * 2})
 
 
-def test_B46_scores_that_do_not_fit(tmp_path: Path) -> None:
+@pytest.mark.promise("B46")
+def test_scores_that_do_not_fit(tmp_path: Path) -> None:
     source = save(tmp_path / "m.safetensors", model())
     good = {"mlp.up.weight": weights(120), "mlp.mid.weight": weights(90)}
     nan = np.full(90, np.nan, np.float32)

@@ -67,10 +67,11 @@ def kinds(n: int, dtype: DTypeLike) -> dict[str, Array]:
     }
 
 
+@pytest.mark.promise("B43")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", list(kinds(1, np.float32)))
 @pytest.mark.parametrize("n", [1, 2, 17, 1000, 40_000])
-def test_B43_the_weights_that_prune_takes(dtype: DTypeLike, kind: str, n: int) -> None:
+def test_the_weights_that_prune_takes(dtype: DTypeLike, kind: str, n: int) -> None:
     x = kinds(n, dtype)[kind]
     for sparsity in (0.0, 1e-9, 0.1, 0.25, 0.5, 0.7, 0.999, 1.0):
         expected = qt.prune(x, sparsity)
@@ -78,13 +79,14 @@ def test_B43_the_weights_that_prune_takes(dtype: DTypeLike, kind: str, n: int) -
             assert same_bits(pruned(x, sparsity, parts), expected), (sparsity, parts)
 
 
+@pytest.mark.promise("B43")
 @given(
     st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=60),
     st.floats(0, 1),
     st.integers(1, 9),
     st.sampled_from(DTYPES),
 )
-def test_B43_any_bits(patterns: list[int], sparsity: float, parts: int, dtype: type[Any]) -> None:
+def test_any_bits_are_pruned_as_prune_does(patterns: list[int], sparsity: float, parts: int, dtype: type[Any]) -> None:
     kind = np.dtype(dtype)
     unsigned = np.dtype(f"u{kind.itemsize}")
     bits = (np.array(patterns, np.uint64) % 2 ** (8 * kind.itemsize)).astype(unsigned)
@@ -93,7 +95,8 @@ def test_B43_any_bits(patterns: list[int], sparsity: float, parts: int, dtype: t
     assert same_bits(pruned(x, sparsity, parts), qt.prune(x, sparsity))
 
 
+@pytest.mark.promise("A1", "A2")
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 1.0])
-def test_A1_A2_not_finite_is_seen_whatever_is_removed(sparsity: float) -> None:
+def test_not_finite_is_seen_whatever_is_removed(sparsity: float) -> None:
     with pytest.raises(ValueError, match=r"overflows? float32|must be finite"):
         pruned(np.array([1, np.nan, 2], np.float32), sparsity, 2)

@@ -98,8 +98,9 @@ def test_no_file_is_larger_than_asked_for(
         assert raw(folder) == raw(source)
 
 
+@pytest.mark.promise("fault-D7")
 def test_a_tensor_larger_than_asked_for_has_its_own_file(tmp_path: Path) -> None:
-    """D7: it is said, and no error."""
+    """It is said, and no error."""
     arrays = {"a": normal(9), "b": normal(9), "big": normal(100, 20), "c": normal(9)}
     source = save(tmp_path / "m.safetensors", arrays)
     written = split_checkpoint(source, tmp_path / "parts", max_size=1000)
@@ -178,7 +179,8 @@ def test_an_empty_checkpoint_and_empty_tensors(tmp_path: Path) -> None:
         assert (tmp_path / f"whole{k}.safetensors").read_bytes() == source.read_bytes()
 
 
-def test_C57_names_of_any_kind(tmp_path: Path) -> None:
+@pytest.mark.promise("C57")
+def test_names_of_any_kind(tmp_path: Path) -> None:
     arrays = {name: np.ones(3, np.float32) for name in ("", "a/b", "../c", "\x1b[31m", "é\u202e", "n" * 5000)}
     source = save(tmp_path / "m.safetensors", arrays)
     split_checkpoint(source, tmp_path / "parts", layers=1)
@@ -235,6 +237,7 @@ def test_tensors_are_dropped_by_name(tmp_path: Path) -> None:
 # Refusals: nothing is written
 
 
+@pytest.mark.promise("B48")
 @pytest.mark.parametrize(
     "options,error,words",
     [
@@ -248,12 +251,13 @@ def test_tensors_are_dropped_by_name(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_B48_split_refuses(tmp_path: Path, options: dict[str, Any], error: type[Exception], words: str) -> None:
+def test_split_refuses(tmp_path: Path, options: dict[str, Any], error: type[Exception], words: str) -> None:
     source = save(tmp_path / "m.safetensors", small_model())
     with nothing_written(tmp_path / "out"), pytest.raises(error, match=words):
         split_checkpoint(source, tmp_path / "out", **options)
 
 
+@pytest.mark.promise("B47")
 @pytest.mark.parametrize(
     "options,error,words",
     [
@@ -266,15 +270,16 @@ def test_B48_split_refuses(tmp_path: Path, options: dict[str, Any], error: type[
     ],
     ids=str,
 )
-def test_B47_merge_refuses(tmp_path: Path, options: dict[str, Any], error: type[Exception], words: str) -> None:
+def test_merge_refuses(tmp_path: Path, options: dict[str, Any], error: type[Exception], words: str) -> None:
     source = save(tmp_path / "m.safetensors", small_model())
     for name in ("out", "out.safetensors"):
         with nothing_written(tmp_path / name), pytest.raises(error, match=words):
             merge_checkpoint(source, tmp_path / name, **options)
 
 
+@pytest.mark.promise("A1")
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64, ml_dtypes.bfloat16], ids=str)
-def test_A1_weights_that_cannot_be_scored(tmp_path: Path, dtype: Any) -> None:
+def test_weights_that_cannot_be_scored(tmp_path: Path, dtype: Any) -> None:
     """They say where they are; without scores they are copied as they are."""
     arrays = layered(3)
     arrays["model.layers.1.up.weight"] = arrays["model.layers.1.up.weight"].astype(dtype)
@@ -289,7 +294,8 @@ def test_A1_weights_that_cannot_be_scored(tmp_path: Path, dtype: Any) -> None:
     assert raw(tmp_path / "out") == raw(source)
 
 
-def test_C56_targets_that_are_the_source_or_in_the_way(tmp_path: Path) -> None:
+@pytest.mark.promise("C56")
+def test_targets_that_are_the_source_or_in_the_way(tmp_path: Path) -> None:
     source = save_folder(tmp_path / "source", layered(3), 2)
     file = save(tmp_path / "m.safetensors", layered(3))
     (tmp_path / "link").symlink_to(source)
@@ -324,7 +330,8 @@ def test_C56_targets_that_are_the_source_or_in_the_way(tmp_path: Path) -> None:
     assert (tmp_path / "old.safetensors").read_bytes() == file.read_bytes()
 
 
-def test_C50_C51_sources_that_are_no_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.promise("C50", "C51")
+def test_sources_that_are_no_checkpoint(tmp_path: Path) -> None:
     file = save(tmp_path / "m.safetensors", layered(3))
     (tmp_path / "short.safetensors").write_bytes(file.read_bytes()[:-1])
     for function in (merge_checkpoint, lambda a, b: split_checkpoint(a, b, layers=1)):
@@ -334,8 +341,9 @@ def test_C50_C51_sources_that_are_no_checkpoint(tmp_path: Path) -> None:
             function(tmp_path / "short.safetensors", tmp_path / "out")
 
 
+@pytest.mark.promise("C55")
 @pytest.mark.parametrize("kind", ["split", "merge", "merge to a file"])
-def test_C55_a_source_that_changes_leaves_nothing(tmp_path: Path, kind: str) -> None:
+def test_a_source_that_changes_leaves_nothing(tmp_path: Path, kind: str) -> None:
     source = save(tmp_path / "m.safetensors", layered(3))
 
     def progress(done: int, total: int, name: str) -> None:
@@ -352,8 +360,9 @@ def test_C55_a_source_that_changes_leaves_nothing(tmp_path: Path, kind: str) -> 
 # Faults
 
 
+@pytest.mark.promise("D95")
 @pytest.mark.parametrize("at", [1, 3, 7])
-def test_D95_a_full_disk(tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_nothing(tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = save_folder(tmp_path / "source", layered(3), 2), tmp_path / "out"
     real, calls = FileWriter.pwrite, 0
 
@@ -371,7 +380,8 @@ def test_D95_a_full_disk(tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatc
             run()
 
 
-def test_D101_an_exception_of_the_callback_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.promise("D101")
+def test_an_exception_of_the_callback_leaves_nothing(tmp_path: Path) -> None:
     source = save(tmp_path / "m.safetensors", layered(3))
     seen: list[tuple[int, int, str]] = []
 
@@ -405,9 +415,10 @@ KILLED = textwrap.dedent(
 )
 
 
+@pytest.mark.promise("D98", "D101")
 @pytest.mark.parametrize("kind", ["split", "merge", "merge.safetensors"])
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
-def test_D98_D101_killed_in_the_midst(tmp_path: Path, kind: str, signum: signal.Signals) -> None:
+def test_killed_in_the_midst(tmp_path: Path, kind: str, signum: signal.Signals) -> None:
     """The target is as it was; what a kill left, the next run removes."""
     source = sparse_checkpoint(
         tmp_path / "source.safetensors", [(f"layers.{k}.weight", "F32", [1024, 1024]) for k in range(40)]
@@ -455,7 +466,8 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "parts")
 
 
-def test_C60_many_tensors(tmp_path: Path) -> None:
+@pytest.mark.promise("C60")
+def test_many_tensors_in_linear_time(tmp_path: Path) -> None:
     entries = [(f"layers.{k}.weight", "F32", [1]) for k in range(20_000)]
     source = sparse_checkpoint(tmp_path / "m.safetensors", entries)
     begin = time.monotonic()

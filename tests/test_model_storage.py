@@ -132,7 +132,7 @@ def test_decoded_bits_are_those_of_whole_tensors(
 
 
 @pytest.mark.parametrize("options", [o for o in SPARSE if o.get("bits") != 8], ids=str)
-def test_stored_tensors_are_those_of_the_layout(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_written_tensors_are_those_of_the_layout(tmp_path: Path, options: dict[str, Any]) -> None:
     w = weights(70, 96)
     source = save(tmp_path / "m.safetensors", {"a.weight": w})
     compress(source, tmp_path / "t.safetensors", **options)
@@ -144,8 +144,9 @@ def test_stored_tensors_are_those_of_the_layout(tmp_path: Path, options: dict[st
     assert_same_arrays(stored_tensors(tmp_path / "t.safetensors"), {f"a.{n}": a for n, a in expected.items()})
 
 
+@pytest.mark.promise("G18")
 @pytest.mark.parametrize("options", CODED + SPARSE, ids=str)
-def test_G18_one_file_whatever_the_chunks_threads_and_isa(
+def test_one_file_whatever_the_chunks_threads_and_isa(
     tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arrays: Arrays = {"a.weight": weights(33, 96, dtype=ml_dtypes.bfloat16), "long.weight": weights(2, 4096)}
@@ -186,7 +187,7 @@ def test_a_planted_bug_in_the_rows_is_found(tmp_path: Path, bug: str, monkeypatc
 @pytest.mark.parametrize(
     "options", [{"codebook": "fp4"}, {"codebook": "binary"}, {"clusters": 16}, {"bits": 4, "prune": 0.9}], ids=str
 )
-def test_folders_and_their_parts_read_back(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_folders_and_their_shards_read_back(tmp_path: Path, options: dict[str, Any]) -> None:
     source = save_folder(tmp_path / "source", small_model(), shards=3)
     small = tmp_path / "small"
     compress(source, small, **options)
@@ -202,7 +203,7 @@ def test_folders_and_their_parts_read_back(tmp_path: Path, options: dict[str, An
     assert comparison.matching and not comparison.equal
 
 
-def test_what_is_stored_so_is_refused(tmp_path: Path) -> None:
+def test_what_is_quantized_so_is_refused(tmp_path: Path) -> None:
     source = save(tmp_path / "m.safetensors", {"a.weight": weights(64, 64)})
     for k, options in enumerate(({"codebook": "nf4"}, {"bits": 4, "prune": 0.9}, {"bits": None, "storage": "sparse"})):
         target = tmp_path / f"{k}.safetensors"
@@ -320,7 +321,7 @@ def test_weights_on_a_grid_keep_every_bit(tmp_path: Path, dtype: DTypeLike, othe
     assert ("nothing else is asked for" in by_name["none.weight"].reason) == (others["bits"] is None)
 
 
-def test_one_scale_for_a_tensor_is_only_looked_for(tmp_path: Path) -> None:
+def test_one_scale_for_a_tensor_is_only_searched_for(tmp_path: Path) -> None:
     arrays = {name: on_a_grid(np.float32)[name] for name in ("tensor.weight", "none.weight")}
     source = save(tmp_path / "m.safetensors", arrays)
     report = compress(source, tmp_path / "t.safetensors", recognize=True, group_size="tensor")
@@ -337,6 +338,7 @@ def test_a_group_that_is_asked_for_is_the_only_one_tried(tmp_path: Path) -> None
 # Bad settings
 
 
+@pytest.mark.promise("B47")
 @pytest.mark.parametrize(
     "options,words",
     [
@@ -362,7 +364,7 @@ def test_a_group_that_is_asked_for_is_the_only_one_tried(tmp_path: Path) -> None
     ],
     ids=str,
 )
-def test_B47_settings_that_do_not_go_together(tmp_path: Path, options: dict[str, Any], words: str) -> None:
+def test_settings_that_do_not_go_together(tmp_path: Path, options: dict[str, Any], words: str) -> None:
     source = save(tmp_path / "m.safetensors", {"a.weight": weights(64, 64)})
     with nothing_written(tmp_path / "t.safetensors"), pytest.raises(ValueError, match=words):
         compress(source, tmp_path / "t.safetensors", **options)
@@ -431,9 +433,10 @@ ENTRY: list[tuple[str, Any, str]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.promise("C50")
 @pytest.mark.parametrize("options", [{"codebook": "binary"}, {"bits": 4, "prune": 0.9, "group_size": 32}], ids=str)
 @pytest.mark.parametrize("change,words", [row[1:] for row in ENTRY], ids=[row[0] for row in ENTRY])
-def test_C50_entries_that_lie(tmp_path: Path, options: dict[str, Any], change: Any, words: str) -> None:
+def test_entries_that_are_wrong(tmp_path: Path, options: dict[str, Any], change: Any, words: str) -> None:
     source = save(tmp_path / "m.safetensors", {"a.weight": weights(64, 64)})
     compress(source, tmp_path / "t.safetensors", **options)
     refused(tampered(tmp_path / "t.safetensors", change), words)
@@ -477,8 +480,9 @@ PARTS: list[tuple[str, dict[str, Any], Any, str]] = [
 ]
 
 
+@pytest.mark.promise("C51")
 @pytest.mark.parametrize("options,arrays,words", [r[1:] for r in PARTS], ids=[r[0] for r in PARTS])
-def test_C51_parts_that_do_not_fit(tmp_path: Path, options: dict[str, Any], arrays: Any, words: str) -> None:
+def test_tensors_that_do_not_fit(tmp_path: Path, options: dict[str, Any], arrays: Any, words: str) -> None:
     source = save(tmp_path / "m.safetensors", {"a.weight": weights(64, 64)})
     compress(source, tmp_path / "t.safetensors", **options)
     refused(tampered(tmp_path / "t.safetensors", lambda c: None, arrays), words)
@@ -505,7 +509,8 @@ def test_powers_of_two_too_small_become_zeros_and_are_told_of(tmp_path: Path) ->
     assert not found[3, 32:].any() and found[3, :32].any()
 
 
-def test_B2_not_finite_weights_say_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.promise("fault-B2")
+def test_not_finite_weights_say_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     w = weights(64, 64)
     w[40, 5] = np.inf
     source = save(tmp_path / "m.safetensors", {"a.weight": w})

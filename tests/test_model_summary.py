@@ -41,7 +41,8 @@ def test_both_zeros_are_zeros() -> None:
     assert statistics(Held(np.array([[0.0, -0.0, 1.0]], np.float32))).zeros == 2
 
 
-def test_A1_values_that_are_not_finite_are_counted_and_left_out() -> None:
+@pytest.mark.promise("A1")
+def test_values_that_are_not_finite_are_counted_and_left_out() -> None:
     s = statistics(Held(np.array([[np.nan, 1.0], [np.inf, -3.0], [-np.inf, 0.0]], np.float32)))
     assert (s.count, s.zeros, s.nonfinite, s.low, s.high) == (6, 1, 3, -3.0, 1.0)
     assert s.rms == pytest.approx(math.sqrt(10 / 3), rel=1e-15)
@@ -53,8 +54,9 @@ def test_nothing_finite() -> None:
     assert s.nonfinite == 4 and math.isnan(s.low) and math.isnan(s.rms) and sum(s.histogram.counts) == 0
 
 
+@pytest.mark.promise("A19")
 @pytest.mark.parametrize("shape", [(0,), (0, 8), (8, 0), (), (5,), (2, 3, 4), (2, 3, 2, 2), (2, 1, 2, 2, 2)])
-def test_A19_every_shape(shape: tuple[int, ...]) -> None:
+def test_every_shape(shape: tuple[int, ...]) -> None:
     s = statistics(Held(np.ones(shape, np.float32)))
     assert s.count == sum(s.histogram.counts) == math.prod(shape)
     assert (s.low, s.rms) == (1.0, 1.0) if s.count else math.isnan(s.low)
@@ -204,10 +206,11 @@ def test_instruction_sets_agree(model: Path) -> None:
     assert all(each == found[0] for each in found)
 
 
+@pytest.mark.promise("fault-D21")
 @pytest.mark.parametrize(
     "options", [{}, {"group_size": 64}, {"bits": 8}, {"bits": 3, "symmetric": False}, {"bits": 4, "prune": 0.8}]
 )
-def test_D21_a_report_and_the_file_have_one_name_for_one_thing(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_a_report_and_the_file_have_one_name_for_one_thing(tmp_path: Path, options: dict[str, Any]) -> None:
     """A group that covers the row is its channel, whatever was asked for."""
     save_file({f"{cols}.weight": normal(96, cols) for cols in (32, 64, 128, 256)}, tmp_path / "m.safetensors")
     report = compress(tmp_path / "m.safetensors", tmp_path / "small.safetensors", min_elements=0, **options)

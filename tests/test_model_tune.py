@@ -239,7 +239,7 @@ def test_the_baseline_may_be_that_of_another_model() -> None:
 
 
 @pytest.mark.parametrize(("baseline", "drop"), [(0.8, 0.1), (0.9, 0.3), (355 / 360, 3 / 360), (-0.7, 0.1), (0.0, 0.1)])
-def test_B_a_drop_of_exactly_max_drop_is_within_it(baseline: float, drop: float) -> None:
+def test_a_drop_of_exactly_max_drop_is_within_it(baseline: float, drop: float) -> None:
     decimals = round(baseline - drop, 12) if len(str(baseline)) < 6 else 352 / 360
     for score, good in ((decimals, True), (decimals - 1e-9, False)):
         scores = {0: baseline, 1: score}
@@ -300,7 +300,8 @@ def test_what_is_changed_by_the_caller_stays_with_the_caller() -> None:
         tuned.score = 2  # type: ignore[misc]
 
 
-def test_A6_F121_in_the_default_mode() -> None:
+@pytest.mark.promise("A6", "F121")
+def test_in_the_default_mode() -> None:
     """Of the caller's mode nothing is seen, and it stays."""
     modes = set()
 
@@ -317,7 +318,8 @@ def test_A6_F121_in_the_default_mode() -> None:
     assert modes == {0} and after == UP
 
 
-def test_F115_what_evaluate_or_progress_raise_comes_out_as_it_is() -> None:
+@pytest.mark.promise("E115")
+def test_what_evaluate_or_progress_raise_comes_out_as_it_is() -> None:
     class Mine(Exception):
         pass
 
@@ -337,13 +339,14 @@ def test_F115_what_evaluate_or_progress_raise_comes_out_as_it_is() -> None:
 # Refusals
 
 
+@pytest.mark.promise("B44")
 @pytest.mark.parametrize(
     ("value", "error"),
     [(math.nan, ValueError), (np.float32("nan"), ValueError), (math.inf, ValueError), (None, TypeError),
      ("0.9", TypeError), (True, TypeError), ([0.9], TypeError), (1j, TypeError), (10**400, ValueError)],
     ids=repr,
 )  # fmt: skip
-def test_B44_scores_and_costs_must_be_numbers(value: Any, error: type[Exception]) -> None:
+def test_scores_and_costs_must_be_numbers(value: Any, error: type[Exception]) -> None:
     def from_the_second(settings: dict[str, Any]) -> Any:
         return value if settings["bits"] < 8 else 1
 
@@ -355,7 +358,8 @@ def test_B44_scores_and_costs_must_be_numbers(value: Any, error: type[Exception]
         tune(grid, SPACE, 3, cost=lambda _: value)
 
 
-def test_B44_the_baseline_must_be_finite() -> None:
+@pytest.mark.promise("B44")
+def test_the_baseline_must_be_finite() -> None:
     with pytest.raises(ValueError, match="score of the mildest settings must be finite to be the baseline, not -inf"):
         tune(lambda _: -math.inf, SPACE, 1)
     with pytest.raises(ValueError, match=r"score of the mildest settings must be at least .*, not -inf"):
@@ -364,24 +368,28 @@ def test_B44_the_baseline_must_be_finite() -> None:
         tune(grid, SPACE, 3, cost=lambda _: -math.inf)
 
 
+@pytest.mark.promise("B44")
 @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, "1", None, True], ids=repr)
-def test_B44_max_drop(value: Any) -> None:
+def test_max_drop_out_of_range(value: Any) -> None:
     with pytest.raises((ValueError, TypeError), match=r"max_drop must be a number of 0\.0\.\.inf, not"):
         tune(grid, SPACE, value)
 
 
+@pytest.mark.promise("B44")
 @pytest.mark.parametrize("value", [math.nan, math.inf, "1", True], ids=repr)
-def test_B44_baseline(value: Any) -> None:
+def test_baseline_out_of_range(value: Any) -> None:
     with pytest.raises((ValueError, TypeError), match="baseline must be a number of"):
         tune(grid, SPACE, 1, baseline=value)
 
 
+@pytest.mark.promise("B40")
 @pytest.mark.parametrize("value", [0, -1, 2.5, "9", True], ids=repr)
-def test_B40_max_evaluations(value: Any) -> None:
+def test_max_evaluations(value: Any) -> None:
     with pytest.raises((ValueError, TypeError), match=r"max_evaluations must be an integer of 1\.\."):
         tune(grid, SPACE, 1, max_evaluations=value)
 
 
+@pytest.mark.promise("B48")
 @pytest.mark.parametrize(
     ("space", "said"),
     [
@@ -401,12 +409,13 @@ def test_B40_max_evaluations(value: Any) -> None:
     ],
     ids=lambda x: x if isinstance(x, str) else "space",
 )  # fmt: skip
-def test_B48_space(space: Any, said: str) -> None:
+def test_spaces_that_are_none(space: Any, said: str) -> None:
     with pytest.raises((ValueError, TypeError), match=said):
         tune(grid, space, 1)
 
 
-def test_B48_what_must_be_callable() -> None:
+@pytest.mark.promise("B48")
+def test_what_must_be_callable() -> None:
     with pytest.raises(TypeError, match="evaluate must be callable, not dict"):
         tune(SPACE, grid, 1)  # type: ignore[arg-type]
     for name in ("cost", "progress"):

@@ -83,6 +83,7 @@ def test_codes_without_zeros(tmp_path: Path, half: bool, dtype: Any) -> None:
     assert tensor.label in ("float8 channel, sparse-bitmask", "int8 channel symmetric, sparse-bitmask")
 
 
+@pytest.mark.promise("C51")
 @pytest.mark.parametrize(
     "name,array,words",
     [
@@ -96,7 +97,7 @@ def test_codes_without_zeros(tmp_path: Path, half: bool, dtype: Any) -> None:
         ("m.bitmask", None, "bitmask must have the bits of 962 weights, half of each row"),
     ],
 )
-def test_C51_masks_that_lie(
+def test_masks_that_are_wrong(
     tmp_path: Path, name: str, array: np.ndarray[Any, Any] | None, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 1 << 10)

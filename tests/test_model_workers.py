@@ -38,7 +38,8 @@ def test_results_come_in_order_and_few_wait() -> None:
             assert made <= expected + 8
 
 
-def test_A1_the_first_error_in_order_is_raised() -> None:
+@pytest.mark.promise("A1")
+def test_the_first_error_in_order_is_raised() -> None:
     def job(number: int) -> None:
         if number in (3, 5):
             time.sleep(0.05 if number == 3 else 0)
@@ -71,7 +72,8 @@ def test_results_that_nobody_wants_are_dropped() -> None:
         assert list(workers.run(partial(int, number) for number in range(9))) == list(range(9))
 
 
-def test_C55_no_thread_writes_after_its_file_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.promise("C55")
+def test_no_thread_writes_after_its_file_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of a closed descriptor may be that of another file by then."""
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 1 << 10)
     pwrite, abandon = FileWriter.pwrite, FileWriter._abandon
@@ -100,7 +102,8 @@ def test_C55_no_thread_writes_after_its_file_is_closed(tmp_path: Path, monkeypat
     assert seen and not any(seen)
 
 
-def test_D28_E110_kernels_of_workers_are_single_threaded_and_no_others() -> None:
+@pytest.mark.promise("E110", "fault-D28")
+def test_kernels_of_workers_are_single_threaded_and_no_others() -> None:
     """Workers compute as the thread that made them, in its block; what other threads see stays as it was."""
     started, ended = threading.Barrier(3), threading.Barrier(3)
 

@@ -40,40 +40,45 @@ def test_results_go_to_out(f: Function) -> None:
         assert bits_of(out) == bits_of(f.call(a))
 
 
+@pytest.mark.promise("A33")
 @with_out
-def test_A33_wrong_dtype(f: Function) -> None:
+def test_wrong_dtype(f: Function) -> None:
     a = f.values(1, SHAPE, f.dtypes[0])
     good = output_for(f, a)
     for dtype in {np.dtype(d) for d in ("f4", "f8", "f2", "i1", "u1", "i4", ">f4")} - {good.dtype}:
         refused(f, a, np.ones(good.shape, dtype), TypeError, f"must be .*not {dtype}")
 
 
+@pytest.mark.promise("A33")
 @with_out
-def test_A33_not_an_array(f: Function) -> None:
+def test_not_an_array(f: Function) -> None:
     a = f.values(1, SHAPE, f.dtypes[0])
     good = output_for(f, a)
     refused(f, a, good.tolist(), TypeError, "out must be a plain ndarray, not list")
     refused(f, a, np.ma.masked_array(good), TypeError, "out must be a plain ndarray, not MaskedArray")
 
 
+@pytest.mark.promise("A33")
 @with_out
-def test_A33_wrong_shape(f: Function) -> None:
+def test_wrong_shape(f: Function) -> None:
     a = f.values(1, SHAPE, f.dtypes[0])
     good = output_for(f, a)
     for wrong in (good[:-1], good.reshape(1, *good.shape), good.reshape(-1, 2)):
         refused(f, a, wrong.copy(), ValueError, r"out must have shape \(.*\), not \(")
 
 
+@pytest.mark.promise("A31")
 @with_out
-def test_A31_read_only(f: Function) -> None:
+def test_read_only(f: Function) -> None:
     a = f.values(1, SHAPE, f.dtypes[0])
     out = output_for(f, a)
     out.flags.writeable = False
     refused(f, a, out, ValueError, "out must be writeable")
 
 
+@pytest.mark.promise("A27", "A33")
 @with_out
-def test_A27_A33_strided_or_misaligned(f: Function) -> None:
+def test_strided_or_misaligned(f: Function) -> None:
     a = f.values(1, SHAPE, f.dtypes[0])
     good = output_for(f, a)
     wide = np.full((*good.shape, 2), 77, good.dtype)
@@ -85,9 +90,10 @@ def test_A27_A33_strided_or_misaligned(f: Function) -> None:
         refused(f, a, shifted, ValueError, "out must be C-contiguous and aligned")
 
 
+@pytest.mark.promise("A32")
 @with_out
 @pytest.mark.parametrize("shift", [-8, -1, 1, 8, 24])
-def test_A32_overlap_in_part(f: Function, shift: int) -> None:
+def test_partial_overlap(f: Function, shift: int) -> None:
     """Input and output share memory, `shift` elements of the output apart."""
     sample = f.values(1, SHAPE, f.dtypes[0])
     good = output_for(f, sample)
@@ -100,8 +106,9 @@ def test_A32_overlap_in_part(f: Function, shift: int) -> None:
         refused(f, a, out, ValueError, "out must be (an input itself or )?apart from")
 
 
+@pytest.mark.promise("A32")
 @with_out
-def test_A32_output_of_another_layout_over_the_input(f: Function) -> None:
+def test_output_of_another_layout_over_the_input(f: Function) -> None:
     """A reversed input is copied first, so that its own memory may receive the results."""
     a = f.values(1, SHAPE, np.float32 if f.kind == "floats" else f.dtypes[0])
     want = f.call(a[::-1].copy())
@@ -109,8 +116,9 @@ def test_A32_output_of_another_layout_over_the_input(f: Function) -> None:
         assert bits_of(f.call(a[::-1], out=a)) == bits_of(want)
 
 
+@pytest.mark.promise("A32")
 @in_place
-def test_A32_in_place(f: Function) -> None:
+def test_in_place(f: Function) -> None:
     for rows in (1, 6, 700):
         a = f.values(2, (rows, 120), np.float32)
         want = bits_of(f.call(a.copy()))
@@ -118,9 +126,10 @@ def test_A32_in_place(f: Function) -> None:
         assert bits_of(a) == want
 
 
+@pytest.mark.promise("A1")
 @in_place
 @pytest.mark.parametrize("position", [0, 19, 47])
-def test_A1_nan_leaves_an_array_in_place_as_it_was(f: Function, position: int) -> None:
+def test_nan_leaves_an_array_in_place_as_it_was(f: Function, position: int) -> None:
     a = f.values(3, SHAPE, np.float32)
     a.reshape(-1)[position] = np.nan
     before = a.tobytes()
@@ -129,7 +138,8 @@ def test_A1_nan_leaves_an_array_in_place_as_it_was(f: Function, position: int) -
     assert a.tobytes() == before
 
 
-def test_A1_nan_in_the_other_input_leaves_an_array_in_place_as_it_was() -> None:
+@pytest.mark.promise("A1")
+def test_nan_in_the_other_input_leaves_an_array_in_place_as_it_was() -> None:
     w = np.array([1, 2, 3, 4], np.float32)
     bad = np.array([9, 8, 7, np.nan], np.float32)
     before = w.tobytes(), bad.tobytes()
@@ -143,7 +153,8 @@ def test_A1_nan_in_the_other_input_leaves_an_array_in_place_as_it_was() -> None:
     assert (w.tobytes(), bad.tobytes()) == before
 
 
-def test_A32_second_inputs_are_not_overwritten_in_part() -> None:
+@pytest.mark.promise("A32")
+def test_second_inputs_are_not_overwritten_partly() -> None:
     memory = np.ones(12, np.float32)
     w, norm = np.ones((2, 4), np.float32), memory[:4]
     with pytest.raises(ValueError, match="overlap"):
@@ -168,7 +179,7 @@ def test_quantize_fills_a_tensor_again() -> None:
         assert bits_of(again) == bits_of(want)
 
 
-def test_quantize_refuses_a_tensor_of_another_form() -> None:
+def test_quantize_refuses_a_tensor_of_another_layout() -> None:
     w = np.ones((4, 8), np.float32)
     for other in (
         qt.quantize(w[:2]),
@@ -186,7 +197,8 @@ def test_quantize_refuses_a_tensor_of_another_form() -> None:
         qt.quantize(w, out=np.zeros((4, 8), np.uint8))  # type: ignore[arg-type]
 
 
-def test_A31_quantize_refuses_read_only_parts() -> None:
+@pytest.mark.promise("A31")
+def test_quantize_refuses_read_only_arrays() -> None:
     w = np.ones((4, 8), np.float32)
     for part in ("data", "scales", "zero_points"):
         q = qt.quantize(w, symmetric=False)
@@ -195,7 +207,8 @@ def test_A31_quantize_refuses_read_only_parts() -> None:
             qt.quantize(w, symmetric=False, out=q)
 
 
-def test_A32_codes_and_weights_may_not_share_memory() -> None:
+@pytest.mark.promise("A32")
+def test_codes_and_weights_may_not_share_memory() -> None:
     w = np.ones((4, 1), np.float32)
     scales_over_w = qt.QuantizedTensor(np.zeros((4, 1), np.uint8), w, None, 8, "channel", (4, 1))
     data_over_w = qt.QuantizedTensor(w.view(np.uint8)[:, :1].reshape(4, 1).copy(), w.copy(), None, 8, "channel", (4, 1))
@@ -215,7 +228,8 @@ def test_dequantize_to_out(dtype: str) -> None:
     assert bits_of(out) == bits_of(q.dequantize(dtype=dtype)) == bits_of(q.dequantize().astype(out.dtype))
 
 
-def test_A33_dequantize_refuses() -> None:
+@pytest.mark.promise("A33")
+def test_dequantize_refuses() -> None:
     q = qt.quantize(np.ones((4, 8), np.float32))
     for out, error in (
         (np.empty((4, 8), np.float64), TypeError),

@@ -44,8 +44,9 @@ def test_pack_and_unpack_large(bits: int, shape: tuple[int, ...]) -> None:
         assert want[start * bits // 8 :].tolist() == pack_bit_by_bit(row[start:], bits)
 
 
+@pytest.mark.promise("A39")
 @BITS
-def test_A39_padding_bits_change_nothing(bits: int) -> None:
+def test_padding_bits_change_nothing(bits: int) -> None:
     """Bits behind the last code of a row are 0 when packed and ignored when read."""
     for n in range(1, 18):
         codes = codes_of(n, (3, n), bits)
@@ -60,16 +61,18 @@ def test_A39_padding_bits_change_nothing(bits: int) -> None:
         assert (q.dequantize() == codes.astype(np.float32) - 2 ** (bits - 1)).all()
 
 
+@pytest.mark.promise("A38")
 @BITS
-def test_A38_packed_rows_of_another_length(bits: int) -> None:
+def test_packed_rows_of_another_length(bits: int) -> None:
     needed = -(-11 * bits // 8)
     for length in {0, needed - 1, needed + 1, 2 * needed} - {needed}:
         with pytest.raises(ValueError, match=f"rows of {needed} bytes for 11 codes of {bits} bits, not {length}"):
             qt.unpack(np.zeros((2, length), np.uint8), bits, 11)
 
 
+@pytest.mark.promise("A18")
 @pytest.mark.parametrize("bits", range(1, 8))
-def test_A18_codes_that_do_not_fit_are_refused(bits: int) -> None:
+def test_codes_that_do_not_fit_are_refused(bits: int) -> None:
     for position in (0, 7, 8, 31, 32, 69):
         for code in (2**bits, 255):
             codes = codes_of(2, (2, 35), bits)

@@ -37,20 +37,22 @@ def lowest_removed(scores: Array, count: int) -> Array:
     return keep
 
 
+@pytest.mark.promise("B43")
 @pytest.mark.parametrize("sparsity", [0, 0.1, 0.25, 1 / 3, 0.5, 0.9, 0.999, 1])
 @pytest.mark.parametrize("shape", [(1,), (2,), (97,), (7, 13), (3, 4, 5)])
 @DTYPES
-def test_B43_mask_of_everything(shape: tuple[int, ...], sparsity: float, dtype: Any) -> None:
+def test_mask_of_everything(shape: tuple[int, ...], sparsity: float, dtype: Any) -> None:
     scores = few_values(1, shape).astype(dtype)
     keep = qt.prune_mask(scores, sparsity)
     assert np.count_nonzero(~keep) == round(sparsity * scores.size)
     assert (keep.reshape(-1) == lowest_removed(scores.reshape(-1), round(sparsity * scores.size))).all()
 
 
+@pytest.mark.promise("B43")
 @pytest.mark.parametrize("axis", [0, 1, 2, -1])
 @pytest.mark.parametrize("sparsity", [0.2, 0.5, 0.75])
 @DTYPES
-def test_B43_mask_along_an_axis(axis: int, sparsity: float, dtype: Any) -> None:
+def test_mask_along_an_axis(axis: int, sparsity: float, dtype: Any) -> None:
     scores = few_values(2, (5, 6, 9)).astype(dtype)
     keep = np.moveaxis(qt.prune_mask(scores, sparsity, axis=axis), axis, -1)
     moved = np.moveaxis(scores, axis, -1)
@@ -81,8 +83,9 @@ def test_prune_is_the_mask_of_magnitudes_or_scores(options: dict[str, Any], dtyp
     assert bits_of(qt.prune(w, scores=scores, **options)) == bits_of(np.where(by_score, w, np.zeros((), dtype)))
 
 
+@pytest.mark.promise("B43")
 @pytest.mark.parametrize("sparsity", [1e-6, 0.1, 0.5, 0.999999])
-def test_B43_large_sets(sparsity: float) -> None:
+def test_large_sets(sparsity: float) -> None:
     """Sets that are too large to be looked at whole, of distributions that a sample misleads about."""
     rng = np.random.default_rng(0)
     n = 300_001
@@ -158,7 +161,8 @@ def test_sparsity_counts_zeros_of_both_signs(dtype: Any) -> None:
     assert qt.sparsity(np.zeros((0, 4), np.float32)) == 0.0
 
 
-def test_B42_zero_and_one() -> None:
+@pytest.mark.promise("B42")
+def test_sparsity_of_zero_and_one() -> None:
     w = np.array([[1.0, -2.0, 3.0, 4.0]], np.float32)
     assert bits_of(qt.prune(w, 0)) == bits_of(w)
     assert not qt.prune(w, 1).any()
@@ -176,10 +180,11 @@ def lowest_blocks(scores: Array, rows: int, cols: int, sparsity: float) -> Array
     return np.repeat(np.repeat(keep, rows, 0), cols, 1)
 
 
+@pytest.mark.promise("B43")
 @pytest.mark.parametrize("sparsity", [0, 0.1, 0.5, 2 / 3, 1])
 @pytest.mark.parametrize("block", [(1, 1), (2, 3), (4, 4), (8, 1), (1, 24), (8, 24)], ids=str)
 @DTYPES
-def test_B43_blocks(block: tuple[int, int], sparsity: float, dtype: Any) -> None:
+def test_blocks(block: tuple[int, int], sparsity: float, dtype: Any) -> None:
     """Sums of few values are exact, so that their ties are ties."""
     w = few_values(6, (8, 24)).astype(dtype)
     assert (qt.prune_mask(w, sparsity, pattern=block) == lowest_blocks(w, *block, sparsity)).all()
@@ -190,8 +195,9 @@ def test_B43_blocks(block: tuple[int, int], sparsity: float, dtype: Any) -> None
     assert bits_of(pruned) == bits_of(np.where(by_score, w, np.zeros((), dtype)))
 
 
+@pytest.mark.promise("B43")
 @pytest.mark.parametrize("shape", [(6, 10), (3, 4, 10), (10,)])
-def test_B43_rows_and_columns(shape: tuple[int, ...]) -> None:
+def test_rows_and_columns(shape: tuple[int, ...]) -> None:
     """Those of the last axis, as blocks of one row and of one column; all other axes together are rows."""
     scores = few_values(8, shape)
     matrix = scores.reshape(-1, shape[-1])
@@ -202,7 +208,7 @@ def test_B43_rows_and_columns(shape: tuple[int, ...]) -> None:
             assert (keep.reshape(matrix.shape) == lowest_blocks(matrix, *block, sparsity)).all()
 
 
-def test_blocks_of_stacked_matrices_lie_within_one() -> None:
+def test_blocks_of_stacked_matrices_are_within_one() -> None:
     scores = few_values(9, (3, 4, 6))
     assert (
         qt.prune_mask(scores, 0.5, pattern=(2, 3))
@@ -212,7 +218,8 @@ def test_blocks_of_stacked_matrices_lie_within_one() -> None:
         qt.prune_mask(scores, 0.5, pattern=(6, 3))
 
 
-def test_A19_patterns_of_nothing() -> None:
+@pytest.mark.promise("A19")
+def test_patterns_of_nothing() -> None:
     for shape in ((0, 4), (4, 0), (0, 0)):
         for pattern in ("row", "column", (2, 2)):
             assert qt.prune(np.zeros(shape, np.float32), 0.5, pattern=pattern).shape == shape
@@ -276,7 +283,8 @@ def test_shrink_of_zeros_and_to_zero() -> None:
         assert qt.pruning.shrink(np.zeros(shape, np.float32), l1=1, axis=1).shape == shape
 
 
-def test_A1_shrink_of_nan_leaves_an_array_in_place_as_it_was() -> None:
+@pytest.mark.promise("A1")
+def test_shrink_of_nan_leaves_an_array_in_place_as_it_was() -> None:
     w = np.float32([[1, 2], [np.nan, 4]])
     before = w.tobytes()
     for axis in (None, 0, 1):

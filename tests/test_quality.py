@@ -71,7 +71,7 @@ def test_perplexity_of_known_probabilities() -> None:
     assert metrics.agreement(np.array([1, 2, 3, 4]), np.array([1, 2, 0, 4])) == 0.75
 
 
-def test_the_largest_difference_of_a_part() -> None:
+def test_the_largest_difference_of_the_first_values() -> None:
     whole = np.array([1.0, -4.0, 100.0])
     assert metrics.largest_difference(np.array([1.0, -3.0]), whole) == 0.25
     assert metrics.largest_difference(whole[:2], whole) == 0

@@ -105,13 +105,15 @@ def test_given_scales_find_zero_points() -> None:
     assert q.dequantize().tolist() == [[-3.0, 1.0], [2.0, 4.0]]
 
 
+@pytest.mark.promise("B44")
 @pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf, 1e-46])
-def test_B44_given_scale_must_be_positive_and_finite(scale: float) -> None:
+def test_given_scale_must_be_positive_and_finite(scale: float) -> None:
     with pytest.raises(ValueError, match=r"scales must be positive and finite in float32, not .* at flat index 2"):
         qt.quantize(weights(6), 4, scales=np.array([[1.0], [1.0], [scale], [1], [1], [1], [1]], np.float64))
 
 
-def test_B44_given_scale_of_wrong_shape_or_type() -> None:
+@pytest.mark.promise("B44")
+def test_given_scale_of_wrong_shape_or_type() -> None:
     with pytest.raises(ValueError, match=r"scales must broadcast to shape \(7, 1\), not have shape \(3,\)"):
         qt.quantize(weights(6), scales=np.ones(3, np.float32))
     with pytest.raises(ValueError, match="scales must fit float32"):
@@ -128,10 +130,11 @@ def test_B44_given_scale_of_wrong_shape_or_type() -> None:
 # Groups
 
 
+@pytest.mark.promise("A21", "A22")
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("cols", [1, 2, 3, 31, 32, 33, 97])
 @pytest.mark.parametrize("group", [1, 3, 16, 32, 100])
-def test_A21_A22_groups_are_quantized_on_their_own(group: int, cols: int, symmetric: bool) -> None:
+def test_groups_are_quantized_on_their_own(group: int, cols: int, symmetric: bool) -> None:
     """Each group gives what a row of just its columns gives; the last may be short, or the only one."""
     w = weights(cols, 3, cols)
     q = qt.quantize(w, 4, group_size=group, symmetric=symmetric)
@@ -161,8 +164,9 @@ def test_tensor_and_channel_are_one_group_each(shape: tuple[int, ...], options: 
 # Rounding
 
 
+@pytest.mark.promise("A12")
 @pytest.mark.parametrize("bits", BITS)
-def test_A12_ties_go_to_even_at_every_code(bits: int) -> None:
+def test_ties_go_to_even_at_every_code(bits: int) -> None:
     top = 2 ** (bits - 1) - 1
     halves = [k + 0.5 for k in range(-top - 1, top + 1)]
     for scale in (1.0, 2.0**-30, 2.0**30, 2.0**-130):
@@ -170,10 +174,11 @@ def test_A12_ties_go_to_even_at_every_code(bits: int) -> None:
         assert codes == [max(-top, min(top, round(h))) for h in halves]
 
 
+@pytest.mark.promise("A12", "A13")
 @pytest.mark.parametrize("rounding", ["even", "away", "floor"])
 @pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("signed", [True, False])
-def test_A12_A13_round_to_int(rounding: str, bits: int, signed: bool) -> None:
+def test_round_to_int(rounding: str, bits: int, signed: bool) -> None:
     """Every quarter step around the range, ties included, and what lies far beyond it."""
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
     rules: dict[str, Callable[[Fraction], int]] = {
@@ -240,8 +245,9 @@ def test_stochastic_rounding_follows_its_seed() -> None:
 # Codes
 
 
+@pytest.mark.promise("A14")
 @pytest.mark.parametrize("bits", BITS)
-def test_A14_symmetric_codes_leave_out_the_lowest(bits: int) -> None:
+def test_symmetric_codes_leave_out_the_lowest(bits: int) -> None:
     top = 2 ** (bits - 1) - 1
     for rounding in ("even", "away", "floor", "stochastic"):
         codes = qt.quantize(weights(bits, 40, 64) * 100, bits, scales=0.5, rounding=rounding).codes()
@@ -262,10 +268,11 @@ def test_asymmetric_codes_use_the_whole_range_and_keep_zero(bits: int) -> None:
         assert set(codes.reshape(-1).tolist()) == ({0} if one_sided[0, 0] > 0 else {2**bits - 1})
 
 
+@pytest.mark.promise("A3", "A4")
 @pytest.mark.parametrize("group_size", [1, 5, 32, "channel", "tensor"])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("scale", ["absmax", "mse", "power_of_two"])
-def test_A3_A4_zero_groups(group_size: int | str, symmetric: bool, scale: str) -> None:
+def test_zero_groups(group_size: int | str, symmetric: bool, scale: str) -> None:
     """Scale 0, decoded to +0, and the same bytes for either sign of zero."""
     plus = np.zeros((3, 37), np.float32)
     a, b = (qt.quantize(w, 4, group_size=group_size, symmetric=symmetric, scale=scale) for w in (plus, -plus))
@@ -275,7 +282,8 @@ def test_A3_A4_zero_groups(group_size: int | str, symmetric: bool, scale: str) -
     assert bits_of(a.dequantize()) == bits_of(plus)
 
 
-def test_A8_scale_beyond_its_dtype_is_refused() -> None:
+@pytest.mark.promise("A8")
+def test_scale_beyond_its_dtype_is_refused() -> None:
     w = np.ones((2, 8), np.float32)
     w[1, 7] = 127 * 65520
     with pytest.raises(ValueError, match="scale of group 3 overflows float16; use scale_dtype='float32'"):
@@ -285,7 +293,8 @@ def test_A8_scale_beyond_its_dtype_is_refused() -> None:
         qt.quantize(w, 8, scales=65520.0, scale_dtype="float16")
 
 
-def test_A7_scale_below_its_dtype() -> None:
+@pytest.mark.promise("A7")
+def test_scale_below_its_dtype() -> None:
     """A float16 subnormal stays one, and is the least one for weights that are nearer to it than to 0."""
     w = [127 * 2.0**-24, 127 * 2.0**-26, 0.51 * 2.0**-24, 0.49 * 2.0**-24]
     for scale in ("absmax", "power_of_two", "mse"):
@@ -294,8 +303,9 @@ def test_A7_scale_below_its_dtype() -> None:
         assert q.dequantize().tolist() == [[127 * 2.0**-24, 32 * 2.0**-24, 2.0**-24, 0.0]]
 
 
+@pytest.mark.promise("A1", "A2")
 @pytest.mark.parametrize("nonfinite", ["zero", "saturate"])
-def test_A1_A2_nonfinite_replaced_on_request(nonfinite: str) -> None:
+def test_nonfinite_replaced_on_request(nonfinite: str) -> None:
     w = weights(8)
     w[0, 0], w[3, 5], w[6, 95] = np.nan, np.inf, -np.inf
     top = np.abs(w[np.isfinite(w)]).max() if nonfinite == "saturate" else 0
@@ -318,7 +328,8 @@ def test_dequantize_rounds_once_to_float32_then_to_the_dtype(dtype: str, symmetr
     assert bits_of(qt.dequantize(q, dtype=np.dtype(dtype))) == bits_of(want)
 
 
-def test_A18_codes_of_both_kinds_come_back() -> None:
+@pytest.mark.promise("A18")
+def test_codes_of_both_kinds_come_back() -> None:
     """Every code of every width is stored and decoded as itself."""
     for bits in BITS:
         every = np.arange(2**bits, dtype=np.uint8)[None]
@@ -331,16 +342,18 @@ def test_A18_codes_of_both_kinds_come_back() -> None:
             assert q.dequantize().tolist() == [[(k - offset) / 2 for k in range(2**bits)]]
 
 
+@pytest.mark.promise("A19")
 @pytest.mark.parametrize("shape", [(0,), (0, 8), (8, 0), (0, 0), (3, 0, 4)])
 @pytest.mark.parametrize("group_size", [4, "channel", "tensor"])
-def test_A19_nothing_to_quantize(shape: tuple[int, ...], group_size: Any) -> None:
+def test_nothing_to_quantize(shape: tuple[int, ...], group_size: Any) -> None:
     for symmetric in (True, False):
         q = qt.quantize(np.zeros(shape, np.float32), 3, group_size=group_size, symmetric=symmetric)
         assert q.codes().shape == q.dequantize().shape == shape
         assert q.bits_per_weight == 0
 
 
-def test_A13_zero_point_of_a_range_far_beyond_a_given_scale() -> None:
+@pytest.mark.promise("A13")
+def test_zero_point_of_a_range_far_beyond_a_given_scale() -> None:
     w = np.array([[-1e20, 1.0, 2.0]], np.float32)
     for isa in qt.isas():
         with qt.use_isa(isa):

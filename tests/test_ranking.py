@@ -35,8 +35,9 @@ def lowest(scores: Array, count: int) -> Array:
     return gone
 
 
+@pytest.mark.promise("B43")
 @pytest.mark.parametrize("seed", range(3))
-def test_B43_rank_is_the_stable_order_of_all(seed: int) -> None:
+def test_rank_is_the_stable_order_of_all(seed: int) -> None:
     arrays = model(seed, tuple(FLOATS.values()))
     ranks = qt.importance.rank(arrays)
     assert list(ranks) == list(arrays) and [r.shape for r in ranks.values()] == SHAPES
@@ -46,9 +47,10 @@ def test_B43_rank_is_the_stable_order_of_all(seed: int) -> None:
     assert qt.importance.rank([]) == [] and qt.importance.rank({}) == {}
 
 
+@pytest.mark.promise("B42", "B43")
 @pytest.mark.parametrize("sparsity", [0, 1e-6, 0.1, 0.25, 1 / 3, 0.5, 0.9, 0.999, 1])
 @pytest.mark.parametrize("isa", qt.isas())
-def test_B42_B43_global_masks(isa: str, sparsity: float) -> None:
+def test_global_masks(isa: str, sparsity: float) -> None:
     """Exactly so many of all, whatever each array's part; of equals those of the first arrays."""
     with qt.use_isa(isa):
         for seed in range(3):
@@ -61,8 +63,9 @@ def test_B42_B43_global_masks(isa: str, sparsity: float) -> None:
             assert all((m == (r >= count)).all() for m, r in zip(masks.values(), ranks.values(), strict=True))
 
 
+@pytest.mark.promise("B43")
 @pytest.mark.parametrize("threads", [1, 3])
-def test_B43_global_masks_of_large_arrays(threads: int) -> None:
+def test_global_masks_of_large_arrays(threads: int) -> None:
     """Ties across slices of one array and across arrays, and values that share the upper half of their bits."""
     rng = np.random.default_rng(1)
     n = 700_001
@@ -83,9 +86,10 @@ def test_B43_global_masks_of_large_arrays(threads: int) -> None:
                 assert (np.concatenate(masks) == ~gone).all(), (name, sparsity)
 
 
+@pytest.mark.promise("B43")
 @pytest.mark.parametrize("sparsity", [0, 0.2, 0.5, 0.83, 1])
 @pytest.mark.parametrize("isa", qt.isas())
-def test_B43_prune_model(isa: str, sparsity: float) -> None:
+def test_prune_model(isa: str, sparsity: float) -> None:
     """By magnitude, by scores, by a function; each array in its dtype; none touched."""
     with qt.use_isa(isa):
         arrays, scores = model(4, tuple(FLOATS.values())), model(5)
@@ -144,14 +148,16 @@ def test_prune_model_of_a_file() -> None:
     assert all(np.abs(p[p != 0]).min(initial=kept) == kept for p in pruned.values())
 
 
+@pytest.mark.promise("B42")
 @pytest.mark.parametrize("sparsity", [math.nan, -0.1, 1.0000001, "0.5", None, True], ids=repr)
-def test_B42_sparsity(sparsity: Any) -> None:
+def test_sparsity_out_of_range(sparsity: Any) -> None:
     for call in (global_masks, prune_model):
         with pytest.raises((ValueError, TypeError), match=r"sparsity must be a number of 0\.0\.\.1\.0, not"):
             call({"w": np.ones(3, np.float32)}, sparsity)
 
 
-def test_B46_what_is_no_model() -> None:
+@pytest.mark.promise("B46")
+def test_what_is_no_model() -> None:
     w = np.ones(3, np.float32)
     for wrong in (w, 3, "w", None):
         with pytest.raises(TypeError, match="scores must be a mapping or a list of arrays, not"):
@@ -167,7 +173,8 @@ def test_B46_what_is_no_model() -> None:
         qt.importance.rank([w, np.array("w")])
 
 
-def test_A1_B46_bad_values_are_named_at_once() -> None:
+@pytest.mark.promise("A1", "B46")
+def test_bad_values_are_named_at_once() -> None:
     w, bad = np.ones(3, np.float32), np.float32([1, math.nan, 2])
     with pytest.raises(ValueError, match=r"weights\['b'\] must be finite, but has 1 .* flat index 1"):
         prune_model({"a": w, "b": bad}, 0.5)

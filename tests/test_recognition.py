@@ -106,8 +106,9 @@ def test_few_values_that_come_late() -> None:
     assert qt.recognize_grid(np.concatenate([w, [np.float32(0.123)]]).astype(np.float32)) is None
 
 
+@pytest.mark.promise("A3", "A4")
 @by_dtype
-def test_A3_A4_zeros(dtype: Any) -> None:
+def test_zeros_of_both_signs(dtype: Any) -> None:
     assert recognized(np.zeros((3, 40), dtype), 32).nbytes < 3 * 40
     negative = np.zeros((3, 40), dtype)
     negative[:, 1:] = -0.0
@@ -119,16 +120,18 @@ def test_A3_A4_zeros(dtype: Any) -> None:
     recognized(np.array([[-0.0, 1.3, 2.7] * 10], dtype), "channel")
 
 
+@pytest.mark.promise("A5")
 @by_dtype
-def test_A5_subnormal_and_huge(dtype: Any) -> None:
+def test_subnormal_and_huge(dtype: Any) -> None:
     tiny, top = float(np.nextafter(np.zeros(1, dtype)[0], np.ones(1, dtype)[0])), 3e38 if dtype != np.float16 else 6e4
     for scale in (tiny, top / 7):
         w = (np.arange(-7, 8) * scale).astype(dtype)
         recognized(w, "tensor")
 
 
+@pytest.mark.promise("A19")
 @pytest.mark.parametrize("shape", [(0,), (0, 8), (8, 0), (3, 0, 4)])
-def test_A19_empty(shape: tuple[int, ...]) -> None:
+def test_empty_arrays(shape: tuple[int, ...]) -> None:
     q = qt.recognize_grid(np.zeros(shape, np.float32))
     assert q is not None
     assert q.dequantize().shape == shape

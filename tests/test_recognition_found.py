@@ -1,4 +1,4 @@
-"""B4, B5: whenever weights lie on a uniform grid it is found, whoever made them."""
+"""Whenever weights lie on a uniform grid it is found, whoever made them."""
 
 from __future__ import annotations
 
@@ -50,9 +50,10 @@ def random_grid(rng: np.random.Generator) -> tuple[Array, int, int]:
     return decoded(random_codes(rng, shape, bits, zero), zero, scale, dtype), bits, group
 
 
+@pytest.mark.promise("fault-B5")
 @pytest.mark.parametrize("seed", range(20))
-def test_B5_every_grid_is_found(seed: int) -> None:
-    """B5: bits 2..8, groups 16..128, all dtypes of weights and scales, sparse or not: every bit comes back, and the
+def test_every_grid_is_found(seed: int) -> None:
+    """Bits 2..8, groups 16..128, all dtypes of weights and scales, sparse or not: every bit comes back, and the
     codes have no more bits."""
     rng = np.random.default_rng([5, seed])
     for _ in range(100):
@@ -63,8 +64,9 @@ def test_B5_every_grid_is_found(seed: int) -> None:
         assert q.bits <= bits or q.codebook is not None
 
 
-def test_B5_the_largest_common_scale_does_not_reproduce_every_bit() -> None:
-    """B5: 63, 9, 42 are multiples of 3, but float32 has no 3 * scale that gives all three weights."""
+@pytest.mark.promise("fault-B5")
+def test_the_largest_common_scale_does_not_reproduce_every_bit() -> None:
+    """63, 9, 42 are multiples of 3, but float32 has no 3 * scale that gives all three weights."""
     rng = np.random.default_rng(0)
     scales = rng.random(3000, np.float32) + np.float32(0.1)
     w = scales[:, None] * np.array([63, 9, 42, -63], np.float32)
@@ -106,11 +108,12 @@ def test_scales_are_the_shortest_that_do(dtype: Any) -> None:
 # Minus zeros
 
 
+@pytest.mark.promise("fault-B4")
 @pytest.mark.interop
 @by_dtype
 @pytest.mark.parametrize("name", ["Q4_0", "Q5_0", "Q8_0", "TQ2_0"])
-def test_B4_what_gguf_dequantizes(tmp_path: Path, name: str, dtype: Any) -> None:
-    """B4: negative scales, blocks of zeros, minus zeros: every bit in as many bits as GGUF itself needs."""
+def test_what_gguf_dequantizes(tmp_path: Path, name: str, dtype: Any) -> None:
+    """Negative scales, blocks of zeros, minus zeros: every bit in as many bits as GGUF itself needs."""
     quants = pytest.importorskip("gguf.quants")
     rng = np.random.default_rng(4)
     w = rng.standard_normal((64, 256), np.float32)
@@ -130,9 +133,10 @@ def test_B4_what_gguf_dequantizes(tmp_path: Path, name: str, dtype: Any) -> None
         assert logical_tensors(checkpoint)["a.weight"].rows(0, 64).tobytes() == w.tobytes()
 
 
+@pytest.mark.promise("fault-B4")
 @by_dtype
-def test_B4_a_negative_scale_keeps_minus_zeros(dtype: Any) -> None:
-    """B4: ONNX's int4, scales of either sign."""
+def test_a_negative_scale_keeps_minus_zeros(dtype: Any) -> None:
+    """ONNX's int4, scales of either sign."""
     scale = np.array([0.25, -0.375, -0.0, 0], np.float32)[:, None, None]
     codes = np.tile(np.arange(16), (4, 1, 2))
     w = decoded(codes, 8, scale, dtype)
@@ -143,8 +147,9 @@ def test_B4_a_negative_scale_keeps_minus_zeros(dtype: Any) -> None:
         assert bits_of(q.dequantize(dtype=dtype)) == bits_of(w)
 
 
-def test_B5_masked_weights_with_zeros_of_both_signs(tmp_path: Path) -> None:
-    """B5: a mask makes -0 of negative weights; no scale gives both zeros, so -0 becomes 0, and that is said."""
+@pytest.mark.promise("fault-B5")
+def test_masked_weights_with_zeros_of_both_signs(tmp_path: Path) -> None:
+    """A mask makes -0 of negative weights; no scale gives both zeros, so -0 becomes 0, and that is said."""
     rng = np.random.default_rng(6)
     w = qt.quantize(rng.standard_normal((64, 64)).astype(np.float32), 4, group_size=32).dequantize()
     w *= rng.random(w.shape) < 0.3
@@ -161,8 +166,9 @@ def test_B5_masked_weights_with_zeros_of_both_signs(tmp_path: Path) -> None:
 # What is not recognized
 
 
-def test_B4_B5_what_was_looked_at_in_vain_is_counted(tmp_path: Path) -> None:
-    """B4, B5: in the report, whether it is rounded or copied then."""
+@pytest.mark.promise("fault-B4", "fault-B5")
+def test_what_was_scanned_in_vain_is_counted(tmp_path: Path) -> None:
+    """In the report, whether it is rounded or copied then."""
     rng = np.random.default_rng(7)
     grid = qt.quantize(rng.standard_normal((64, 64)).astype(np.float32), 4, group_size=32).dequantize()
     others = {f"{name}.weight": rng.standard_normal((64, 64)).astype(np.float32) for name in "bc"}
@@ -175,8 +181,9 @@ def test_B4_B5_what_was_looked_at_in_vain_is_counted(tmp_path: Path) -> None:
     assert not [note for note in report.notes if "not recognized" in note]
 
 
-def test_B5_a_grid_that_weights_are_rounded_to_is_not_one_that_they_lay_on(tmp_path: Path) -> None:
-    """B5: our own form of rounded codes, as of a convolution, is of the same kind as that of weights on a grid."""
+@pytest.mark.promise("fault-B5")
+def test_a_grid_that_weights_are_rounded_to_is_not_one_that_they_were_on(tmp_path: Path) -> None:
+    """Our own form of rounded codes, as of a convolution, is of the same kind as that of weights on a grid."""
     source, target = tmp_path / "m.safetensors", tmp_path / "t.safetensors"
     save(source, {"conv.weight": np.random.default_rng(0).standard_normal((32, 16, 3, 3)).astype(np.float32)})
     report = compress(source, target, recognize=True, bits=4)
@@ -185,10 +192,11 @@ def test_B5_a_grid_that_weights_are_rounded_to_is_not_one_that_they_lay_on(tmp_p
     assert any(note.startswith("not recognized: 1 tensor is") for note in report.notes)
 
 
+@pytest.mark.promise("fault-B5")
 @pytest.mark.parametrize(
     "options", [{"bits": 4}, {"bits": 3, "symmetric": False}, {"bits": 8, "prune": "2:4"}], ids=str
 )
-def test_B5_what_lies_on_no_grid_is_rounded_to_one_of_its_own(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_what_is_on_no_grid_is_rounded_to_one_of_its_own(tmp_path: Path, options: dict[str, Any]) -> None:
     """Weights of several dimensions are rounded into the form that weights on a grid have."""
     w = np.random.default_rng(8).standard_normal((64, 32, 3)).astype(np.float32)
     grid = qt.quantize(w.reshape(64, 96), 4).dequantize().reshape(w.shape)

@@ -76,7 +76,8 @@ def report(tmp_path: Path) -> Report:
     return qt.compress(tmp_path / "model.safetensors", tmp_path / "small.safetensors", recipe=RULES)
 
 
-def test_D26_figures_come_first(report: Report) -> None:
+@pytest.mark.promise("fault-D26")
+def test_figures_come_first(report: Report) -> None:
     page = Page(report)
     assert report.snr_db is not None
     shown = [
@@ -90,7 +91,8 @@ def test_D26_figures_come_first(report: Report) -> None:
     assert f"{report.stored_bytes:,} of {report.source_bytes:,} bytes" in page.text
 
 
-def test_D26_settings_and_versions_are_said(report: Report) -> None:
+@pytest.mark.promise("fault-D26")
+def test_settings_and_versions_are_said(report: Report) -> None:
     text = Page(report).text
     for key, value in report.versions.items():
         assert f"{key}{value}" in text
@@ -98,7 +100,8 @@ def test_D26_settings_and_versions_are_said(report: Report) -> None:
     assert "roundingeven" in text and "min_elements4096" in text  # defaults
 
 
-def test_D26_bars_are_in_proportion(report: Report) -> None:
+@pytest.mark.promise("fault-D26")
+def test_bars_are_in_proportion(report: Report) -> None:
     page = Page(report)
     most = max(t.source_bytes for t in report.tensors)
     wanted = [100 * max(t.source_bytes, t.stored_bytes) / most for t in report.tensors]
@@ -115,7 +118,8 @@ def test_D26_bars_are_in_proportion(report: Report) -> None:
     assert sum(parts[len(kinds) :]) == pytest.approx(100 * stored / source, abs=0.05)
 
 
-def test_D26_every_column_can_be_sorted(report: Report) -> None:
+@pytest.mark.promise("fault-D26")
+def test_every_column_can_be_sorted(report: Report) -> None:
     """What the script sorts by is in the cells: numbers where a column has them, or nothing."""
     html = report.to_html()
     head, *rows = Page(report).rows
@@ -137,7 +141,8 @@ def test_D26_every_column_can_be_sorted(report: Report) -> None:
             assert (x is None) is (want is None) and (x is None or float(x) == want)
 
 
-def test_D26_a_page_needs_no_other_file_and_no_network(report: Report) -> None:
+@pytest.mark.promise("fault-D26")
+def test_a_page_needs_no_other_file_and_no_network(report: Report) -> None:
     html = report.to_html()
     assert "default-src 'none'" in html and 'name="viewport" content="width=device-width' in html
     assert not re.search(r"https?:|//[a-z]|url\(|@import|\bsrc=|\bhref=|fetch\(|import ", html)
@@ -145,7 +150,8 @@ def test_D26_a_page_needs_no_other_file_and_no_network(report: Report) -> None:
     assert css in html and script in html and "</" not in css + script
 
 
-def test_D26_without_errors_there_are_no_columns_for_them(tmp_path: Path) -> None:
+@pytest.mark.promise("fault-D26")
+def test_without_errors_there_are_no_columns_for_them(tmp_path: Path) -> None:
     pytest.importorskip("zstandard")
     save_file({"a.weight": normal(96, 128)}, tmp_path / "m.safetensors")
     page = Page(compress_lossless(tmp_path / "m.safetensors", tmp_path / "p.safetensors"))
@@ -158,7 +164,8 @@ def tensor(name: str, nbytes: int = 4096, **more: Any) -> TensorReport:
     return TensorReport(name, (32, 32), nbytes, nbytes // 4, "int8 channel", "", 8, **more)
 
 
-def test_D26_names_cannot_be_markup(report: Report) -> None:
+@pytest.mark.promise("fault-D26")
+def test_names_cannot_be_markup(report: Report) -> None:
     names = ("</script><script>alert(1)", '"><img src=x onerror=alert(1)>', "a&lt;b", "\x1b[31m\u202etxt")
     hostile = dataclasses.replace(
         report, destination="/x/<b>&", notes=("<i>note",), tensors=tuple(tensor(name) for name in names),
@@ -170,7 +177,8 @@ def test_D26_names_cannot_be_markup(report: Report) -> None:
     assert "\u202e" not in page.text and "<i>note" in page.text and "<s>*" in page.text
 
 
-def test_D26_extremes_are_said_in_numbers(report: Report) -> None:
+@pytest.mark.promise("fault-D26")
+def test_extremes_are_said_in_numbers(report: Report) -> None:
     """Exact, nothing but zeros, larger than before, empty; no bar is longer than its place."""
     tensors = (
         tensor("exact", snr_db=math.inf, sparsity=0.0, cosine=1.0, worst=0.0),
@@ -187,7 +195,8 @@ def test_D26_extremes_are_said_in_numbers(report: Report) -> None:
     assert "inf" not in page.text and "nan" not in page.text
 
 
-def test_D26_of_very_many_tensors_the_largest_are_shown(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.promise("fault-D26")
+def test_of_very_many_tensors_the_largest_are_shown(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_html, "MAX_ROWS", 3)
     many = tuple(tensor(f"t{k}", nbytes=4096 * (k % 5 + 1)) for k in range(10))
     page = Page(dataclasses.replace(report, tensors=many))

@@ -82,7 +82,8 @@ def test_one_order_of_sums(shape: tuple[int, ...]) -> None:
         assert bits_of(imp.reduce(np.abs(w), axis)) == bits_of(imp.l1(w, axis))
 
 
-def test_A19_sums_of_nothing() -> None:
+@pytest.mark.promise("A19")
+def test_sums_of_nothing() -> None:
     for shape in ((0, 4), (3, 0), (0, 0)):
         empty = np.zeros(shape, np.float32)
         assert imp.reduce(empty) == 0
@@ -91,8 +92,9 @@ def test_A19_sums_of_nothing() -> None:
         assert imp.reduce(empty, block=(1, 2) if shape[1] == 4 else (3, 2)).size == 0
 
 
+@pytest.mark.promise("B41")
 @pytest.mark.parametrize("block", ["4", 4, (4,), (2, 2, 2), None], ids=repr)
-def test_B41_block_of_wrong_type(block: Any) -> None:
+def test_block_of_wrong_type(block: Any) -> None:
     if block is not None:
         with pytest.raises(TypeError, match=r"block must be \(rows, cols\), not"):
             imp.l1(weights(0, (4, 8)), block=block)
@@ -100,7 +102,8 @@ def test_B41_block_of_wrong_type(block: Any) -> None:
             imp.magnitude(weights(0, (4, 8)), block=block)
 
 
-def test_B41_block_out_of_range() -> None:
+@pytest.mark.promise("B41")
+def test_block_out_of_range() -> None:
     w = weights(0, (4, 8))
     for size in ((0, 2), (2, -1), (2**70, 1)):
         with pytest.raises(ValueError, match="block must be an integer of 1"):
@@ -123,9 +126,10 @@ def test_B41_block_out_of_range() -> None:
         imp.taylor(w, w, axis=1, block=(2, 2))
 
 
+@pytest.mark.promise("B45")
 @pytest.mark.parametrize("axis", [2, -3, "rows", 1.0, True], ids=repr)
 @SCORED
-def test_B45_axis_of_scores(name: str, axis: Any) -> None:
+def test_axis_of_scores(name: str, axis: Any) -> None:
     with pytest.raises((ValueError, TypeError), match=r"axis must be an integer of -2\.\.1, not"):
         SCORES[name](weights(0, (4, 8)), axis=axis)
 
@@ -159,8 +163,9 @@ def test_a_square_beyond_float32_times_little_is_little() -> None:
     assert imp.fisher(np.float32([1e25]), np.float32([0]))[0] == 0
 
 
+@pytest.mark.promise("B46")
 @pytest.mark.parametrize("position", [0, 15, 16, 40, 47])
-def test_B46_negative_squares_are_refused(position: int) -> None:
+def test_negative_squares_are_refused(position: int) -> None:
     w, grad_sq = np.ones(48, np.float32), np.ones(48, np.float32)
     grad_sq[position] = -0.5
     with pytest.raises(ValueError, match=rf"grad_sq must not be negative, not -0.5 at flat index {position}"):
@@ -174,7 +179,8 @@ def test_B46_negative_squares_are_refused(position: int) -> None:
     assert imp.obd(w, grad_sq)[position] <= 0
 
 
-def test_B46_gradients_of_wrong_shape_or_content() -> None:
+@pytest.mark.promise("B46")
+def test_gradients_of_wrong_shape_or_content() -> None:
     w = weights(0, (4, 8))
     for score, name in ((imp.fisher, "grad_sq"), (imp.obd, "hessian_diag")):
         with pytest.raises(ValueError, match=rf"{name} must have shape \(4, 8\), not \(8,\)"):
@@ -233,8 +239,9 @@ def test_entropy_of_batches_is_that_of_all() -> None:
     assert histogram.counts.sum(1).tolist() == [1000] * 20
 
 
+@pytest.mark.promise("A4", "A5", "A11")
 def test_bins_of_ranges_at_the_edges_of_float32() -> None:
-    """A4 A5 A11: widths beyond float32, subnormal ones, and none."""
+    """Widths beyond float32, subnormal ones, and none."""
     high = np.float32(3e38)
     least = np.float32(2.0**-149)
     x = np.array([[-high, 0, 0, 3, 5], [high, 1, 1, 1, 5], [0, 2, 2, 2, 5]], np.float32)
@@ -258,12 +265,14 @@ def test_log2_of_counts() -> None:
     assert _log2(np.array([0])).tolist() == [0]
 
 
+@pytest.mark.promise("B40")
 @pytest.mark.parametrize("bins", [0, -1, 65537, 2.0, "64", True], ids=repr)
-def test_B40_bins(bins: Any) -> None:
+def test_bins_out_of_range(bins: Any) -> None:
     with pytest.raises((ValueError, TypeError), match=r"bins must be an integer of 1\.\.65536, not"):
         imp.entropy(weights(0, (4, 3)), bins)
 
 
+@pytest.mark.promise("B44")
 @pytest.mark.parametrize(
     "limits,words",
     [
@@ -278,7 +287,7 @@ def test_B40_bins(bins: Any) -> None:
     ],
     ids=str,
 )
-def test_B44_range(limits: Any, words: str) -> None:
+def test_range_of_no_numbers(limits: Any, words: str) -> None:
     with pytest.raises((ValueError, TypeError), match=words):
         imp.entropy(weights(0, (4, 3)), range=limits)
 
@@ -363,7 +372,8 @@ def test_predictive_of_one_class_or_no_samples_is_zero() -> None:
     assert imp.predictive(np.zeros((3, 0), np.float32), np.zeros((2, 0), np.float32), [0, 1]).shape == (3, 0)
 
 
-def test_B46_predictive_refuses() -> None:
+@pytest.mark.promise("B46")
+def test_predictive_refuses() -> None:
     w, x = weights(0, (3, 4)), weights(1, (2, 4))
     cases: list[tuple[Any, ...]] = [
         (

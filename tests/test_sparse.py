@@ -31,10 +31,11 @@ def same(a: Any, b: Any) -> bool:
 # Round trips
 
 
+@pytest.mark.promise("A19", "A22")
 @pytest.mark.parametrize("layout", ["bitmask", "csr"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @DTYPES
-def test_A19_A22_round_trip(layout: str, shape: tuple[int, ...], dtype: Any) -> None:
+def test_round_trip(layout: str, shape: tuple[int, ...], dtype: Any) -> None:
     for sparsity in (0, 0.3, 0.7, 0.98, 1):
         w = pruned(shape, sparsity, dtype)
         s = qt.sparse.from_dense(w, layout)
@@ -58,9 +59,10 @@ def test_round_trip_of_n_of_m(pattern: str, dtype: Any) -> None:
             assert s.places.shape == (int(np.prod(shape[:-1])), packed)
 
 
+@pytest.mark.promise("A4")
 @pytest.mark.parametrize("layout", ["bitmask", "csr", "2:4"])
 @DTYPES
-def test_A4_negative_zero_is_a_value(layout: str, dtype: Any) -> None:
+def test_negative_zero_is_a_value(layout: str, dtype: Any) -> None:
     w = np.array([[0.0, -0.0, 0.0, 1.0]], np.float32).astype(dtype)
     s = qt.sparse.from_dense(w, layout)
     assert s.nnz == 2
@@ -145,6 +147,7 @@ def test_smallest_layout_is_the_smallest(bits: int, dtype: Any) -> None:
     assert seen == {"dense", "bitmask", "csr"}
 
 
+@pytest.mark.promise("B42")
 @pytest.mark.parametrize(
     "arguments,error,words",
     [
@@ -157,7 +160,7 @@ def test_smallest_layout_is_the_smallest(bits: int, dtype: Any) -> None:
         (((4, 4), 0.5, True), TypeError, "bits must be an integer"),
     ],
 )
-def test_B42_smallest_layout_refuses(arguments: tuple[Any, ...], error: type[Exception], words: str) -> None:
+def test_smallest_layout_refuses(arguments: tuple[Any, ...], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         qt.sparse.smallest_layout(*arguments)
 
@@ -209,7 +212,8 @@ def test_products_of_codes_are_those_of_their_weights(
         assert same(product(qt.sparse.from_dense(q, layout), vectors), product(dense, vectors))
 
 
-def test_A43_products_have_the_bits_of_every_layout_and_batch() -> None:
+@pytest.mark.promise("G7")
+def test_products_have_the_bits_of_every_layout_and_batch() -> None:
     w = np.asarray(qt.prune(pruned((29, 332), 0.3), pattern="2:4"))
     x = np.random.default_rng(4).standard_normal((21, 332)).astype(np.float32)
     tensors = [qt.sparse.from_dense(w, layout) for layout in ("bitmask", "csr", "2:4")]
@@ -233,8 +237,9 @@ def test_products_overflow_as_the_dense_ones() -> None:
         assert np.isposinf(y[0]) and np.isnan(y[1])
 
 
+@pytest.mark.promise("E111")
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
-def test_E111_threads_do_not_change_bits(threads: int) -> None:
+def test_threads_do_not_change_bits(threads: int) -> None:
     w = pruned((517, 1009), 0.8)
     x = np.random.default_rng(5).standard_normal((18, 1009)).astype(np.float32)
     with qt.use_threads(1):
@@ -264,6 +269,7 @@ def test_product_into() -> None:
             square.matmul(x, out=x)
 
 
+@pytest.mark.promise("B49")
 @pytest.mark.parametrize(
     "x,error,words",
     [
@@ -275,7 +281,7 @@ def test_product_into() -> None:
         ([1e39] * 8, ValueError, "x must fit float32"),
     ],
 )
-def test_B49_vectors_that_do_not_fit(x: Any, error: type[Exception], words: str) -> None:
+def test_vectors_that_do_not_fit(x: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         product(qt.sparse.from_dense(np.ones((3, 8), np.float32)), x)
 
@@ -294,10 +300,11 @@ def test_products_need_a_matrix() -> None:
 # What is refused
 
 
+@pytest.mark.promise("A1", "A2")
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("layout", ["bitmask", "csr", "2:4"])
 @DTYPES
-def test_A1_A2_nonfinite(layout: str, bad: float, dtype: Any) -> None:
+def test_nonfinite(layout: str, bad: float, dtype: Any) -> None:
     w = np.zeros((2, 36), dtype)
     w[1, 5] = bad
     with pytest.raises(
@@ -306,15 +313,17 @@ def test_A1_A2_nonfinite(layout: str, bad: float, dtype: Any) -> None:
         qt.sparse.from_dense(w, layout)
 
 
+@pytest.mark.promise("B42")
 @pytest.mark.parametrize(
     "layout", ["dense", "0:4", "4:4", "5:4", "1:33", "2:4:8", "-1:4", " 2:4", "", None, 4, ("csr",)]
 )
-def test_B42_layouts(layout: Any) -> None:
+def test_unknown_layouts(layout: Any) -> None:
     with pytest.raises(ValueError, match='layout must be "bitmask", "csr" or "n:m" with 1 <= n < m <= 32, not'):
         qt.sparse.from_dense(np.zeros(32, np.float32), layout)
 
 
-def test_B42_columns_and_groups_of_n_of_m() -> None:
+@pytest.mark.promise("B42")
+def test_columns_and_groups_of_n_of_m() -> None:
     with pytest.raises(ValueError, match="the last axis must be a multiple of 4 for layout '2:4', not 6"):
         qt.sparse.from_dense(np.zeros((3, 6), np.float32), "2:4")
     w = np.zeros((3, 8), np.float32)
@@ -346,6 +355,7 @@ def offsets(*values: int) -> Array:
     return np.array(values, np.int64)
 
 
+@pytest.mark.promise("A38", "A39", "B44")
 @pytest.mark.parametrize(
     "s,changes,words",
     [
@@ -395,11 +405,12 @@ def offsets(*values: int) -> Array:
     ],
     ids=lambda v: "-".join(v) if isinstance(v, dict) else "",
 )
-def test_A38_A39_B44_parts_that_do_not_agree(s: SparseTensor, changes: dict[str, Any], words: str) -> None:
+def test_arrays_that_do_not_agree(s: SparseTensor, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         SparseTensor(**parts(s, **changes))
 
 
+@pytest.mark.promise("A33")
 @pytest.mark.parametrize(
     "s,changes",
     [
@@ -416,7 +427,7 @@ def test_A38_A39_B44_parts_that_do_not_agree(s: SparseTensor, changes: dict[str,
     ],
     ids=lambda v: "-".join(v) if isinstance(v, dict) else "",
 )
-def test_A33_parts_of_wrong_type(s: SparseTensor, changes: dict[str, Any]) -> None:
+def test_arrays_of_wrong_type(s: SparseTensor, changes: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match=f"{next(iter(changes))} must be"):
         SparseTensor(**parts(s, **changes))
 
@@ -442,8 +453,9 @@ def spoiled(rng: np.random.Generator, a: Array) -> Array:
     return np.frombuffer(memory, a.dtype).reshape(a.shape)
 
 
+@pytest.mark.promise("A38", "B49")
 @pytest.mark.parametrize("isa", [i for i in qt.isas() if i != "reference"])
-def test_A38_B49_fuzzed_tensors_are_refused_or_right(isa: str) -> None:
+def test_fuzzed_tensors_are_refused_or_right(isa: str) -> None:
     """Either a ValueError, or a tensor that is encoded again to the same places."""
     rng = np.random.default_rng(6)
     w = pruned((9, 40), 0.6)
@@ -495,7 +507,8 @@ print("alive")
 """
 
 
-def test_A36_A37_arrays_that_change_afterwards_are_not_followed_out_of_memory() -> None:
+@pytest.mark.promise("A36", "A37")
+def test_arrays_that_change_afterwards_are_not_followed_out_of_memory() -> None:
     """Whatever stands in places and offsets, kernels stay within their arrays."""
     result = child(HOSTILE)
     assert result.returncode == 0 and "alive" in result.stdout, result.stderr

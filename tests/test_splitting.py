@@ -104,6 +104,7 @@ def test_columns_and_rows_of_parts_compute_the_whole() -> None:
     np.testing.assert_allclose(sum(columns) + b, x @ w.T + b, rtol=0, atol=100 * EPSILON)
 
 
+@pytest.mark.promise("B41")
 @pytest.mark.parametrize(
     "parts,error,words",
     [
@@ -120,13 +121,14 @@ def test_columns_and_rows_of_parts_compute_the_whole() -> None:
     ],
     ids=str,
 )
-def test_B41_parts(parts: Any, error: type[Exception], words: str) -> None:
+def test_counts_of_parts_out_of_range(parts: Any, error: type[Exception], words: str) -> None:
     for whole in (np.zeros((6, 2)), list(range(6))):
         with pytest.raises(error, match=words):
             split(whole, parts)
 
 
-def test_B45_axes_and_arrays_of_split_and_merge() -> None:
+@pytest.mark.promise("B45")
+def test_axes_and_arrays_of_split_and_merge() -> None:
     w = np.zeros((6, 2), np.float32)
     for axis in (2, -3, 1.0, True):
         with pytest.raises((ValueError, TypeError), match=r"axis must be an integer of -2\.\.1"):
@@ -240,7 +242,8 @@ def test_channels_of_convolutions() -> None:
     assert remove_units([(first, np.zeros(8)), (second, None)], [[0]], relu)[1][1] is None
 
 
-def test_B46_what_remove_units_refuses() -> None:
+@pytest.mark.promise("B46")
+def test_what_remove_units_refuses() -> None:
     layers = network(12, (5, 6, 3))
     (w, b), last = layers
     bad: list[tuple[Any, Any, type[Exception], str]] = [

@@ -30,7 +30,7 @@ def parts(**changes: Any) -> dict[str, Any]:
     return good | changes
 
 
-def test_valid_forms() -> None:
+def test_valid_tensors() -> None:
     assert qt.QuantizedTensor(**parts()).codes().tolist() == [[-8] * 5] * 3
     for group_size, shape in (
         (5, (3, 1)),
@@ -43,6 +43,7 @@ def test_valid_forms() -> None:
         assert (q.dequantize() == -8).all()
 
 
+@pytest.mark.promise("A38")
 @pytest.mark.parametrize(
     "changes,words",
     [
@@ -69,11 +70,12 @@ def test_valid_forms() -> None:
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
 )
-def test_A38_parts_of_another_size(changes: dict[str, Any], words: str) -> None:
+def test_arrays_of_another_size(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         qt.QuantizedTensor(**parts(**changes))
 
 
+@pytest.mark.promise("A33")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -89,12 +91,12 @@ def test_A38_parts_of_another_size(changes: dict[str, Any], words: str) -> None:
     ],
     ids=lambda v: next(iter(v)),
 )
-def test_A33_parts_of_wrong_type(changes: dict[str, Any]) -> None:
+def test_arrays_of_wrong_type(changes: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match=f"{next(iter(changes))} must be"):
         qt.QuantizedTensor(**parts(**changes))
 
 
-def test_codebook_forms() -> None:
+def test_shapes_of_codebooks() -> None:
     """One for all, or one for each scale; codes past its end stand for its last value."""
     data = np.array([[0x10, 0x32, 0x0F]] * 3, np.uint8)
     q = qt.QuantizedTensor(**parts(data=data, codebook=np.array([-1, 2, 5], np.float32)))
@@ -109,6 +111,7 @@ def test_codebook_forms() -> None:
     assert qt.QuantizedTensor(**parts(data=data, codebook=wide)).dequantize().tolist() == q.dequantize().tolist()
 
 
+@pytest.mark.promise("A33", "A38")
 @pytest.mark.parametrize(
     "book,error,words",
     [
@@ -123,7 +126,7 @@ def test_codebook_forms() -> None:
     ],
     ids=str,
 )
-def test_A33_A38_codebook(book: Any, error: type[Exception], words: str) -> None:
+def test_codebooks_of_wrong_type_or_size(book: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         qt.QuantizedTensor(**parts(codebook=book))
 
@@ -133,8 +136,9 @@ def test_codebook_excludes_zero_points() -> None:
         qt.QuantizedTensor(**parts(codebook=np.zeros(4, np.float32), zero_points=np.zeros((3, 3), np.uint8)))
 
 
+@pytest.mark.promise("B44")
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -1.0])
-def test_B44_scales_must_be_finite_and_with_a_codebook_not_negative(bad: float) -> None:
+def test_scales_must_be_finite_and_with_a_codebook_not_negative(bad: float) -> None:
     scales = np.ones((3, 3), np.float32)
     scales[1, 2] = bad
     with pytest.raises(ValueError, match=f"scales must be finite and not negative, not {bad} at flat index 5"):
@@ -146,7 +150,8 @@ def test_B44_scales_must_be_finite_and_with_a_codebook_not_negative(bad: float) 
         qt.QuantizedTensor(**parts(scales=scales))
 
 
-def test_B44_zero_points_must_be_codes() -> None:
+@pytest.mark.promise("B44")
+def test_zero_points_must_be_codes() -> None:
     zeros = np.full((3, 3), 15, np.uint8)
     assert not qt.QuantizedTensor(**parts(zero_points=zeros)).symmetric
     zeros[2, 0] = 16
@@ -171,7 +176,7 @@ def test_frozen() -> None:
         q.bits = 8  # type: ignore[misc]
 
 
-def test_strided_parts_are_read_as_they_are() -> None:
+def test_strided_arrays_are_read_as_they_are() -> None:
     """A view of somebody's file need not be contiguous."""
     w = np.random.default_rng(0).standard_normal((6, 50)).astype(np.float32)
     q = qt.quantize(w, 4, group_size=16, symmetric=False)

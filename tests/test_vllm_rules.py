@@ -127,9 +127,10 @@ OPTIONS: list[dict[str, Any]] = [{}, {"bits": 8}, {"symmetric": False, "reader":
 OPTIONS += [{"prune": "2:4", "bits": 4}, {"reader": "vllm"}]
 
 
+@pytest.mark.promise("fault-A1", "fault-A3")
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("experts", [0, 4])
-def test_A1_A3_folders_follow_the_rules_of_vllm(tmp_path: Path, experts: int, options: dict[str, Any]) -> None:
+def test_folders_follow_the_rules_of_vllm(tmp_path: Path, experts: int, options: dict[str, Any]) -> None:
     config = QWEN_MOE if experts else LLAMA
     source = save_folder(tmp_path / "m", causal_model(experts), 1, config)
     check(source, tmp_path / "out", experts, options)

@@ -154,9 +154,10 @@ def test_shards_of_every_dtype_decode_to_our_bits(tmp_path: Path, case: str, dty
     check(save_folder(tmp_path / "source", arrays), tmp_path / "out", options)
 
 
+@pytest.mark.promise("fault-D11")
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16], ids=str)
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_D11_negative_scales_decode_to_our_bits(tmp_path: Path, bits: int, dtype: Any) -> None:
+def test_negative_scales_decode_to_our_bits(tmp_path: Path, bits: int, dtype: Any) -> None:
     """Codes -2**(bits-1) too, and zeros that become -0."""
     arrays = small_model(dtype)
     check(save_folder(tmp_path / "source", arrays), tmp_path / "out", {"bits": bits, "group_size": 32, "scale": "mse"})
@@ -214,6 +215,7 @@ SENTENCES = [
 ]
 
 
+@pytest.mark.promise("fault-C1")
 @pytest.mark.parametrize(
     "options,limit,least",
     [
@@ -230,7 +232,7 @@ SENTENCES = [
 def test_sentence_transformers_opens_minilm(
     minilm: Path, tmp_path: Path, options: dict[str, Any], limit: float, least: float
 ) -> None:
-    """At the first try, which goes around the hooks of the model; C1: with its pooling, which is in a subfolder."""
+    """At the first try, which goes around the hooks of the model; with its pooling, which is in a subfolder."""
     library = pytest.importorskip("sentence_transformers", reason="needs sentence-transformers")
     report = compress(minilm, tmp_path / "out", **options)
     assert report.stored_bytes < limit

@@ -18,8 +18,9 @@ transformers: Any = pytest.importorskip("transformers", reason="needs transforme
 ATTENTION = "model.layers.*.self_attn."
 
 
+@pytest.mark.promise("fault-D6")
 @pytest.mark.parametrize("family", ["Llama", "Qwen2", "Qwen3", "Mistral"])
-def test_D6_grouped_queries(tmp_path: Path, family: str) -> None:
+def test_grouped_queries(tmp_path: Path, family: str) -> None:
     torch.manual_seed(0)
     sizes = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 8, "max_position_embeddings": 64}

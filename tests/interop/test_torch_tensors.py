@@ -15,8 +15,9 @@ pytestmark = pytest.mark.interop
 torch = pytest.importorskip("torch")
 
 
+@pytest.mark.promise("fault-D17")
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64", "int8", "int64"])
-def test_D17_tensors_and_parameters(dtype: str) -> None:
+def test_tensors_and_parameters(dtype: str) -> None:
     x = torch.randn(8, 64, generator=torch.Generator().manual_seed(0)).mul(20).to(getattr(torch, dtype))
     want = np.asarray(x.float() if dtype == "bfloat16" else x)
     want = want.astype(FLOATS["bfloat16"]) if dtype == "bfloat16" else want
@@ -32,7 +33,8 @@ def test_D17_tensors_and_parameters(dtype: str) -> None:
     assert tensors[1].requires_grad == x.is_floating_point()
 
 
-def test_D17_tensors_elsewhere_say_how() -> None:
+@pytest.mark.promise("fault-D17")
+def test_tensors_elsewhere_say_how() -> None:
     for tensor, told in (
         (torch.ones(2, 2, dtype=torch.bfloat16, device="meta"), r"meta device .* Use Tensor\.cpu\(\)"),
         (torch.ones(2, 2, dtype=torch.bfloat16).to_sparse(), r"Use Tensor\.to_dense\(\)"),
@@ -42,6 +44,7 @@ def test_D17_tensors_elsewhere_say_how() -> None:
             qt.prune(tensor, 0.5)
 
 
-def test_D17_torch_is_not_imported() -> None:
+@pytest.mark.promise("fault-D17")
+def test_torch_is_not_imported() -> None:
     code = "import sys, quantrim as qt; qt.prune([1.0], 0.5); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -164,10 +164,13 @@ def same(found: list[Any], wanted: list[Any]) -> None:
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))
 
 
+@pytest.mark.promise(
+    "fault-A1", "fault-A2", "fault-A3", "fault-A4", "fault-A5", "fault-A6",
+    "fault-A7", "fault-A8", "fault-A9", "fault-A10", "fault-A11", "fault-A12", "fault-A13",
+)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("model_type", FAMILIES.split())
 def test_opens_with_the_rounded_weights(model_type: str, options: str, tmp_path: Path) -> None:
-    """A1 to A13."""
     outcome = check(model_type, OPTIONS[options], tmp_path)
     assert (outcome == "refused") == (options in REFUSED.get(model_type, ()))
 
