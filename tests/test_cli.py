@@ -350,7 +350,7 @@ def test_inspect_shows_every_tensor(model: Path) -> None:
     w = load_file(model)["layers.2.weight"]
     for part in ("F32", "96 x 128", "49.2 kB", f"{w.min():.4g}", f"{w.max():.4g}", "█"):
         assert part in row
-    assert lines[-1] == "6 tensors, 61,568 weights, 246.3 kB, 32 bits per weight, 0.0 % zeros"
+    assert lines[-1] == "6 tensors, 61,568 weights, 246.3 kB, 32 bits per weight, 0.0 % zeros, safetensors"
 
 
 def test_inspect_names_tensors_with_nan(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_what_cannot_be_written_back(tmp_path: Path) -> None:
     entries = [(name, info.dtype, info.shape) for name, info in model.tensors.items()]
     model.close()
     before = open_descriptors()
-    with pytest.raises(ValueError, match=r"tensors must be those of .*; 'extra' is in one of both"):
+    with pytest.raises(ValueError, match=r"must have the tensors .* no others: 'extra' is none of them"):
         KerasWriter([*entries, ("extra", "F32", (1,))], {}, source)
     with pytest.raises(ValueError, match=r"'out/kernel' of a Keras file must be F32 \[2, 4\], as in .*, not BF16"):
         KerasWriter([(n, "BF16" if n == "out/kernel" else d, s) for n, d, s in entries], {}, source)

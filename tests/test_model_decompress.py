@@ -362,7 +362,7 @@ def test_targets_follow_the_rules_of_compress(tmp_path: Path) -> None:
         ("small", "small/inside", "must not be inside the source"),
         ("small", "t.safetensors", "must be a folder"),
         ("small.safetensors", "small.safetensors", "must not be the source"),
-        ("small.safetensors", "t", "must be a .safetensors file"),
+        ("small.safetensors", "t", "must end in .safetensors, .npz or .npy, not"),
         ("small.safetensors", "m.safetensors", "must be absent unless overwrite=True"),
     ]
     for source, target, words in cases:

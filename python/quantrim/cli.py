@@ -49,6 +49,11 @@ def compress(
     appears whole or not at all, and memory stays small whatever the size of the
     model.
 
+    A model folder becomes a folder of safetensors. A file may be .safetensors,
+    .npz, .npy, PyTorch's .pt, .pth, .bin or .ckpt (nothing in it is run), or
+    Keras' .keras or .h5. It becomes what DST ends in: .safetensors, .npz, .npy;
+    or, for --simulate and --prune, a copy of a Keras file with other weights.
+
     Examples:
       # linear layers to 4 bits, for transformers and vLLM
       quantrim compress llama/ small/
@@ -64,6 +69,8 @@ def compress(
       quantrim compress llama/ small/ --prune 2:4 --bits 4
       # settings for each tensor, from a file as below
       quantrim compress llama/ small/ --recipe recipe.toml
+      # a state dict of PyTorch, rounded, for numpy
+      quantrim compress model.pth trial.npz --simulate
       # what would become of each tensor, and the size
       quantrim compress llama/ small/ --dry-run
 
@@ -102,7 +109,7 @@ def compress(
 @app.command()
 def decompress(
     source: Annotated[
-        Path, typer.Argument(metavar="SRC", help="A compressed .safetensors file or model folder.", show_default=False)
+        Path, typer.Argument(metavar="SRC", help="A compressed file or model folder.", show_default=False)
     ],
     target: Target,
     dtype: Annotated[

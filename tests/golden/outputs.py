@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from golden.table import Case
 
 # name of an output -> SHA-256 of it, then four hex digits of each of its pieces in order (the metadata and tensors of
-# a safetensors file), which find the place of a difference
+# a safetensors file, the members of an .npz), which find the place of a difference
 Digests = dict[str, str]
 
 _VERSION = re.compile(rb'(?<="quantrim_version":")[^"]*')
@@ -42,7 +43,7 @@ def digests_of(case: Case, sources: Path, folder: Path) -> Digests:
     source = sources / case.source
     if not source.exists():
         source = sources / f"{case.source}.safetensors"
-    suffix = source.suffix
+    suffix = case.suffix or source.suffix
     found: Digests = {}
     for number, (verb, options) in enumerate(case.steps):
         target = folder / (verb if verb == "split" else f"{verb}{suffix}")
@@ -62,8 +63,12 @@ def digests_of_files(path: Path) -> Digests:
 
 def digest_of_file(path: Path) -> str:
     """Nothing of a file is left out but the version of quantrim in a safetensors header's metadata, which would change
-    with each release, and the blanks that fill the header up behind it."""
+    with each release, and the blanks that fill the header up behind it; of an .npz, besides, what a zip says of places
+    and checksums."""
     data = path.read_bytes()
+    if path.suffix == ".npz":
+        found = pieces(path)
+        return " ".join([hashlib.sha256(b"".join(found.values())).hexdigest(), *map(_mark, found.values())])
     if path.suffix != ".safetensors":
         return hashlib.sha256(data).hexdigest()
     length = 8 + int.from_bytes(data[:8], "little")
@@ -75,7 +80,10 @@ def digest_of_file(path: Path) -> str:
 
 
 def pieces(path: Path) -> dict[str, bytes]:
-    """What a safetensors file consists of, by name: the metadata, and each tensor in the order of the header."""
+    """What a safetensors file consists of, by name: the metadata, and each tensor in the order of the header; or the
+    members of an .npz."""
+    if path.suffix == ".npz":
+        return _members(path)
     data = path.read_bytes()
     length = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:length])
@@ -84,6 +92,18 @@ def pieces(path: Path) -> dict[str, bytes]:
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
         found[f"tensor {name!r}"] = f"{name} {json.dumps(entry)}".encode() + data[length + begin : length + end]
+    return found
+
+
+def _members(path: Path) -> dict[str, bytes]:
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            said = f"{info.filename} {info.compress_type} {info.flag_bits} {info.date_time}".encode()
+            data = archive.read(info)
+            if info.filename == "__metadata__.npy":  # without its header, which has its length
+                data = re.sub(rb'("quantrim_version": ")[^"]*', rb"\1*", data.partition(b"\n")[2])
+            found[f"member {info.filename!r}"] = said + data
     return found
 
 
@@ -114,7 +134,7 @@ def differences(found: Digests, wanted: Digests, folder: Path | None = None) -> 
 
 def _place(found: str, wanted: str, path: Path | None) -> str:
     marks, old = found.split()[1:], wanted.split()[1:]
-    if path is None or path.suffix != ".safetensors":
+    if path is None or path.suffix not in (".safetensors", ".npz"):
         return ""
     names = list(pieces(path))
     for name, mark, before in zip(names, marks, old, strict=False):

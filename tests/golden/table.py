@@ -13,13 +13,15 @@ DECOMPRESS: tuple[str, Options] = ("decompress", {})
 @dataclass(frozen=True)
 class Case:
     """steps: (verb of `outputs.run`, its options); each step's source is the result of the one before. report: whether
-    the report of the first step is compared too. kept: whether the result of the first step is a file in `files/`."""
+    the report of the first step is compared too. kept: whether the result of the first step is a file in `files/`.
+    suffix: of the results, where it is not that of the source."""
 
     name: str
     source: str
     steps: tuple[tuple[str, Options], ...]
     report: bool = False
     kept: bool = False
+    suffix: str = ""
 
     def changed(self, **options: Any) -> Case:
         """The same with other options in its first step."""
@@ -263,6 +265,15 @@ def _files() -> Iterator[Case]:
     yield Case("merge some", "llama", (("merge", {"drop": "*norm*", "drop_lowest": 1}),))
     yield Case("split codes", "llama", (("compress", {"min_elements": 0}), ("split", {"layers": 1}), ("merge", {})))
     yield Case("lossless and int4", "mixed", (("lossless", {}), ("compress", {"bits": 4, "min_elements": 0})))
+    for name, options in {
+        "int4": {},
+        "nf4": {"codebook": "nf4"},
+        "sparse int4": {"prune": 0.7, "storage": "sparse"},
+        "mxfp4": {"codebook": "mxfp4", "group_size": 32},
+    }.items():
+        for source in ("few", "alike") if name == "int4" else ("few",):
+            yield replace(coded(f"npz of {name} {source}", source, **options), suffix=".npz")
+    yield replace(floats("npz of simulated int4", "mixed.safetensors", bits=4, simulate=True), suffix=".npz")
     for dtype in ("float32", "float16", "bfloat16"):
         steps = (("compress", {"bits": 4, "min_elements": 0}), ("decompress", {"dtype": dtype}))
         yield Case(f"int4 back as {dtype}", "mixed", steps)

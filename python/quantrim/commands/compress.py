@@ -174,7 +174,7 @@ def dry_run(
     if report is not None:
         raise ValueError("--report must be given without --dry-run, which writes nothing; --json prints the plan")
     refuse_same_file(source, target)
-    wish = plan(source, **asked)
+    wish = plan(source, destination=target, **asked)
     wish = replace(wish, notes=tuple(map(wording.worded, wish.notes)))
     if as_json:
         terminal.print_json(plan_data(wish))

@@ -95,7 +95,7 @@ def dry_run(source: Path, target: Path, *, dtype: str | None, overwrite: bool, a
     word = _dtype(dtype)
     refuse_same_file(source, target)
     with open_checkpoint(source) as checkpoint:
-        plan = plan_decompress(checkpoint, word)
+        plan = plan_decompress(checkpoint, word, target)
         tensors = [described(writing) for writing in plan.tensors]
     if as_json:
         terminal.print_json(plan_data(plan, tensors))

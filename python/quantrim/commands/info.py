@@ -17,10 +17,15 @@ READS = (
     "safetensors: a file, or a model folder with or without an index",
     "compressed-tensors in safetensors: pack-quantized, int-quantized",
     "byte planes in safetensors, as written by compress --lossless",
+    "npz and npy of numpy, without objects",
+    "PyTorch state dicts (.pt, .pth, .bin, .ckpt), of which nothing is run",
+    "Keras models and weights (.keras, .h5), with h5py",
 )
 WRITES = (
     "compressed-tensors in safetensors, 2 to 8 bits, for vLLM and transformers",
     "byte planes in safetensors, every bit kept",
+    "npz and npy, with anything that safetensors can have",
+    "floats back into a copy of a Keras file",
     "reports in HTML, JSON and Markdown",
 )
 

@@ -26,11 +26,13 @@ def run(path: Path, *, stats: bool, as_json: bool) -> None:
 def as_data(summary: Summary) -> dict[str, Any]:
     return {
         "path": summary.path,
+        "format": summary.format,
         "shards": list(summary.shards),
         "metadata": summary.metadata,
         "nbytes": summary.nbytes,
         "size": summary.size,
         "tensors": [_tensor_data(t) for t in summary.tensors],
+        "notes": list(summary.notes),
     }
 
 
@@ -57,6 +59,8 @@ def show(summary: Summary, out: Console) -> None:
         if t.statistics and t.statistics.nonfinite:
             said = f"{t.statistics.nonfinite} of {t.statistics.count} values are NaN or infinite"
             terminal.print_line(out, f"{terminal.printable(t.name)}: {said}", style="bold red")
+    for note in summary.notes:
+        terminal.print_line(out, f"note: {terminal.printable(note)}", style="yellow")
 
 
 def _row(tensor: TensorSummary) -> list[str]:
@@ -89,6 +93,8 @@ def total_line(summary: Summary) -> str:
         figures.append(f"{8 * summary.nbytes / summary.size:.3g} bits per weight")
     if any(t.statistics for t in summary.tensors):
         figures.append(f"{terminal.percent(summary.sparsity)} zeros")
+    if summary.format:
+        figures.append(summary.format)
     if len(summary.shards) > 1:
         figures.append(f"{len(summary.shards)} shards")
     return ", ".join(figures)

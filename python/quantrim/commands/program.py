@@ -108,7 +108,7 @@ app = _App(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-MODEL = "A .safetensors file or a model folder."
+MODEL = "A file of weights or a model folder."
 Source = Annotated[Path, typer.Argument(metavar="SRC", help=MODEL, show_default=False)]
 Target = Annotated[Path, typer.Argument(metavar="DST", help="The file or folder to write.", show_default=False)]
 JSON_HELP, THREADS_HELP = "Print JSON, for machines.", "Threads to use: all by default."

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .base import FORMATS, Reader, format_of
+from .base import FORMATS, Format, Reader, format_of
 from .disk.descriptors import Buffer, byte_view, named_path
 from .disk.errors import FormatError, quote
 from .folder import check_total_size, find_files, read_json, tensors_of
@@ -41,19 +41,19 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     return Checkpoint(named_path(path, "path"))
 
 
-def open_reader(path: Path) -> Reader:
-    """Open one file of weights, of any format."""
+def _format_for(path: Path) -> Format:
+    """Return the format to read a file with: what its suffix names, or else what its bytes look like."""
     refuse_pickle_suffix(path)
-    return (format_of(path) or FORMATS[format_inside(path)]).reader(path)
+    return format_of(path) or FORMATS[format_inside(path)]
 
 
 class Checkpoint:
     """The tensors of a model: `tensors` (name -> TensorInfo, all shards, file order), read on demand.
 
     `metadata` is that of all shards, the first to name a key deciding; `config` is config.json or None; `shards` are
-    file names in `folder`, `readers` has the reader of each; `index` is the path of the index or None, `index_fields`
-    is what it says beside its weight_map; `notes` are what its readers have to say. Any number of threads may read at
-    once, but none while it is being closed.
+    file names in `folder`, `readers` has the reader of each, `format` names what they are; `index` is the path of the
+    index or None, `index_fields` is what it says beside its weight_map; `notes` are what its readers have to say. Any
+    number of threads may read at once, but none while it is being closed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,8 +67,10 @@ class Checkpoint:
         self.readers: dict[str, Reader] = {}
         self.closed = False
         try:
-            for name in self.shards:
-                self.readers[name] = open_reader(self.folder / name)
+            formats = [_format_for(self.folder / name) for name in self.shards]
+            self.format = " and ".join(dict.fromkeys(row.name for row in formats))
+            for name, row in zip(self.shards, formats, strict=True):
+                self.readers[name] = row.reader(self.folder / name)
             self.tensors = tensors_of(files, {name: reader.tensors for name, reader in self.readers.items()})
             self.config = _read_config(self.folder) if self.is_folder else None
         except BaseException:

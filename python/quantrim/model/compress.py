@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .. import backend
-from ..files import AtomicFolder, Checkpoint, open_checkpoint, refuse_same_file
+from ..files import AtomicFolder, Checkpoint, Writer, open_checkpoint, refuse_same_file
 from ..files.disk.descriptors import named_path
 from ..files.disk.errors import quote
 from ..files.disk.strict_json import collector_paused
-from ..files.disk.writer import FileWriter
-from ..files.folder import INDEX_SUFFIX
 from ..float_environment import default_floats
 from ..options import given
 from ..words import (
@@ -34,12 +32,13 @@ from ..words import (
 )
 from .edit.remove_units import remove_from
 from .encode.first_pass import with_counts, with_detected_grids
-from .encode.index import index_of
+from .encode.index import index_name, index_of
 from .encode.stacks import rounded_together, stacks_of
-from .encode.targets import CheckedFile, TensorFile, check_target, copy_side_files, write_json
-from .encode.tensor_writer import Done, Jobs, Output, TensorWriter, compress_jobs, copy_jobs
+from .encode.targets import CheckedFile, check_target, copy_side_files, write_json, written_by
+from .encode.tensor_writer import Done, Jobs, TensorWriter, compress_jobs, copy_jobs
 from .plan.choose_layout import pruned_bytes
 from .plan.evidence import refuse_quantized
+from .plan.output_files import maker_of
 from .plan.planner import make_plan
 from .plan.types import OutputFile, Plan, TensorPlan, layout_bytes
 from .prune.budgets import Pruners
@@ -92,18 +91,24 @@ def plan(
     storage: Storage = "auto",
     max_shard_size: int | str | None = None,
     recipe: Recipe | dict[str, Any] | str | os.PathLike[str] | None = None,
+    destination: str | os.PathLike[str] | None = None,
 ) -> Plan:
-    """Return what `compress` with these arguments would do, from the headers alone (and the layers that lose units)."""
+    """Return what `compress` with these arguments would do, from the headers alone (and the layers that lose units).
+
+    destination: whose suffix says of which format the sizes are; safetensors without it.
+    """
     wish = recipe_from_options(recipe, **given(locals()))
+    target = None if destination is None else named_path(destination, "destination")
     with open_checkpoint(source) as checkpoint:
-        return planned(checkpoint, wish)
+        maker_of(checkpoint, target)  # an error before the work
+        return planned(checkpoint, wish, target)
 
 
-def planned(checkpoint: Checkpoint, recipe: Recipe) -> Plan:
+def planned(checkpoint: Checkpoint, recipe: Recipe, target: Path | None = None) -> Plan:
     """Return the plan for an open checkpoint, which stays as it is. ValueError also for one that is quantized already.
     """
     refuse_quantized(checkpoint)
-    return make_plan(checkpoint, recipe, remove_from(checkpoint, recipe.remove_units, recipe.folder))
+    return make_plan(checkpoint, recipe, remove_from(checkpoint, recipe.remove_units, recipe.folder), target)
 
 
 @default_floats
@@ -148,10 +153,12 @@ def compress(
 ) -> Report:
     """Write a smaller copy of a checkpoint that transformers and vLLM open.
 
-    source: a .safetensors file, or a model folder (with its index, if it has shards), whose other files and subfolders
-        are copied; what is not, such as weights in other formats, is in the notes. destination: a
-        .safetensors file, or a folder, like the source. It appears whole or not at all, whatever happens; one
-        that exists is replaced only with overwrite=True.
+    source: a file of weights (.safetensors; .npz, .npy; .pt, .pth, .bin, .ckpt of PyTorch, of which nothing is run;
+        .keras, .h5), or a model folder (with its index, if it has shards), whose other files and subfolders are
+        copied; what is not, such as weights in other formats, is in the notes. destination: of a file, one that ends
+        in .safetensors, .npz or .npy, or, for floats, a copy of the source if that is of Keras; of a folder, a folder
+        of safetensors. It appears whole or not at all, whatever happens; one that exists is replaced only with
+        overwrite=True.
 
     Options; None is as by default, but for bits:
     bits: Bits of a weight: 4 by default. None: no rounding, which is the default with prune or threshold. Then weights
@@ -233,7 +240,7 @@ def compress(
         refuse_same_file(wish.data_files, target)
         check_target(checkpoint, source, target, overwrite)
         with collector_paused():
-            plan = planned(checkpoint, wish)
+            plan = planned(checkpoint, wish, target)
         run = _Run(checkpoint, plan, progress)
         count = backend.current_threads()
         with Workers(count) as workers:
@@ -263,16 +270,14 @@ class _Run:
         self._total = sum(tensor.source_bytes for tensor in plan.tensors)
         self.errors: dict[str, Errors] = {}
 
-    def write_shard(self, shard: OutputFile, pruners: Pruners, out: FileWriter, workers: Workers) -> None:
-        out.pwrite(shard.header, 0)
-        tensors = TensorFile(out, shard.offsets)
+    def write_shard(self, shard: OutputFile[TensorPlan], pruners: Pruners, out: Writer, workers: Workers) -> None:
         stacks, others = stacks_of(shard.tensors)
-        jobs = ((job, t.source_bytes) for t in others for job in self._jobs(t, pruners, tensors, workers))
+        jobs = ((job, t.source_bytes) for t in others for job in self._jobs(t, pruners, out, workers))
 
         def alone(tensor: TensorPlan) -> list[Done]:
-            return [job() for job in self._jobs(tensor, pruners, tensors, workers)]
+            return [job() for job in self._jobs(tensor, pruners, out, workers)]
 
-        together = (partial(rounded_together, self.source, each, tensors, alone) for each in stacks)
+        together = (partial(rounded_together, self.source, each, out, alone) for each in stacks)
         pieces: Iterator[Callable[[], list[Done]]] = chain(gathered(jobs), together)
         for done in chain.from_iterable(workers.run(pieces)):
             if done.errors is not None:
@@ -282,7 +287,7 @@ class _Run:
             self.advance(done.tensor.name, done.nbytes)
         pruners.check_unchanged()
 
-    def _jobs(self, tensor: TensorPlan, pruners: Pruners, out: Output, workers: Workers) -> Jobs:
+    def _jobs(self, tensor: TensorPlan, pruners: Pruners, out: Writer, workers: Workers) -> Jobs:
         if tensor.copied:
             return copy_jobs(self.source, tensor, out)
         writer = TensorWriter(self.source, tensor, pruners.of(tensor), out)
@@ -309,26 +314,18 @@ class _Run:
 @contextmanager
 def _targets(
     checkpoint: Checkpoint, plan: Plan, target: Path, overwrite: bool
-) -> Iterator[Callable[[OutputFile], Any]]:
+) -> Iterator[Callable[[OutputFile[TensorPlan]], Any]]:
     """Open a target for each shard; the other files of a folder are written when all shards are."""
     if not checkpoint.is_folder:
-        yield lambda shard: CheckedFile(checkpoint, target, shard.size)
+        yield lambda shard: written_by(shard.writer, CheckedFile(checkpoint, target, shard.size))
         return
     with AtomicFolder(target, overwrite) as folder:
-        yield lambda shard: folder.file(shard.name, shard.size)
+        yield lambda shard: written_by(shard.writer, folder.file(shard.name, shard.size))
         changes = plan.resized | ({"quantization_config": plan.config} if plan.config else {})
         config = {**(checkpoint.config or {}), **changes}
         copy_side_files(checkpoint, folder, {"config.json": config} if changes else {})
         if len(plan.shards) > 1 or plan.shards[0].name != "model.safetensors":
-            write_json(folder, _index_name(checkpoint), _index(checkpoint, plan))
-
-
-def _index_name(checkpoint: Checkpoint) -> str:
-    if checkpoint.path.name.endswith(INDEX_SUFFIX):
-        return checkpoint.path.name
-    names = sorted(path.name for path in checkpoint.folder.glob(f"*{INDEX_SUFFIX}"))
-    usual = f"model{INDEX_SUFFIX}"
-    return names[0] if len(names) == 1 else usual
+            write_json(folder, index_name(checkpoint), _index(checkpoint, plan))
 
 
 def _index(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:

@@ -16,18 +16,19 @@ from typing import Any
 import numpy as np
 
 from .. import backend, checks
-from ..files import AtomicFolder, Checkpoint, open_checkpoint
+from ..files import AtomicFolder, Checkpoint, Writer, open_checkpoint
 from ..files.disk.descriptors import named_path
 from ..files.disk.errors import PATH_LIMIT, quote
 from ..files.disk.strict_json import collector_paused
-from ..files.disk.writer import FileWriter
 from ..files.folder import read_json
 from ..files.tensor_info import little_endian
 from ..float_environment import default_floats
 from ..layouts.base import Chunk
+from .encode.index import index_name
 from .encode.narrowing import cast, cost
-from .encode.targets import COPY_BYTES, CheckedFile, check_target, copy_side_files, write_json
-from .plan.decompress_plan import FLOATS, DecompressPlan, FilePlan, Writing, numpy_dtype, plan_decompress
+from .encode.targets import COPY_BYTES, CheckedFile, check_target, copy_side_files, write_json, written_by
+from .plan.decompress_plan import FLOATS, DecompressPlan, Writing, numpy_dtype, plan_decompress
+from .plan.types import OutputFile
 from .report.errors import Errors
 from .streaming import chunks
 from .streaming.chunks import cut
@@ -92,10 +93,10 @@ def decompress(
 ) -> Decompressed:
     """Write a compressed checkpoint as floats, which any reader of safetensors opens.
 
-    source: a .safetensors file or a model folder: whatever `compress` writes, and checkpoints of compressed-tensors
+    source: a file of weights or a model folder: whatever `compress` writes, and checkpoints of compressed-tensors
         (integers, FP8, NVFP4, MX, sparse-bitmask), FP8 with weight_scale_inv, and bitsandbytes (NF4, FP4, LLM.int8()).
-        destination: a
-        file or folder like the source; it appears whole or not at all, and replaces another only with overwrite=True.
+        destination: of a file, one that ends in .safetensors, .npz or .npy, of a folder, a folder of safetensors; it
+        appears whole or not at all, and replaces another only with overwrite=True.
     dtype: "float32", "float16" or "bfloat16" for all floats, rounded to nearest even; integers stay. By default no
         value changes: what was never compressed is copied byte for byte, and each weight has the values that
         `logical_tensors` decodes, in the dtype that config.json names, or where it names none that of the floats
@@ -125,7 +126,7 @@ def decompress(
     with open_checkpoint(source) as checkpoint:
         check_target(checkpoint, source, target, overwrite)
         with collector_paused():
-            plan = plan_decompress(checkpoint, word)
+            plan = plan_decompress(checkpoint, word, target)
         run = _Run(checkpoint, plan, progress)
         count = backend.current_threads()
         with _targets(checkpoint, plan, target, overwrite) as open_target:
@@ -161,9 +162,8 @@ class _Run:
         self._done, self._total = 0, sum(writing.nbytes for writing in plan.tensors)
         self.errors: dict[str, Errors] = {}
 
-    def write(self, file: FilePlan, out: FileWriter, workers: Workers) -> None:
-        out.pwrite(file.header, 0)
-        jobs = ((job, t.nbytes) for t in file.tensors for job in self._jobs(file, t, out))
+    def write(self, file: OutputFile[Writing], out: Writer, workers: Workers) -> None:
+        jobs = ((job, t.nbytes) for t in file.tensors for job in self._jobs(t, out))
         for done in chain.from_iterable(workers.run(gathered(jobs))):
             name = done.writing.tensor.name
             if done.errors is not None:
@@ -172,23 +172,22 @@ class _Run:
             if self._progress is not None:
                 self._progress(self._done, self._total, name)
 
-    def _jobs(self, file: FilePlan, writing: Writing, out: FileWriter) -> Iterator[Callable[[], _Done]]:
-        offset = file.offsets[writing.tensor.name]
+    def _jobs(self, writing: Writing, out: Writer) -> Iterator[Callable[[], _Done]]:
         if writing.copied:
             for first in range(0, writing.nbytes, COPY_BYTES):
-                yield partial(self._copy, writing, first, min(COPY_BYTES, writing.nbytes - first), out, offset)
+                yield partial(self._copy, writing, first, min(COPY_BYTES, writing.nbytes - first), out)
             return
         for chunk in cut(*writing.tensor.matrix_shape, None, chunks.CHUNK_BYTES):
-            yield partial(_decode, writing, chunk, out, offset)
+            yield partial(_decode, writing, chunk, out)
 
-    def _copy(self, writing: Writing, first: int, count: int, out: FileWriter, offset: int) -> _Done:
+    def _copy(self, writing: Writing, first: int, count: int, out: Writer) -> _Done:
         data = np.empty(count, np.uint8)
         self._checkpoint.read_into(writing.tensor.name, data, first)
-        out.pwrite(data, offset + first)
+        out.write(writing.tensor.name, data, first)
         return _Done(writing, count)
 
 
-def _decode(writing: Writing, chunk: Chunk, out: FileWriter, offset: int) -> _Done:
+def _decode(writing: Writing, chunk: Chunk, out: Writer) -> _Done:
     tensor = writing.tensor
     x = tensor.rows(chunk.row, chunk.rows)
     try:
@@ -197,23 +196,23 @@ def _decode(writing: Writing, chunk: Chunk, out: FileWriter, offset: int) -> _Do
         path = quote(next(iter(tensor.arrays.values())).path, PATH_LIMIT)
         rows = f"rows {chunk.row} to {chunk.row + chunk.rows}"
         raise ValueError(f"{path}, tensor {quote(tensor.name)}, {rows}: {error}") from None
-    out.pwrite(little_endian(y), offset + chunk.row * chunk.cols * y.itemsize)
+    out.write(tensor.name, little_endian(y), chunk.row * chunk.cols * y.itemsize)
     return _Done(writing, y.nbytes, cost(x, y) if writing.narrowed else None)
 
 
 @contextmanager
 def _targets(
     checkpoint: Checkpoint, plan: DecompressPlan, target: Path, overwrite: bool
-) -> Iterator[Callable[[FilePlan], Any]]:
+) -> Iterator[Callable[[OutputFile[Writing]], Any]]:
     """Open a target for each file; the other files of a folder are written when all of them are."""
     if not checkpoint.is_folder:
-        yield lambda file: CheckedFile(checkpoint, target, file.size)
+        yield lambda file: written_by(file.writer, CheckedFile(checkpoint, target, file.size))
         return
     with AtomicFolder(target, overwrite) as folder:
-        yield lambda file: folder.file(file.name, file.size)
+        yield lambda file: written_by(file.writer, folder.file(file.name, file.size))
         copy_side_files(checkpoint, folder, None if plan.config is None else {"config.json": plan.config})
         if checkpoint.index is not None:
-            write_json(folder, checkpoint.index.name, _index(checkpoint.index, plan))
+            write_json(folder, index_name(checkpoint), _index(checkpoint.index, plan))
 
 
 def _index(path: Path, plan: DecompressPlan) -> dict[str, Any]:

@@ -67,7 +67,8 @@ class KerasWriter(Writer):
         given = {name: (dtype, tuple(shape)) for name, dtype, shape in entries}
         if given.keys() != tensors.keys():
             odd = sorted(given.keys() ^ tensors.keys())[0]
-            raise ValueError(f"tensors must be those of {quote(source)}, a Keras file; {quote(odd)} is in one of both")
+            what = f"{quote(odd)} is missing" if odd in tensors else f"{quote(odd)} is none of them"
+            raise ValueError(f"a Keras file must have the tensors of its source, all and no others: {what}")
         for name, tensor in tensors.items():
             if given[name] != (tensor.dtype, tensor.shape):
                 said, kept = f"{given[name][0]} {list(given[name][1])}", f"{tensor.dtype} {list(tensor.shape)}"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
 from ..base import Writer
-from ..disk.descriptors import Buffer, byte_view
+from ..disk.descriptors import Buffer
 from ..disk.errors import quote
 from ..disk.writer import FileWriter
 from ..tensor_info import Entry
@@ -30,11 +30,11 @@ class SafetensorsWriter(Writer):
         out.pwrite(self.header, 0)
 
     def write(self, name: str, data: Buffer, offset: int) -> None:
-        view = byte_view(data, "data")
-        if not 0 <= offset <= self._nbytes[name] - len(view):
-            wanted = f"bytes {offset} to {offset + len(view)}"
+        size = len(data) if isinstance(data, (bytes, bytearray)) else data.nbytes
+        if not 0 <= offset <= self._nbytes[name] - size:
+            wanted = f"bytes {offset} to {offset + size}"
             raise ValueError(f"tensor {quote(name)} must have {wanted} to write them; it has {self._nbytes[name]}")
-        self._out.pwrite(view, self.begin[name] + offset)
+        self._out.pwrite(data, self.begin[name] + offset)
 
     def write_each(self, names: Sequence[str], data: memoryview) -> None:
         """Write all of several tensors; those that follow each other in the file at once."""

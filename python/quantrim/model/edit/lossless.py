@@ -76,7 +76,7 @@ def compress_lossless(
     rows: list[TensorReport] = []
     sizes = [0, 0]
     with open_checkpoint(source) as checkpoint:
-        check_target(checkpoint, source, target, overwrite)
+        _check_target(checkpoint, source, target, overwrite)
         if any(map(original_of, checkpoint.readers.values())):
             raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)} is byte planes already")
         for shard, reader in checkpoint.readers.items():
@@ -147,7 +147,7 @@ def restore(
             if original is None:
                 problem = "must be a file that compress_lossless wrote, and has no originals to restore"
                 raise FormatError(problem, path=checkpoint.folder / shard)
-        check_target(checkpoint, source, target, overwrite)
+        _check_target(checkpoint, source, target, overwrite)
         listed = _listed(checkpoint) if checkpoint.is_folder else {}
         advance = _counter(checkpoint, progress)
         with _targets(checkpoint, target, overwrite) as (open_target, folder):
@@ -163,6 +163,12 @@ def restore(
         nbytes = sum(original.size for original in originals.values() if original)
     seconds = time.perf_counter() - started
     return Restored(os.fspath(source), os.fspath(target), files, before, nbytes, seconds, backend.current_threads())
+
+
+def _check_target(checkpoint: Checkpoint, source: str | os.PathLike[str], target: Path, overwrite: bool) -> None:
+    if not checkpoint.is_folder and target.suffix != ".safetensors":
+        raise ValueError(f"destination {quote(target, PATH_LIMIT)} must be a .safetensors file, as the source is")
+    check_target(checkpoint, source, target, overwrite)
 
 
 @contextmanager

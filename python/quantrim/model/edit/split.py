@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ... import checks
 from ...files import AtomicFolder, Checkpoint, TensorInfo, open_checkpoint, refuse_same_file
+from ...files.base import format_of
 from ...files.disk.descriptors import named_path
 from ...files.disk.errors import PATH_LIMIT, quote
 from ...files.disk.writer import FileWriter
@@ -63,10 +64,11 @@ def split_checkpoint(
 ) -> Written:
     """Cut a checkpoint into files of at most `max_size` bytes, or of `layers` layers each, with an index over them.
 
-    source: a .safetensors file or a model folder, whose other files (config, tokenizer, subfolders) are copied; what is
-    not copied is in the notes. destination: a folder, absent or empty unless overwrite=True; it appears whole or not at
-    all. Tensors stay whole, byte for byte; one larger than max_size has a file of its own. The index keeps the header
-    of a source in one file, where the library would have written another, so that `merge_checkpoint` restores it.
+    source: a file of weights or a model folder, whose other files (config, tokenizer, subfolders) are copied; what is
+    not copied is in the notes. destination: a folder of safetensors, absent or empty unless overwrite=True; it appears
+    whole or not at all. Tensors stay whole, byte for byte; one larger than max_size has a file of its own. The index
+    keeps the header of a source in one file, where the library would have written another, so that `merge_checkpoint`
+    restores it.
     progress: called with (bytes done, bytes in all, tensor); what it raises ends the work.
 
     >>> import tempfile
@@ -97,7 +99,8 @@ def merge_checkpoint(
     """Put the files of a checkpoint together into one, and leave tensors out where asked to.
 
     A file that `split_checkpoint` cut comes back the same, byte for byte, whoever wrote it. Files of a folder that had
-    several to begin with become one as the library of safetensors would write it; their tensors are the same bytes.
+    several to begin with, and those of other formats, become one as the library of safetensors would write it; their
+    tensors are the same bytes.
 
     source: a model folder, or a file. destination: a .safetensors file, or a folder that also gets the other files of
     the source; it appears whole or not at all, and replaces another only with overwrite=True.
@@ -131,7 +134,7 @@ def plan_split(checkpoint: Checkpoint, target: Path, max_size: int | None = None
     """Plan what `split_checkpoint` would write."""
     shards = plan_shards(checkpoint, max_size, layers)
     sizes = [(shard.tensors[0].name, shard.size) for shard in shards if len(shard.tensors) == 1]
-    notes = (*side_file_notes(checkpoint), *oversize_notes(sizes, max_size, "max_size"))
+    notes = (*side_file_notes(checkpoint), *checkpoint.notes, *oversize_notes(sizes, max_size, "max_size"))
     return Written(os.fspath(checkpoint.path), os.fspath(target), tuple(shards), notes=notes)
 
 
@@ -149,7 +152,7 @@ def plan_merge(
     dropped = tuple(name for name in checkpoint.tensors if name not in names)
     file = target.suffix == ".safetensors"
     shard = shard_of(checkpoint, target.name if file else "model.safetensors", kept)
-    notes = () if file else tuple(side_file_notes(checkpoint))
+    notes = (*(() if file else side_file_notes(checkpoint)), *checkpoint.notes)
     return Written(os.fspath(checkpoint.path), os.fspath(target), (shard,), dropped, tuple(lowest), notes)
 
 
@@ -170,8 +173,8 @@ def layer_scores(checkpoint: Checkpoint, progress: Progress | None = None) -> li
 
 def check_folder(checkpoint: Checkpoint, source: str | os.PathLike[str], target: Path) -> None:
     refuse_same_file(files_read(checkpoint, source), target)
-    if target.suffix == ".safetensors":
-        raise ValueError(f"destination {quote(target, PATH_LIMIT)} must be a folder, not a .safetensors file")
+    if format_of(target) is not None:
+        raise ValueError(f"destination {quote(target, PATH_LIMIT)} must be a folder, not a {target.suffix} file")
 
 
 def check_file(checkpoint: Checkpoint, source: str | os.PathLike[str], target: Path, overwrite: bool) -> None:

@@ -54,7 +54,7 @@ def _with_tensors(checkpoint: Checkpoint, plan: Plan, found: dict[str, TensorPla
         return plan
     tensors = {tensor.name: tensor for tensor in plan.tensors} | found
     in_order = [tensors[name] for name in checkpoint.tensors if name in tensors]
-    return plan_of(checkpoint, plan.recipe, in_order, plan.resized, plan.replaced)
+    return plan_of(checkpoint, plan.recipe, in_order, plan.resized, plan.replaced, plan.target)
 
 
 def _count_kept(writer: TensorWriter, workers: Workers, tick: Tick) -> TensorPlan:

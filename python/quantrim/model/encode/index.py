@@ -10,9 +10,19 @@ from typing import Any
 
 from ...files import Checkpoint, FormatError, TensorInfo
 from ...files.byteplanes.reader import header_of
+from ...files.folder import INDEX_SUFFIX
 from ...files.safetensors.header import HEADER_LIMIT, parse_header
 
 HEADER = "quantrim_header"  # in the metadata of an index over the pieces of one file: the header of that file
+
+
+def index_name(checkpoint: Checkpoint) -> str:
+    """Return the name of the index over what is written: that of the source, if it has one of safetensors."""
+    if checkpoint.path.name.endswith(INDEX_SUFFIX):
+        return checkpoint.path.name
+    names = sorted(path.name for path in checkpoint.folder.glob(f"*{INDEX_SUFFIX}"))
+    usual = f"model{INDEX_SUFFIX}"
+    return names[0] if len(names) == 1 else usual
 
 
 def index_of(

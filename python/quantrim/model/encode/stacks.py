@@ -9,13 +9,17 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from ...checks import Array
+from ...files import Writer
+from ...files.disk.descriptors import byte_view
+from ...files.tensor_info import little_endian
 from ...layouts.base import Chunk
 from ..plan.types import TensorPlan
 from ..report.errors import measure_each
 from ..streaming import chunks
 from ..streaming.reader import ChunkReader
 from .coder import coder_of
-from .tensor_writer import Done, Output, decoded
+from .tensor_writer import Done, decoded
 
 Stack = list[TensorPlan]
 
@@ -45,7 +49,7 @@ def _stackable(tensor: TensorPlan) -> bool:
 
 
 def rounded_together(
-    source: ChunkReader, stack: Stack, out: Output, alone: Callable[[TensorPlan], list[Done]]
+    source: ChunkReader, stack: Stack, out: Writer, alone: Callable[[TensorPlan], list[Done]]
 ) -> list[Done]:
     """Write a stack. alone: does that for one tensor, and knows what to say where something is wrong."""
     first, count = stack[0], len(stack)
@@ -62,9 +66,12 @@ def rounded_together(
         return [done for tensor in stack for done in alone(tensor)]
     names = [tensor.arrays() for tensor in stack]
     for role, _, data in first.layout.encoder((count * rows, cols)).encode(q, whole):
-        out.write_each([each[role].name for each in names], data)
+        out.write_each([each[role].name for each in names], _bytes(data))
     for role, _, data in first.layout.encoder((rows, cols)).finish():
-        out.write_each([each[role].name for each in names], np.tile(data, (count, 1)))
+        out.write_each([each[role].name for each in names], _bytes(np.tile(data, (count, 1))))
     errors = measure_each(x, decoded(q, first, source), count)
     return [Done(tensor, tensor.source_bytes, each) for tensor, each in zip(stack, errors, strict=True)]
 
+
+def _bytes(data: Array) -> memoryview:
+    return byte_view(little_endian(np.ascontiguousarray(data)), "data")

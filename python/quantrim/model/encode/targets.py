@@ -5,19 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ...checks import Array
-from ...files import AtomicFile, AtomicFolder, Checkpoint, refuse_another_run, refuse_same_file
+from ...files import AtomicFile, AtomicFolder, Checkpoint, Writer, refuse_another_run, refuse_same_file
 from ...files.disk.errors import PATH_LIMIT, quote
 from ...files.disk.source_file import SourceFile
 from ...files.disk.writer import FileWriter
-from ...files.tensor_info import little_endian
+from ..plan.output_files import maker_of
 
 COPY_BYTES = 8 << 20  # of a tensor or a file that is copied, at a time
 
@@ -34,25 +31,13 @@ class CheckedFile(AtomicFile):
         super()._finish()
 
 
-class TensorFile:
-    """A file that is being written, as its tensors: `offsets` says where each begins. Threads may write at once."""
-
-    def __init__(self, out: FileWriter, offsets: Mapping[str, int]) -> None:
-        self._out, self._offsets = out, offsets
-
-    def write(self, name: str, data: Array, offset: int) -> None:
-        """Write values at byte `offset` of a tensor."""
-        self._out.pwrite(little_endian(data), self._offsets[name] + offset)
-
-    def write_each(self, names: Sequence[str], data: Array) -> None:
-        """Write all of several tensors, which `data` holds in as many equal pieces; those that follow each other in
-        the file at once."""
-        size = data.nbytes // len(names)
-        pieces = little_endian(np.ascontiguousarray(data)).reshape(-1).view(np.uint8)
-        offsets = [self._offsets[name] for name in names]
-        for _, run in groupby(range(len(offsets)), lambda k: offsets[k] - k * size):
-            first, *others = run
-            self._out.pwrite(pieces[first * size : (first + 1 + len(others)) * size], offsets[first])
+@contextmanager
+def written_by(writer: Writer, file: AbstractContextManager[FileWriter]) -> Iterator[Writer]:
+    """Open a file for the tensors that a writer writes, which finishes it where the block ends well."""
+    with closing(writer), file as out:
+        writer.attach(out)
+        yield writer
+        writer.finish()
 
 
 def files_read(checkpoint: Checkpoint, source: str | os.PathLike[str]) -> list[Path]:
@@ -64,17 +49,12 @@ def files_read(checkpoint: Checkpoint, source: str | os.PathLike[str]) -> list[P
 
 
 def check_target(checkpoint: Checkpoint, source: str | os.PathLike[str], target: Path, overwrite: bool) -> None:
-    """ValueError for a target that is part of the source, of another kind, or, being a file, there already; OSError for
-    one that another run is writing: before the weights are looked at, which may take long."""
+    """ValueError for a target that is part of the source, of no format that can be written, or, being a file, there
+    already; OSError for one that another run is writing: before the weights are looked at, which may take long."""
     refuse_same_file(files_read(checkpoint, source), target)
-    said = f"destination {quote(target, PATH_LIMIT)} must be"
-    if checkpoint.is_folder:
-        if target.suffix == ".safetensors":
-            raise ValueError(f"{said} a folder, since the source is one, not a .safetensors file")
-    elif target.suffix != ".safetensors":
-        raise ValueError(f"{said} a .safetensors file, as the source is")
-    elif not overwrite and os.path.lexists(target):
-        raise ValueError(f"{said} absent unless overwrite=True; it exists")
+    maker_of(checkpoint, target)
+    if not checkpoint.is_folder and not overwrite and os.path.lexists(target):
+        raise ValueError(f"destination {quote(target, PATH_LIMIT)} must be absent unless overwrite=True; it exists")
     refuse_another_run(target)
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ... import backend
 from ...checks import Array
-from ...files.tensor_info import DTYPES
+from ...files import Writer
+from ...files.tensor_info import DTYPES, little_endian
 from ...layouts.base import Chunk
 from ...quantization import dequantize
 from ...tensor import QuantizedTensor
@@ -27,16 +28,6 @@ COPY_BYTES = 8 << 20  # of a tensor that is copied, at a time
 T = TypeVar("T")
 
 
-class Output(Protocol):
-    """A file of tensors that is being written."""
-
-    def write(self, name: str, data: Array, offset: int) -> None:
-        """Write values at byte `offset` of the tensor of that name."""
-
-    def write_each(self, names: Sequence[str], data: Array) -> None:
-        """Write all of several tensors, which `data` holds in as many equal pieces."""
-
-
 @dataclass(frozen=True)
 class Done:
     """A piece of work that was done: source bytes, what it cost, what to do when all before it are done."""
@@ -50,7 +41,7 @@ class Done:
 Jobs = Iterator[Callable[[], Done]]
 
 
-def copy_jobs(source: ChunkReader, tensor: TensorPlan, out: Output) -> Jobs:
+def copy_jobs(source: ChunkReader, tensor: TensorPlan, out: Writer) -> Jobs:
     """Yield pieces that copy a tensor byte for byte, at least one."""
 
     def job(first: int, count: int) -> Done:
@@ -83,7 +74,7 @@ def compress_jobs(writer: TensorWriter, workers: Workers, chunk_bytes: int, prog
 class TensorWriter:
     """The writer of one tensor, which it prunes and rounds. out: None where its weights are only to be counted."""
 
-    def __init__(self, source: ChunkReader, tensor: TensorPlan, pruner: Pruner | None, out: Output | None) -> None:
+    def __init__(self, source: ChunkReader, tensor: TensorPlan, pruner: Pruner | None, out: Writer | None) -> None:
         self.source, self.tensor, self.pruner, self._out = source, tensor, pruner, out
         self._band = 0 if pruner is None else pruner.band
         self._coder = coder_of(tensor, source.buffers, in_bands=bool(self._band))
@@ -163,7 +154,7 @@ class TensorWriter:
     def _write(self, pieces: Iterator[tuple[str, int, Array]]) -> None:
         assert self._out is not None
         for role, offset, data in pieces:
-            self._out.write(self._names[role], data, offset)
+            self._out.write(self._names[role], little_endian(data), offset)
 
     def attempt(self, chunk: Chunk, work: Callable[[Array], T]) -> T:
         """Return what `work` makes of the weights of a chunk; its errors say where in the tensor they are."""

@@ -7,16 +7,19 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ... import words
-from ...files import DTYPES, Checkpoint, encode_header
+from ...files import DTYPES, Checkpoint
 from ...files.byteplanes.container import original_of
 from ...files.disk.errors import PATH_LIMIT, quote
 from ...files.tensor_info import count_bytes
 from ..streaming.tensors import KEY, LogicalTensor, logical_tensors, quantization_config
+from .output_files import maker_of, names_of_files, plan_file
+from .types import OutputFile
 from .undecoded import refuse_undecoded
 
 FLOATS: dict[str, str] = dict(zip(words.FLOATS, ("F32", "F16", "BF16"), strict=True))  # what may be asked for
@@ -71,23 +74,12 @@ class Writing:
 
 
 @dataclass(frozen=True)
-class FilePlan:
-    """One file to write: its name in a folder, header, and where each tensor begins in it."""
-
-    name: str
-    tensors: tuple[Writing, ...]
-    header: bytes
-    offsets: dict[str, int]
-    size: int
-
-
-@dataclass(frozen=True)
 class DecompressPlan:
     """The plan of `decompress`. source_bytes, nbytes: the files of weights. config: config.json, if it changes.
     left_out: tensors of the source that belong to no weight and mean nothing without the quantization."""
 
     source: str
-    files: tuple[FilePlan, ...]
+    files: tuple[OutputFile[Writing], ...]
     config: dict[str, Any] | None
     left_out: tuple[str, ...]
     source_bytes: int
@@ -102,8 +94,9 @@ class DecompressPlan:
         return sum(file.size for file in self.files)
 
 
-def plan_decompress(checkpoint: Checkpoint, dtype: str | None) -> DecompressPlan:
-    """Plan the decompression of an open checkpoint. dtype: a word of FLOATS, None for the model's own.
+def plan_decompress(checkpoint: Checkpoint, dtype: str | None, target: Path | None = None) -> DecompressPlan:
+    """Plan the decompression of an open checkpoint. dtype: a word of FLOATS, None for the model's own. target: whose
+    suffix says the format.
 
     ValueError where a tensor is quantized in a way that is not read, and where there is nothing to do.
     """
@@ -124,11 +117,11 @@ def plan_decompress(checkpoint: Checkpoint, dtype: str | None) -> DecompressPlan
     config = _cleaned(checkpoint.config or {}, decoded, wish)
     return DecompressPlan(
         source=os.fspath(checkpoint.path),
-        files=tuple(_files(checkpoint, writings)),
+        files=tuple(_files(checkpoint, writings, target)),
         config=None if config == checkpoint.config or checkpoint.config is None else config,
         left_out=tuple(left_out),
         source_bytes=sum((checkpoint.folder / shard).stat().st_size for shard in checkpoint.shards),
-        notes=tuple(_notes(left_out, decoded, own, wish)),
+        notes=(*checkpoint.notes, *_notes(left_out, decoded, own, wish)),
     )
 
 
@@ -217,24 +210,19 @@ def _notes(left_out: list[str], decoded: str | None, own: str | None, wish: str 
         yield f"weights decode to {_NAMES[decoded]}, where config.json said {_NAMES[own]}{narrow}"
 
 
-def _files(checkpoint: Checkpoint, writings: list[Writing]) -> Iterator[FilePlan]:
+def _files(checkpoint: Checkpoint, writings: list[Writing], target: Path | None) -> Iterator[OutputFile[Writing]]:
     """Plan the files of the source, without those that nothing is left of."""
     order = {checkpoint.folder / shard: k for k, shard in enumerate(checkpoint.shards)}
     by_file = defaultdict(list)
     for writing in writings:  # to the file of its first array
         by_file[min((info.path for info in writing.tensor.arrays.values()), key=order.__getitem__)].append(writing)
-    for shard in checkpoint.shards:
-        path = checkpoint.folder / shard
-        if not by_file[path]:
-            continue
-        entries = ((w.tensor.name, w.dtype, w.tensor.shape) for w in by_file[path])
-        try:
-            header, places = encode_header(entries, _metadata(checkpoint.readers[shard].metadata))
-        except ValueError as error:
-            raise ValueError(f"{quote(path, PATH_LIMIT)}: {error}") from None
-        end = max((end for _, end in places.values()), default=0)
-        offsets = {name: len(header) + begin for name, (begin, _) in places.items()}
-        yield FilePlan(shard, tuple(by_file[path]), header, offsets, len(header) + end)
+    make = maker_of(checkpoint, target)
+    paths = {shard: checkpoint.folder / shard for shard in checkpoint.shards if by_file[checkpoint.folder / shard]}
+    for shard, name in names_of_files(checkpoint, list(paths)).items():
+        metadata = _metadata(checkpoint.readers[shard].metadata)
+        group = by_file[paths[shard]]
+        entries = ((w.tensor.name, w.dtype, w.tensor.shape) for w in group)
+        yield plan_file(name, group, entries, metadata, make, paths[shard])
 
 
 def _metadata(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -1,30 +1,53 @@
-"""The files of the output, and where each tensor begins in them."""
+"""The files of the output: which tensors are in each, and what writes it."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ..._version import __version__
-from ...files import Checkpoint, encode_header
+from ...files import Checkpoint, FormatError, MakeWriter, Writer, writer_for
+from ...files.base import format_of
 from ...files.disk.errors import PATH_LIMIT, quote
-from ...files.tensor_info import count_bytes
+from ...files.tensor_info import Entry, count_bytes
+from ...layouts.base import StoredTensor
 from ..recipe import Recipe
 from ..streaming.tensors import metadata_of
 from .types import OutputFile, TensorPlan
 
 T = TypeVar("T")
-Entry = tuple[str, str, tuple[int, ...], int]  # of a header: name, dtype, shape, bytes
+SizedEntry = tuple[str, str, tuple[int, ...], int]  # of a header: name, dtype, shape, bytes
 _ENTRY = len('"":{"dtype":"","shape":[],"data_offsets":[,]},')  # of a header, without what it says
 _OFFSET = 20  # digits of an offset, at most
 
 
+def maker_of(checkpoint: Checkpoint, target: Path | None) -> MakeWriter:
+    """Return what makes the writers of the output: for the suffix of the target, of safetensors in a folder or where
+    none is known. ValueError for a suffix that is not written, or for one of a file where the source is a folder."""
+    if target is not None and checkpoint.is_folder and format_of(target) is not None:
+        said = f"destination {quote(target, PATH_LIMIT)} must be a folder"
+        raise ValueError(f"{said}, since the source is one, not a {target.suffix} file")
+    if target is None or checkpoint.is_folder:
+        target = Path("model.safetensors")
+    return writer_for(target, checkpoint.folder / checkpoint.shards[0])
+
+
+def names_of_files(checkpoint: Checkpoint, shards: Sequence[str]) -> dict[str, str]:
+    """Return the names of output files by those of the source: the same, but in a folder of another format, which
+    becomes one of safetensors."""
+    if not checkpoint.is_folder or all(shard.endswith(".safetensors") for shard in shards):
+        return {shard: shard for shard in shards}
+    return {shard: file_name(number, len(shards)) for number, shard in enumerate(shards)}
+
+
 def plan_files(
-    checkpoint: Checkpoint, plans: list[TensorPlan], recipe: Recipe, config: dict[str, Any]
-) -> Iterator[OutputFile]:
+    checkpoint: Checkpoint, plans: list[TensorPlan], recipe: Recipe, config: dict[str, Any], target: Path | None
+) -> Iterator[OutputFile[TensorPlan]]:
     """Plan the files of the source, without those that nothing is left of; or others of max_shard_size."""
+    make = _with_advice(maker_of(checkpoint, target), target)
     entries = {t.name: t.layout.entry(t.shape) for t in plans}
     ours = metadata_of({name: entry for name, entry in entries.items() if entry is not None})
     more = ours | _provenance(recipe)
@@ -37,40 +60,63 @@ def plan_files(
         by_file = defaultdict(list)
         for each in plans:
             by_file[each.info.path].append(each)
-        for shard in checkpoint.shards:
-            path = checkpoint.folder / shard
-            if by_file[path]:
-                yield _plan_shard(checkpoint, shard, by_file[path], usual | checkpoint.readers[shard].metadata | more)
+        paths = {shard: checkpoint.folder / shard for shard in checkpoint.shards if by_file[checkpoint.folder / shard]}
+        for shard, name in names_of_files(checkpoint, list(paths)).items():
+            metadata = usual | checkpoint.readers[shard].metadata | more
+            group = by_file[paths[shard]]
+            yield plan_file(name, group, _entries(group), metadata, make, paths[shard])
         return
     if not checkpoint.is_folder:
         source = quote(checkpoint.path, PATH_LIMIT)
         raise ValueError(f"{source}: max_shard_size must not be given for one file, but for a model folder")
     metadata = usual | checkpoint.metadata | more
-    groups = by_size(plans, _entries, header_begin(metadata), limit)
+    groups = by_size(plans, _sized_entries, header_begin(metadata), limit)
     for number, group in enumerate(groups):
-        yield _plan_shard(checkpoint, file_name(number, len(groups)), group, metadata)
+        name = file_name(number, len(groups))
+        yield plan_file(name, group, _entries(group), metadata, make, checkpoint.folder / name)
 
 
-def _entries(plan: TensorPlan) -> Iterator[Entry]:
+def plan_file(
+    name: str,
+    tensors: Sequence[T],
+    entries: Iterable[Entry],
+    metadata: Mapping[str, str],
+    make: MakeWriter,
+    source: Path,
+) -> OutputFile[T]:
+    """Return the plan of one file. entries: what the tensors become in it. source: for messages."""
+    try:
+        writer = make(entries, metadata)
+    except ValueError as error:
+        raise ValueError(f"{quote(source, PATH_LIMIT)}: {error}") from None
+    return OutputFile(name, tuple(tensors), writer)
+
+
+def _with_advice(make: MakeWriter, target: Path | None) -> MakeWriter:
+    """Return the same; where the target is a copy of the source with other values, errors say how it could be one."""
+    found = None if target is None else format_of(target)
+    if found is None or found.writer is not None:
+        return make
+
+    def with_advice(entries: Iterable[Entry], metadata: Mapping[str, str]) -> Writer:
+        try:
+            return make(entries, metadata)
+        except FormatError:
+            raise
+        except ValueError as error:
+            advice = "give simulate=True to write rounded weights as floats, or a destination that ends in .safetensors"
+            raise ValueError(f"{error}; {advice}") from None
+
+    return with_advice
+
+
+def _entries(plans: Iterable[TensorPlan]) -> Iterator[StoredTensor]:
+    return (each for plan in plans for each in plan.arrays().values())
+
+
+def _sized_entries(plan: TensorPlan) -> Iterator[SizedEntry]:
     for each in plan.arrays().values():
         yield *each, count_bytes(each.dtype, each.shape)
-
-
-def _plan_shard(checkpoint: Checkpoint, shard: str, plans: list[TensorPlan], metadata: dict[str, str]) -> OutputFile:
-    path = checkpoint.folder / shard
-    entries = (each for plan in plans for each in plan.arrays().values())
-    try:
-        header, places = encode_header(entries, metadata)
-    except ValueError as error:
-        raise ValueError(f"{quote(path, PATH_LIMIT)}: {error}") from None
-    end = max((end for _, end in places.values()), default=0)
-    return OutputFile(
-        shard,
-        tuple(plans),
-        header,
-        {name: len(header) + begin for name, (begin, _) in places.items()},
-        len(header) + end,
-    )
 
 
 def _provenance(recipe: Recipe) -> dict[str, str]:
@@ -87,7 +133,7 @@ def oversize_notes(files: Sequence[tuple[str, int]], limit: int | None, said: st
         yield f"{are} larger than {said} {limit:,}, since tensors stay whole: {size:,} bytes with {quote(name)}"
 
 
-def by_size(items: Iterable[T], entries: Callable[[T], Iterable[Entry]], begin: int, limit: int) -> list[list[T]]:
+def by_size(items: Iterable[T], entries: Callable[[T], Iterable[SizedEntry]], begin: int, limit: int) -> list[list[T]]:
     """Group items in order by size: files of at most `limit` bytes; one that is larger is a group of its own.
 
     entries: what an item becomes in a header. begin: bytes of a header that holds none."""

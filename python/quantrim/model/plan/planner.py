@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 
 from ...checks import Array
 from ...files import Checkpoint
@@ -22,9 +23,9 @@ from .tensor_planner import TensorPlanner
 from .types import Plan, Reason, Replaced, TensorPlan
 
 
-def make_plan(checkpoint: Checkpoint, recipe: Recipe, replaced: Replaced) -> Plan:
+def make_plan(checkpoint: Checkpoint, recipe: Recipe, replaced: Replaced, target: Path | None = None) -> Plan:
     """Return the plan for an open checkpoint, some of whose tensors are replaced first. ValueError for rules that match
-    nothing, and where there is nothing to do."""
+    nothing, and where there is nothing to do. target: whose suffix says the format."""
     checkpoint = Overlay(checkpoint, replaced.arrays)
     assigned = recipe.assign(checkpoint.tensors)
     readers = Readers(checkpoint)
@@ -37,7 +38,7 @@ def make_plan(checkpoint: Checkpoint, recipe: Recipe, replaced: Replaced) -> Pla
         why = _why_nothing(plans, recipe.simulate)
         raise ValueError(f"{quote(checkpoint.path, PATH_LIMIT)}: no tensor can be compressed: {why}")
     _refuse_mixed_experts(plans, readers)
-    return plan_of(checkpoint, recipe, plans, replaced.config, replaced.arrays)
+    return plan_of(checkpoint, recipe, plans, replaced.config, replaced.arrays, target)
 
 
 def _refuse_mixed_experts(plans: list[TensorPlan], readers: Readers) -> None:
@@ -89,6 +90,7 @@ def plan_of(
     plans: list[TensorPlan],
     resized: dict[str, int],
     replaced: Mapping[str, Array],
+    target: Path | None,
 ) -> Plan:
     """Plan the output for tensors in the order of the checkpoint: what is in each file, and where."""
     layouts = {t.module: t.layout for t in plans if t.layout.bits is not None or t.layout.counted}
@@ -96,9 +98,9 @@ def plan_of(
     others = [t.module for t in plans if t.module not in layouts and len(t.shape) == 2 and t.name.endswith(WEIGHT)]
     renamed = modules.other_names([*layouts, *others])
     config = registry.config_of(layouts, others, modules.absent(checkpoint.tensors), renamed)
-    shards = tuple(plan_files(checkpoint, plans, recipe, config))
+    shards = tuple(plan_files(checkpoint, plans, recipe, config, target))
     source_bytes = checkpoint.file_bytes
     alone = [(shard.tensors[0].name, shard.size) for shard in shards if len(shard.tensors) == 1]
     oversize = oversize_notes(alone, recipe.max_shard_size, "max_shard_size")
     notes = (*notes_on(checkpoint, recipe, plans, resized), *oversize)
-    return Plan(os.fspath(checkpoint.path), recipe, shards, config, source_bytes, notes, resized, replaced)
+    return Plan(os.fspath(checkpoint.path), recipe, shards, config, source_bytes, notes, resized, replaced, target)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from ...checks import Array
-from ...files import TensorInfo
+from ...files import TensorInfo, Writer
 from ...files.disk.errors import quote
 from ...files.tensor_info import count_bytes
 from ...layouts.base import WEIGHT, StoredTensor, WritableLayout, full_name, stored_in
 from ..recipe import Recipe
 from ..recipe.settings import Settings
 
+T = TypeVar("T")
 PRUNED_DTYPES = ("F32", "F16", "BF16")  # F64 is computed in float32, which would not keep what stays
 _SHAPES = 1024  # that are remembered: of a hundred thousand tensors most are of few
 ALONE = ", but then other readers may not open the result"
@@ -122,14 +124,17 @@ class TensorPlan(NamedTuple):
 
 
 @dataclass(frozen=True)
-class OutputFile:
-    """One file of the output: its name in a folder, header, and where each array begins in it."""
+class OutputFile(Generic[T]):
+    """One file of the output: its name in a folder, what is planned for each of its tensors, and its writer."""
 
     name: str
-    tensors: tuple[TensorPlan, ...]
-    header: bytes
-    offsets: dict[str, int]
-    size: int
+    tensors: tuple[T, ...]
+    writer: Writer = field(repr=False, compare=False)
+
+    @property
+    def size(self) -> int:
+        """Of the file, in bytes."""
+        return self.writer.size
 
 
 @dataclass(frozen=True)
@@ -147,17 +152,19 @@ class Plan:
     """The plan of `compress`. source_bytes, stored_bytes: the files of weights, headers and all.
 
     config: the `quantization_config`; empty where nothing is quantized. resized: numbers of config.json that change.
-    replaced: what tensors are, before anything else happens to them, in place of what the source has.
+    replaced: what tensors are, before anything else happens to them, in place of what the source has. target: where it
+    is written, if that is known; its suffix says the format.
     """
 
     source: str
     recipe: Recipe
-    shards: tuple[OutputFile, ...]
+    shards: tuple[OutputFile[TensorPlan], ...]
     config: dict[str, Any]
     source_bytes: int
     notes: tuple[str, ...]
     resized: dict[str, int]
     replaced: Mapping[str, Array] = field(default_factory=dict, repr=False, compare=False)
+    target: Path | None = None
 
     @property
     def tensors(self) -> tuple[TensorPlan, ...]:

@@ -74,12 +74,15 @@ class TensorSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """A whole checkpoint. nbytes: of all tensors in the files."""
+    """A whole checkpoint. nbytes: of all tensors in the files. format: of its files. notes: what their readers left
+    out, transposed, or found shared."""
 
     path: str
     shards: tuple[str, ...]
     metadata: dict[str, str]
     tensors: tuple[TensorSummary, ...]
+    format: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -204,7 +207,8 @@ def inspect(
         advance = progress and bytes_done(list(known.values()), progress)
         found = dict(zip(known, _statistics(list(known.values()), advance), strict=True))
         summaries = tuple(_summary(name, tensor, found.get(name)) for name, tensor in tensors.items())
-        return Summary(os.fspath(path), tuple(checkpoint.shards), dict(checkpoint.metadata), summaries)
+        said = checkpoint.format, checkpoint.notes
+        return Summary(os.fspath(path), tuple(checkpoint.shards), dict(checkpoint.metadata), summaries, *said)
 
 
 def bytes_done(tensors: Sequence[Tensor], progress: Callable[[int, int, str], None]) -> Callable[[Tensor, int], None]:
