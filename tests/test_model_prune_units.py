@@ -169,7 +169,7 @@ def test_sums_that_overflow(tmp_path: Path) -> None:
     source = save(tmp_path / "m.safetensors", {"a.weight": np.full((64, 64), 3e38, np.float32)})
     for pattern in ("row", "column", (4, 4)):
         for scope in ("tensor", "global"):
-            with pytest.raises(ValueError, match=r"m\.safetensors', tensor 'a\.weight': scores must .* float32"):
+            with pytest.raises(ValueError, match=r"tensor 'a\.weight': (sums of )?scores .*overflow float32"):
                 compress(
                     source, tmp_path / "t.safetensors", bits=None, prune=0.5, prune_pattern=pattern, prune_scope=scope
                 )

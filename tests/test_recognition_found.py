@@ -208,3 +208,13 @@ def test_what_is_on_no_grid_is_rounded_to_one_of_its_own(tmp_path: Path, options
         looked, rounded = logical_tensors(a), logical_tensors(b)
         assert looked["a.weight"].rows(0, 64).tobytes() == rounded["a.weight"].rows(0, 64).tobytes()
         assert looked["b.weight"].rows(0, 64).tobytes() == grid.tobytes()
+
+
+@pytest.mark.parametrize("group_size", [16, 4, "channel", "tensor"])
+def test_values_that_a_grid_of_the_whole_tensor_holds(tmp_path: Path, group_size: int | str) -> None:
+    """Groups of 16 do not divide 20 columns; the grid that all weights share is found nevertheless."""
+    values = np.arange(19, dtype=np.float32) - 9
+    w = np.random.default_rng(0).choice(values, (12, 20)).astype(np.float32)
+    source = save(tmp_path / "m.safetensors", {"a.weight": w})
+    compress(source, tmp_path / "t.safetensors", recognize=True, group_size=group_size, min_elements=0)  # type: ignore[arg-type]
+    assert qt.compare(source, tmp_path / "t.safetensors").equal

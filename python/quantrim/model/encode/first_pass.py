@@ -106,6 +106,8 @@ def _smallest(x: Array, tensor: TensorPlan) -> Codes | None:
         if isinstance(size, int) and wanted is None and x.shape[1] % size:
             continue
         q = recognize_grid(x, group_size=size)
+        if q is not None and q.codebook is not None:  # values that all share: or a grid that all share
+            size, q = "tensor", recognize_grid(x, group_size="tensor")
         if q is None:
             continue
         codes = _layout_of(q, tensor.info.dtype, size)
