@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import math
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
-from typing import Any, TypeVar
+from itertools import repeat
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -40,27 +41,52 @@ def _results(jobs: list[Callable[[], T]]) -> list[T]:
     return [job() for job in jobs]
 
 
+class _Run(Generic[T]):
+    """What is asked of the threads at a time: results arrive in any order. dropped: whether nobody wants them now."""
+
+    def __init__(self) -> None:
+        self.results: SimpleQueue[tuple[int, T | None, BaseException | None]] = SimpleQueue()
+        self.dropped = False
+
+    def do(self, number: int, job: Callable[[], T]) -> None:
+        """Do a job in the calling thread, and tell of it."""
+        try:
+            self.results.put((number, None if self.dropped else job(), None))
+        except BaseException as error:
+            self.results.put((number, None, error))
+
+
 class Workers:
     """A pool of threads whose kernels are single-threaded, and otherwise compute as the calling thread does. As a
-    context manager it ends when the pieces in hand are done, others are dropped."""
+    context manager it ends when the pieces in hand are done, others are dropped.
+
+    Not a ThreadPoolExecutor: Ctrl-C between two lines of its Python may leave one of its locks held, for which its
+    threads then wait for ever. A SimpleQueue has no lock of Python's.
+    """
 
     def __init__(self, count: int) -> None:
-        self._count = count
-        self._pool = ThreadPoolExecutor(count, "quantrim", backend.as_here(threads=1))
-        self._pending: set[Future[Any]] = set()
+        self._count, self._begin = count, backend.as_here(threads=1)
+        self._jobs: SimpleQueue[tuple[_Run[Any], int, Callable[[], Any]] | None] = SimpleQueue()
+        self._ended: SimpleQueue[None] = SimpleQueue()
+        self._runs: set[_Run[Any]] = set()
+        self._threads: list[int] = []
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        for future in self._pending:
-            future.cancel()
         interrupt: KeyboardInterrupt | None = None
-        while True:  # no thread may write any more when the files are closed, however often Ctrl-C is pressed
+        stopped = 0
+        gone: list[None] = []
+        # none may write any more when files are closed, however often Ctrl-C is pressed
+        while len(gone) < len(self._threads):
             try:
-                wait(self._pending)
-                self._pool.shutdown()
-                break
+                for run in self._runs:
+                    run.dropped = True
+                while stopped < len(self._threads):
+                    self._jobs.put(None)
+                    stopped += 1
+                gone.extend(map(SimpleQueue.get, repeat(self._ended, 1)))  # none is lost between two lines
             except KeyboardInterrupt as error:
                 interrupt = error
         if interrupt and kind is None:
@@ -68,27 +94,49 @@ class Workers:
 
     def run(self, jobs: Iterable[Callable[[], T]]) -> Iterator[T]:
         """Yield the results in the order of the jobs; raises the first error in that order. Few jobs wait at a time."""
-        queue: deque[Future[T]] = deque()
+        run: _Run[T] = _Run()
+        self._runs.add(run)
+        found: dict[int, tuple[T | None, BaseException | None]] = {}
+        given = taken = 0
         try:
             for job in jobs:
-                queue.append(self._submit(job))
-                if len(queue) > 2 * self._count:
-                    yield self._next(queue)
-            while queue:
-                yield self._next(queue)
+                self._start()
+                self._jobs.put((run, given, job))
+                given += 1
+                if given - taken > 2 * self._count:
+                    yield self._result(run, found, taken)
+                    taken += 1
+            while taken < given:
+                yield self._result(run, found, taken)
+                taken += 1
         finally:  # the caller may want no more of them
-            self._pending -= {future for future in queue if future.cancel()}
+            run.dropped = True
+            self._runs.discard(run)
 
-    def _submit(self, job: Callable[[], T]) -> Future[T]:
-        future = self._pool.submit(job)
-        self._pending.add(future)
-        return future
+    def _start(self) -> None:
+        """Start the threads, once: in one call without a line of Python in it, so that each is in the list or is not
+        there."""
+        if not self._threads:
+            self._threads.extend(map(_thread.start_new_thread, repeat(self._work, self._count), repeat(())))
 
-    def _next(self, queue: deque[Future[T]]) -> T:
-        future = queue.popleft()
-        result = future.result()
-        self._pending.discard(future)
-        return result
+    def _work(self) -> None:
+        try:
+            self._begin()
+            while (piece := self._jobs.get()) is not None:
+                run, number, job = piece
+                run.do(number, job)
+                del piece, run, job  # results are the caller's alone
+        finally:
+            self._ended.put(None)
+
+    def _result(self, run: _Run[T], found: dict[int, tuple[T | None, BaseException | None]], wanted: int) -> T:
+        while wanted not in found:
+            number, result, error = run.results.get()
+            found[number] = result, error
+        result, error = found.pop(wanted)
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]  # None only where a job gave it
 
 
 class Buffers(threading.local):
