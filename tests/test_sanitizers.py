@@ -36,8 +36,10 @@ ASAN_OPTIONS = "detect_leaks=0:allocator_may_return_null=1:malloc_context_size=2
 TSAN_OPTIONS = "halt_on_error=1:ignore_noninstrumented_modules=1"
 REPORT = r"runtime error: .*|ERROR: AddressSanitizer: \S+|WARNING: ThreadSanitizer: .*"
 
-# What takes minutes in such a build, while others run the same kernels: least squares searches and large arrays.
+# What takes minutes in such a build, while others run the same kernels: least squares searches, large arrays, and bits
+# that only packing tells apart.
 LONG = (
+    "quantize-2-x86 or quantize-3-x86 or quantize-6-x86 or quantize-7-x86 or masked-three-teachers or "
     "quantize-2-mse or largest-mse or mse-asymmetric or fit_grids-groups or fit_clusters-x86"
     " or (large_sets and not float32-3) or (leave_the_caches and not threshold and not dequantize)"
 )
@@ -180,7 +182,7 @@ def test_intrinsics_that_gcc_hides_are_seen(workshop: Workshop, level: str, stat
 def test_threads_of_calls_do_not_race() -> None:
     """Slices of one call of each function, and two such calls on one input; a cut that slices look for together."""
     module, how = built("threads", "thread"), threads_checked()
-    passed(module, "tests/test_concurrency.py", "-k", "E109", **how, QUANTRIM_THREADS="3")
+    passed(module, "tests/test_concurrency.py", "-k", "eight_threads", **how, QUANTRIM_THREADS="3")
     large = f"large_sets and {ISAS[0]} and float32-3-"
     passed(module, "tests/test_kernels.py", "-k", large, **how)
 
