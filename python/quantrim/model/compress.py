@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from .. import backend
-from ..files import AtomicFolder, Checkpoint, Writer, open_checkpoint, refuse_same_file
+from ..files import Checkpoint, Writer, open_checkpoint, refuse_same_file
 from ..files.disk.descriptors import named_path
 from ..files.disk.errors import quote
 from ..files.disk.strict_json import collector_paused
@@ -32,9 +31,9 @@ from ..words import (
 )
 from .edit.remove_units import remove_from
 from .encode.first_pass import with_counts, with_detected_grids
-from .encode.index import index_name, index_of
+from .encode.index import index_of
 from .encode.stacks import rounded_together, stacks_of
-from .encode.targets import CheckedFile, check_target, copy_side_files, write_json, written_by
+from .encode.targets import check_target, open_output
 from .encode.tensor_writer import Done, Jobs, TensorWriter, compress_jobs, copy_jobs
 from .plan.choose_layout import pruned_bytes
 from .plan.evidence import refuse_quantized
@@ -249,7 +248,8 @@ def compress(
             with Workers(count) as workers:
                 pruners.find_budgets(run.source, workers, run.advance)
                 plan = with_counts(checkpoint, plan, run.source, pruners, workers, run.tick)
-            with _targets(checkpoint, plan, target, overwrite) as open_target:
+            config, index = _config(checkpoint, plan), _index(checkpoint, plan)
+            with open_output(checkpoint, target, overwrite, config, index) as open_target:
                 for shard in plan.shards:
                     # the workers end before the file is closed: none may write to a descriptor used anew
                     with open_target(shard) as out, Workers(count) as workers:
@@ -311,24 +311,16 @@ class _Run:
             self._progress(self._done, self._total, name)
 
 
-@contextmanager
-def _targets(
-    checkpoint: Checkpoint, plan: Plan, target: Path, overwrite: bool
-) -> Iterator[Callable[[OutputFile[TensorPlan]], Any]]:
-    """Open a target for each shard; the other files of a folder are written when all shards are."""
-    if not checkpoint.is_folder:
-        yield lambda shard: written_by(shard.writer, CheckedFile(checkpoint, target, shard.size))
-        return
-    with AtomicFolder(target, overwrite) as folder:
-        yield lambda shard: written_by(shard.writer, folder.file(shard.name, shard.size))
-        changes = plan.resized | ({"quantization_config": plan.config} if plan.config else {})
-        config = {**(checkpoint.config or {}), **changes}
-        copy_side_files(checkpoint, folder, {"config.json": config} if changes else {})
-        if len(plan.shards) > 1 or plan.shards[0].name != "model.safetensors":
-            write_json(folder, index_name(checkpoint), _index(checkpoint, plan))
+def _config(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any] | None:
+    """Return config.json with what changes in it; None where nothing does."""
+    changes = plan.resized | ({"quantization_config": plan.config} if plan.config else {})
+    return {**(checkpoint.config or {}), **changes} if changes else None
 
 
-def _index(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any]:
+def _index(checkpoint: Checkpoint, plan: Plan) -> dict[str, Any] | None:
+    """Return the index over the files of a folder; None where there is one file of the usual name."""
+    if not checkpoint.is_folder or (len(plan.shards) == 1 and plan.shards[0].name == "model.safetensors"):
+        return None
     total = sum(tensor.stored_bytes for tensor in plan.tensors)
     names = {
         each.name: shard.name for shard in plan.shards for tensor in shard.tensors for each in tensor.arrays().values()

@@ -6,7 +6,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend, checks
-from ..files import AtomicFolder, Checkpoint, Writer, open_checkpoint
+from ..files import Checkpoint, Writer, open_checkpoint
 from ..files.disk.descriptors import named_path
 from ..files.disk.errors import PATH_LIMIT, quote
 from ..files.disk.strict_json import collector_paused
@@ -24,9 +23,8 @@ from ..files.folder import read_json
 from ..files.tensor_info import little_endian
 from ..float_environment import default_floats
 from ..layouts.base import Chunk
-from .encode.index import index_name
 from .encode.narrowing import cast, cost
-from .encode.targets import COPY_BYTES, CheckedFile, check_target, copy_side_files, write_json, written_by
+from .encode.targets import COPY_BYTES, check_target, open_output
 from .plan.decompress_plan import FLOATS, DecompressPlan, Writing, numpy_dtype, plan_decompress
 from .plan.types import OutputFile
 from .report.errors import Errors
@@ -129,7 +127,8 @@ def decompress(
             plan = plan_decompress(checkpoint, word, target)
         run = _Run(checkpoint, plan, progress)
         count = backend.current_threads()
-        with _targets(checkpoint, plan, target, overwrite) as open_target:
+        index = None if checkpoint.index is None else _index(checkpoint.index, plan)
+        with open_output(checkpoint, target, overwrite, plan.config, index) as open_target:
             for file in plan.files:
                 # the workers end before the file is closed: none may write to a descriptor used anew
                 with open_target(file) as out, Workers(count) as workers:
@@ -198,21 +197,6 @@ def _decode(writing: Writing, chunk: Chunk, out: Writer) -> _Done:
         raise ValueError(f"{path}, tensor {quote(tensor.name)}, {rows}: {error}") from None
     out.write(tensor.name, little_endian(y), chunk.row * chunk.cols * y.itemsize)
     return _Done(writing, y.nbytes, cost(x, y) if writing.narrowed else None)
-
-
-@contextmanager
-def _targets(
-    checkpoint: Checkpoint, plan: DecompressPlan, target: Path, overwrite: bool
-) -> Iterator[Callable[[OutputFile[Writing]], Any]]:
-    """Open a target for each file; the other files of a folder are written when all of them are."""
-    if not checkpoint.is_folder:
-        yield lambda file: written_by(file.writer, CheckedFile(checkpoint, target, file.size))
-        return
-    with AtomicFolder(target, overwrite) as folder:
-        yield lambda file: written_by(file.writer, folder.file(file.name, file.size))
-        copy_side_files(checkpoint, folder, None if plan.config is None else {"config.json": plan.config})
-        if checkpoint.index is not None:
-            write_json(folder, index_name(checkpoint), _index(checkpoint.index, plan))
 
 
 def _index(path: Path, plan: DecompressPlan) -> dict[str, Any]:

@@ -8,14 +8,17 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ...files import AtomicFile, AtomicFolder, Checkpoint, Writer, refuse_another_run, refuse_same_file
 from ...files.disk.errors import PATH_LIMIT, quote
 from ...files.disk.source_file import SourceFile
 from ...files.disk.writer import FileWriter
 from ..plan.output_files import maker_of
+from ..plan.types import OutputFile
+from .index import index_name
 
+T = TypeVar("T")
 COPY_BYTES = 8 << 20  # of a tensor or a file that is copied, at a time
 
 
@@ -38,6 +41,24 @@ def written_by(writer: Writer, file: AbstractContextManager[FileWriter]) -> Iter
         writer.attach(out)
         yield writer
         writer.finish()
+
+
+@contextmanager
+def open_output(
+    checkpoint: Checkpoint, target: Path, overwrite: bool, config: dict[str, Any] | None, index: dict[str, Any] | None
+) -> Iterator[Callable[[OutputFile[T]], AbstractContextManager[Writer]]]:
+    """Open the target, one file or a folder; the block gets what opens each file of it.
+
+    The other files of a folder are written when all of these are. config: config.json, where it is another than the
+    source's; index: over the files, where there is one."""
+    if not checkpoint.is_folder:
+        yield lambda file: written_by(file.writer, CheckedFile(checkpoint, target, file.size))
+        return
+    with AtomicFolder(target, overwrite) as folder:
+        yield lambda file: written_by(file.writer, folder.file(file.name, file.size))
+        copy_side_files(checkpoint, folder, None if config is None else {"config.json": config})
+        if index is not None:
+            write_json(folder, index_name(checkpoint), index)
 
 
 def files_read(checkpoint: Checkpoint, source: str | os.PathLike[str]) -> list[Path]:
