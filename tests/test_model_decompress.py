@@ -413,3 +413,12 @@ def test_progress_counts_what_is_written(tmp_path: Path) -> None:
     done = [each[0] for each in seen]
     assert done == sorted(done) and done[-1] == total and {each[1] for each in seen} == {total}
     assert {each[2] for each in seen} == {name for name, a in logical(tmp_path / "small.safetensors").items() if a.size}
+
+
+@pytest.mark.parametrize("options", [{"prune": 0.5}, {"bits": 4, "scale_dtype": "float32", "simulate": True}], ids=str)
+def test_what_overflows_the_dtype_of_floats_is_told_of_it(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Not of scales, which have nothing to do with it."""
+    source = save(tmp_path / "m.safetensors", {"a.weight": np.full((64, 64), 1e6, np.float32)})
+    wanted = r"tensor 'a\.weight': 1000000\.0 overflows float16; use dtype='bfloat16'"
+    with pytest.raises(ValueError, match=wanted):
+        compress(source, tmp_path / "t.safetensors", dtype="float16", **options)

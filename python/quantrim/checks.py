@@ -285,6 +285,10 @@ def rows(a: Array) -> Array:
     return a.reshape(a.size // cols if cols else int(np.prod(a.shape[:-1])), cols)
 
 
+class ScaleOverflowError(ValueError):
+    """A scale, or a weight beside it, that is beyond the largest number of the dtype of scales."""
+
+
 def finite(name: str, a: Array, all_finite: bool) -> None:
     """Raise where a kernel saw NaN or infinity in `a`, with their count and the place of the first."""
     if all_finite:

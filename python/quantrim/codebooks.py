@@ -271,7 +271,7 @@ def _round_scales(scales: checks.Array, scale_dtype: str, x: checks.Array, into:
 def _check_scales(scales: NDArray[np.float32], scale_dtype: str) -> None:
     if not np.isfinite(scales).all():
         at = int(np.isinf(scales).ravel().argmax())
-        raise ValueError(f"scale of group {at} overflows {scale_dtype}")
+        raise checks.ScaleOverflowError(f"scale of group {at} overflows {scale_dtype}")
 
 
 def code(x: checks.Array, book: Book, rule: str, scale_dtype: str, q: QuantizedTensor) -> None:

@@ -230,14 +230,14 @@ def _check_scales_fit(q: QuantizedTensor, x: checks.Array, scale_dtype: str) -> 
     """Raise where scales overflow their dtype, or that of the weights: readers of such scales compute in it."""
     if not np.isfinite(q.scales).all():
         at = int(np.isinf(q.scales).ravel().argmax())
-        raise ValueError(f"scale of group {at} overflows {scale_dtype}; use scale_dtype='float32'")
+        raise checks.ScaleOverflowError(f"scale of group {at} overflows {scale_dtype}; use scale_dtype='float32'")
     most = checks.LARGEST[scale_dtype]
     if float(np.abs(q.scales).max()) * 2**q.bits <= most or x.dtype == np.float16:
         return  # no code can decode to more
     beyond = np.abs(x.astype(np.float32)) > most
     if beyond.any():
         at = int(beyond.argmax())
-        raise ValueError(
+        raise checks.ScaleOverflowError(
             f"w overflows {scale_dtype}, in which readers of such scales compute: {float(x.ravel()[at])} "
             f"at flat index {at}; use scale_dtype='float32'"
         )

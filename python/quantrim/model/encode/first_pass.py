@@ -11,7 +11,6 @@ from ...checks import Array
 from ...files import Checkpoint
 from ...layouts.base import SCALE_DTYPES, Chunk
 from ...layouts.codebook import Codes
-from ...layouts.plain import Plain
 from ...recognition import recognize_grid
 from ...tensor import GroupSize, QuantizedTensor
 from ..plan.planner import plan_of
@@ -21,7 +20,7 @@ from ..recipe.settings import Floats, Settings
 from ..streaming import chunks
 from ..streaming.reader import ChunkReader
 from ..streaming.workers import Workers
-from .tensor_writer import TensorWriter
+from .tensor_writer import TensorWriter, attempt
 
 GROUP_SIZES: tuple[GroupSize, ...] = ("tensor", "channel", 256, 128, 64, 32, 16)  # tried where none is asked for
 Tick = Callable[[str], None]  # called with the name of the tensor at work, again and again
@@ -71,10 +70,8 @@ def _count_kept(writer: TensorWriter, workers: Workers, tick: Tick) -> TensorPla
 def _scanned(source: ChunkReader, tensor: TensorPlan) -> TensorPlan:
     """Return the plan of a tensor that settings ask to recognize: its grid, or what it was to become."""
     rows, cols = tensor.info.matrix_shape
-    plain = tensor._replace(layout=Plain(tensor.info.dtype), codes=None)
-    # whose writer says where in the tensor an error is
-    whole = TensorWriter(source, plain, None, None)
-    codes, minus_zeros = whole.attempt(Chunk(0, rows, 0, cols), lambda x: _with_either_zero(x, tensor))
+    whole = Chunk(0, rows, 0, cols)
+    codes, minus_zeros = attempt(source, tensor, whole, lambda x: _with_either_zero(x, tensor))
     settings = tensor.settings
     if codes is not None:
         kept = Settings(codes=Floats(), recognize=True)  # neither pruned nor rounded

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ... import backend
-from ...checks import Array
+from ...checks import Array, ScaleOverflowError
 from ...files import Writer
 from ...files.tensor_info import DTYPES, little_endian
 from ...layouts.base import Chunk
@@ -23,8 +23,8 @@ from ..streaming.chunks import column_step, cut, cut_bands
 from ..streaming.reader import ChunkReader, Passes, Progress, error_about, explained
 from ..streaming.workers import Workers
 from .coder import coder_of
+from .targets import COPY_BYTES
 
-COPY_BYTES = 8 << 20  # of a tensor that is copied, at a time
 T = TypeVar("T")
 
 
@@ -104,7 +104,7 @@ class TensorWriter:
 
     def run(self, chunk: Chunk) -> Errors:
         """Write a chunk; returns what that cost. ValueError says where in the tensor something is wrong."""
-        return self.attempt(chunk, lambda x: self._written(x, chunk))
+        return attempt(self.source, self.tensor, chunk, lambda x: self._written(x, chunk))
 
     def count(self, chunk: Chunk) -> int:
         """Return how many values of a chunk its layout keeps."""
@@ -113,7 +113,7 @@ class TensorWriter:
             pruned = self._pruned(x, chunk)
             return self.tensor.layout.count(pruned if self._coder is None else self._coder.codes(pruned, chunk))
 
-        return self.attempt(chunk, kept)
+        return attempt(self.source, self.tensor, chunk, kept)
 
     def finish(self) -> None:
         """Write what belongs to no chunk, when all are written."""
@@ -156,18 +156,20 @@ class TensorWriter:
         for role, offset, data in pieces:
             self._out.write(self._names[role], little_endian(data), offset)
 
-    def attempt(self, chunk: Chunk, work: Callable[[Array], T]) -> T:
-        """Return what `work` makes of the weights of a chunk; its errors say where in the tensor they are."""
-        x = self.source.read(self.tensor.info, chunk)
-        try:
-            return work(x)
-        except ValueError as error:
-            if "overflows" in str(error) and np.isfinite(x).all():
-                rows = f"rows {chunk.row} to {chunk.row + chunk.rows}"
-                wanted = f"a scale or weight in {rows} overflows {self.tensor.settings.scale_dtype}"
-                problem = f"{wanted}; use scale_dtype='float32' or 'bfloat16'"
-                raise error_about(self.tensor.info, problem) from None
-            raise explained(error, self.tensor.info, x, chunk) from None
+
+def attempt(source: ChunkReader, tensor: TensorPlan, chunk: Chunk, work: Callable[[Array], T]) -> T:
+    """Return what `work` makes of the weights of a chunk; its errors say where in the tensor they are."""
+    x = source.read(tensor.info, chunk)
+    try:
+        return work(x)
+    except ScaleOverflowError as error:
+        if not np.isfinite(x).all():
+            raise explained(error, tensor.info, x, chunk) from None
+        rows = f"rows {chunk.row} to {chunk.row + chunk.rows}"
+        wanted = f"a scale or weight in {rows} overflows {tensor.settings.scale_dtype}"
+        raise error_about(tensor.info, f"{wanted}; use scale_dtype='float32' or 'bfloat16'") from None
+    except ValueError as error:
+        raise explained(error, tensor.info, x, chunk) from None
 
 
 def decoded(q: QuantizedTensor, tensor: TensorPlan, source: ChunkReader) -> Array:

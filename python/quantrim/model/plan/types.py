@@ -118,7 +118,7 @@ class TensorPlan(NamedTuple):
         return layout_bytes(self.layout, self.shape)
 
     def arrays(self) -> dict[str, StoredTensor]:
-        """Map the names that the arrays have in the file to the arrays, by role."""
+        """Return the arrays by role, under the names that they have in the file."""
         tensor, found = self.info.name, stored_in(self.layout, self.info.shape)
         return {role: StoredTensor(full_name(tensor, a.name), a.dtype, a.shape) for role, a in found.items()}
 
@@ -185,7 +185,7 @@ class Plan:
         return self.source_bytes / self.stored_bytes
 
     def lines(self) -> list[str]:
-        """Yield one line for each tensor, the totals, the notes: what --dry-run prints."""
+        """Return one line for each tensor, the totals, the notes: what --dry-run prints."""
         rows = [
             (quote(t.name), str(list(t.shape)), t.info.dtype, t.label, f"{t.stored_bytes:,}", t.reason)
             for t in self.tensors
