@@ -314,6 +314,15 @@ def check_arrays(wanted: Mapping[str, StoredTensor], infos: Infos) -> None:
         raise ValueError(f"{extra[0]} must not be there beside {', '.join(sorted(s.name for s in wanted.values()))}")
 
 
+def read_row_offsets(arrays: Arrays, first: int, count: int, rows: int, size: int) -> NDArray[np.int64] | None:
+    """Return where each of the rows begins among `size` values, and where the last ends, from `row_offsets`; None where
+    that is not non-decreasing from 0 to `size`."""
+    end = min(first + count + 1, rows)
+    starts = np.append(arrays.values("row_offsets", np.int64, first, end - first), size)[: count + 1]
+    rises = starts[0] >= 0 and (first > 0 or starts[0] == 0) and not (starts[1:] < starts[:-1]).any()
+    return starts if rises and starts[-1] <= size else None
+
+
 def decode_scales(scales: Array) -> NDArray[np.float32]:
     """Return scales as float32, of either sign. ValueError where one is NaN or infinite."""
     decoded: NDArray[np.float32] = scales.astype(np.float32)

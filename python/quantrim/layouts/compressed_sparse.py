@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ..tensor import QuantizedTensor, matrix_shape
 from . import compressed_variants as variants
-from .base import Array, Arrays, Catalog, Found, Info, Layout, Shape
+from .base import Array, Arrays, Catalog, Found, Info, Layout, Shape, read_row_offsets
 from .compressed_variants import Variant
 
 _FLOATS = ("F32", "F16", "BF16", "F64")
@@ -85,9 +85,8 @@ def _starts(arrays: Arrays, first: int, count: int, shape: tuple[int, int], nnz:
     rows, cols = shape
     if arrays.info("row_offsets") is None:
         return (first + np.arange(count + 1)) * (cols // 2)
-    read = min(first + count + 1, rows) - first
-    starts = np.append(arrays.values("row_offsets", np.int64, first, read), nnz)[: count + 1]
-    if (first == 0 and starts[0] != 0) or starts[0] < 0 or starts[-1] > nnz or (starts[1:] < starts[:-1]).any():
+    starts = read_row_offsets(arrays, first, count, rows, nnz)
+    if starts is None:
         raise ValueError(f"row_offsets must be non-decreasing from 0 to {nnz}")
     return starts
 

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from ..tensor import QuantizedTensor, matrix_shape
-from .base import Array, Chunk, Shape, WritableLayout
+from .base import FLOATS, Array, Chunk, Shape, WritableLayout
 
-_DTYPES = {
-    "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16), "U8": np.dtype(np.uint8), "I8": np.dtype(np.int8),
-    "I32": np.dtype(np.int32), "I64": np.dtype(np.int64),
-}  # fmt: skip
+_OTHERS = {"F64": np.float64, "U8": np.uint8, "I8": np.int8, "I32": np.int32, "I64": np.int64}
+_DTYPES = {**FLOATS, **{name: np.dtype(dtype) for name, dtype in _OTHERS.items()}}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 

@@ -20,7 +20,6 @@ OWN: dict[str, tuple[Entry, tuple[str, ...]]] = {
     Codes.family: (codebook.from_entry, codebook.ARRAYS),
     Sparse.family: (sparse_bitmask.from_entry, sparse_bitmask.ARRAYS),
 }
-_FINDERS = (compressed_tensors.find, bitsandbytes.find)
 _CONFIGS = (compressed_tensors.config_of, bitsandbytes.config_of)
 _NOTES = (compressed_tensors.notes_of,)
 PRIVATE_NOTES = (Sparse.note, Codes.note)  # on layouts that only quantrim reads
@@ -28,7 +27,7 @@ PRIVATE_NOTES = (Sparse.note, Codes.note)  # on layouts that only quantrim reads
 
 def find(catalog: Catalog) -> Iterator[Found]:
     """Yield the tensors of a file that are not kept as they are. LayoutError where their arrays do not fit."""
-    found = {each.name: each for finder in (_FINDERS[0], find_own, *_FINDERS[1:]) for each in finder(catalog)}
+    found = {each.name: each for finder in FINDERS for each in finder(catalog)}
     taken = {name for each in found.values() for name in each.arrays.values()}
     yield from found.values()
     yield from compressed_sparse.find(catalog, taken)
@@ -51,6 +50,9 @@ def find_own(catalog: Catalog) -> Iterator[Found]:
             yield Found(name, *make(entry, infos_of(catalog, arrays)), arrays)
         except (ValueError, TypeError) as error:
             raise LayoutError(str(error), name) from None
+
+
+FINDERS = (compressed_tensors.find, find_own, bitsandbytes.find)
 
 
 def config_of(

@@ -42,6 +42,7 @@ from .base import (
     WritableLayout,
     check_arrays,
     decode_scales,
+    read_row_offsets,
     shape_of,
 )
 
@@ -179,10 +180,8 @@ class Sparse(WritableLayout):
 
     def _starts(self, arrays: Arrays, first: int, count: int, rows: int, cols: int) -> NDArray[np.int64]:
         """Return where each of the rows begins among the elements, and where the last one ends."""
-        end = min(first + count + 1, rows)
-        starts = np.append(arrays.values("row_offsets", np.int64, first, end - first), self.size)[: count + 1]
-        rises = starts[0] >= 0 and (first or starts[0] == 0) and not (starts[1:] < starts[:-1]).any()
-        if not rises or starts[-1] > self.size or starts[-1] - starts[0] > count * cols:
+        starts = read_row_offsets(arrays, first, count, rows, self.size)
+        if starts is None or starts[-1] - starts[0] > count * cols:
             raise LayoutError(f"row_offsets must be non-decreasing from 0 to at most {self.size}", "row_offsets")
         return starts
 
