@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 
 from quantrim.files import DTYPES, AtomicFile, AtomicFolder, FormatError, encode_header, open_checkpoint
+from quantrim.files.base import Reader
 from quantrim.files.disk import atomic
 from quantrim.files.disk.errors import quote
 
@@ -88,16 +89,38 @@ def two_shards(folder: Path) -> Path:
     return folder
 
 
-def refused_checkpoint(path: Path, *words: str) -> None:
-    """Opening is a FormatError that holds all `words`, is safe to print and leaves nothing open."""
+def read_all(reader: Callable[[Path], Reader], path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """All tensors of a file, in its order."""
+    model = reader(path)
+    try:
+        return {name: array_of(model, name) for name in model.tensors}
+    finally:
+        model.close()
+
+
+def array_of(model: Reader, name: str) -> np.ndarray[Any, Any]:
+    info = model.tensors[name]
+    data = np.empty(info.nbytes, np.uint8)
+    model.read_into(info, data.data, 0)
+    return data.view(info.numpy_dtype).reshape(info.shape)
+
+
+def refused_by(read: Callable[[Path], object], path: Path, *words: str) -> str:
+    """The message: what `read` does is a FormatError with the path and all words, safe to print; nothing stays open."""
     before = open_descriptors()
     with pytest.raises(FormatError) as caught:
-        open_checkpoint(path)
+        read(path)
     message = str(caught.value)
     assert message.isprintable() and quote(path)[1:-1] in message
     for word in words:
         assert word in message
     assert open_descriptors() == before
+    return message
+
+
+def refused_checkpoint(path: Path, *words: str) -> None:
+    """Opening is refused."""
+    refused_by(open_checkpoint, path, *words)
 
 
 def snapshot(path: Path) -> Snapshot:

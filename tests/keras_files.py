@@ -10,12 +10,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import files_helpers
 import h5py
 import numpy as np
-import pytest
-from files_helpers import open_descriptors
 
-from quantrim.files import FormatError
 from quantrim.files.keras import KerasReader
 
 GOLDEN = Path(__file__).parent / "golden" / "keras"
@@ -78,38 +76,12 @@ def model(keras: Any) -> Any:
     return made
 
 
-def array_of(model: KerasReader, name: str) -> np.ndarray[Any, Any]:
-    info = model.tensors[name]
-    data = np.empty(info.nbytes, np.uint8)
-    model.read_into(info, data.data, 0)
-    return data.view(info.numpy_dtype).reshape(info.shape)
-
-
 def read_all(path: Path) -> Arrays:
-    model = KerasReader(path)
-    try:
-        return {name: array_of(model, name) for name in model.tensors}
-    finally:
-        model.close()
+    return files_helpers.read_all(KerasReader, path)
 
 
-def assert_same(found: Arrays, expected: Arrays) -> None:
-    assert set(found) == set(expected)
-    for name, array in expected.items():
-        assert found[name].dtype == array.dtype and found[name].shape == array.shape, name
-        assert found[name].tobytes() == array.tobytes(), name
-
-
-def refused(path: Path, *words: str) -> None:
-    """Reading it whole is a FormatError with the path and all words, safe to print; nothing stays open."""
-    before = open_descriptors()
-    with pytest.raises(FormatError) as caught:
-        read_all(path)
-    message = str(caught.value)
-    assert message.isprintable() and str(path) in message
-    for word in words:
-        assert word in message
-    assert open_descriptors() == before
+def refused(path: Path, *words: str) -> str:
+    return files_helpers.refused_by(read_all, path, *words)
 
 
 def hdf5(path: Path, arrays: dict[str, Any], **options: Any) -> Path:

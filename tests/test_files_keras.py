@@ -17,7 +17,8 @@ import keras_files
 import ml_dtypes
 import numpy as np
 import pytest
-from keras_files import FILES, GOLDEN, Arrays, assert_same, expected, hdf5, read_all, refused, weights_of, zipped
+from keras_files import FILES, GOLDEN, Arrays, expected, hdf5, read_all, refused, weights_of, zipped
+from model_helpers import assert_same_arrays as assert_same
 
 from quantrim.files import FormatError
 from quantrim.files.keras import KerasReader, layers, reader

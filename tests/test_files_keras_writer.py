@@ -15,7 +15,8 @@ import keras_files
 import numpy as np
 import pytest
 from files_helpers import nothing_written, open_descriptors
-from keras_files import FILES, GOLDEN, Arrays, assert_same, expected, hdf5, read_all, weights_of
+from keras_files import FILES, GOLDEN, Arrays, expected, hdf5, read_all, weights_of
+from model_helpers import assert_same_arrays as assert_same
 
 from quantrim.files import AtomicFile
 from quantrim.files.keras import KerasReader, KerasWriter, writer

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch_files
+from files_helpers import array_of
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import as_strided
@@ -18,7 +19,6 @@ from torch_files import (
     GOLDEN,
     ONE,
     STORAGE,
-    array_of,
     assert_same,
     dictionary,
     floats,

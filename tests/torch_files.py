@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import files_helpers
 import ml_dtypes
 import numpy as np
-import pytest
-from files_helpers import open_descriptors
+from model_helpers import assert_same_arrays
 
-from quantrim.files import FormatError
 from quantrim.files.torch import TorchReader
 
 GOLDEN = Path(__file__).parent / "golden" / "torch"
@@ -92,39 +91,17 @@ def training(torch: Any) -> dict[str, Any]:
 # Reading
 
 
-def array_of(model: TorchReader, name: str) -> np.ndarray[Any, Any]:
-    info = model.tensors[name]
-    data = np.empty(info.nbytes, np.uint8)
-    model.read_into(info, data.data, 0)
-    return data.view(info.numpy_dtype).reshape(info.shape)
-
-
 def read_all(path: Path) -> Arrays:
-    model = TorchReader(path)
-    try:
-        return {name: array_of(model, name) for name in model.tensors}
-    finally:
-        model.close()
+    return files_helpers.read_all(TorchReader, path)
 
 
 def assert_same(found: Arrays, expected: Arrays) -> None:
     assert list(found) == list(expected)
-    for name, array in expected.items():
-        assert found[name].dtype == array.dtype and found[name].shape == array.shape, name
-        assert found[name].tobytes() == array.tobytes(), name
+    assert_same_arrays(found, expected)
 
 
 def refused(path: Path, *words: str) -> str:
-    """Reading it whole is a FormatError with the path and all words, safe to print; nothing stays open."""
-    before = open_descriptors()
-    with pytest.raises(FormatError) as caught:
-        read_all(path)
-    message = str(caught.value)
-    assert message.isprintable() and str(path) in message
-    for word in words:
-        assert word in message
-    assert open_descriptors() == before
-    return message
+    return files_helpers.refused_by(read_all, path, *words)
 
 
 # Pickles by hand
