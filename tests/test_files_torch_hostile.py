@@ -34,7 +34,7 @@ from torch_files import (
 )
 
 from quantrim.files import FormatError
-from quantrim.files.torch import reader, unpickler
+from quantrim.files.torch import reader, unpickler, values
 
 # Nothing is run
 
@@ -91,6 +91,11 @@ PROGRAMS: dict[str, tuple[Callable[[Path], bytes], str]] = {
         "a tensor must be built by a function that builds tensors",
     ),
 }
+
+
+def test_what_a_file_may_call_is_written_here() -> None:
+    """Whatever is in the table: nothing of Python's own, of the system's, or of torch's."""
+    assert {function.__module__ for function in values._CALLS.values()} == {values.__name__}
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
